@@ -1,0 +1,423 @@
+"""Parallel text: numbers spelled out in two languages, files, or a data set of the hub.
+
+`read_pairs` gives pairs of sentences in three parts that share no source, `encode_pairs` their ids
+under one joint vocabulary.
+"""
+
+import copy
+import hashlib
+import inspect
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from num2words import CONVERTER_CLASSES
+
+from seqzoo.data.cache import cached
+from seqzoo.data.corpora import load_hub, read_text, unknown_name
+from seqzoo.data.tokenizers import Tokenizer, cut
+from seqzoo.errors import UserError
+
+SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
+PARTS = ("train", "val", "test")
+
+Pair = tuple[str, str]
+
+_FORMAT = 1  # of the cached files: raise it when their content would change
+_HELD_OUT = 10  # validation and test are each at most one tenth of the corpus
+_HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Sentences and their translations, the name they go by and one line about them for people."""
+
+    name: str
+    note: str
+    train: list[Pair]
+    val: list[Pair]
+    test: list[Pair]
+    sha256: str
+
+
+class Sides(NamedTuple):
+    """The ids of each sentence of one part, without any special."""
+
+    source: list[np.ndarray]
+    target: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class EncodedPairs:
+    """Pairs as ids under one tokenizer, whose first four ids are SPECIALS."""
+
+    name: str
+    note: str
+    sha256: str
+    tokenizer: Tokenizer
+    train: Sides
+    val: Sides
+    test: Sides
+
+
+def load(
+    keys: Mapping[str, Any], tokenizer: Tokenizer | None = None, *, whole: bool = False
+) -> EncodedPairs:
+    """What the task `translation` reads, from its configuration.
+
+    Args:
+        tokenizer: one made before, instead of one made for these pairs.
+        whole: hold nothing out: all pairs are `val` (and `train`), and there is no `test`.
+
+    Raises:
+        UserError: files that are missing, are no text or do not match, or no pair that fits in `max_len` tokens.
+    """
+    wanted = inspect.signature(read_pairs).parameters
+    pairs = read_pairs(**{key: keys[key] for key in wanted})
+    if whole:
+        every = pairs.train + pairs.val + pairs.test
+        pairs = replace(pairs, train=every, val=every, test=[])
+    if tokenizer is not None:
+        parts = {
+            part: Sides(*map(tokenizer.encode_many, _transpose(getattr(pairs, part))))
+            for part in PARTS
+        }
+        return EncodedPairs(pairs.name, pairs.note, pairs.sha256, tokenizer, **parts)
+    encoded = encode_pairs(pairs, tokenizer=keys["tokenizer"], vocab_size=keys["vocab_size"])
+    shortest = min(len(s) + len(t) + 1 for s, t in zip(*encoded.train, strict=True))
+    if shortest > keys["max_len"]:
+        raise UserError(
+            f"task.max_len={keys['max_len']}: the shortest pair of {pairs.name} has {shortest} tokens: "
+            "give a larger task.max_len"
+        )
+    return encoded
+
+
+def read_pairs(
+    *,
+    corpus: str | None = None,
+    path: str | None = None,
+    val_path: str | None = None,
+    test_path: str | None = None,
+    source: str | None = None,
+    target: str | None = None,
+    val_source: str | None = None,
+    val_target: str | None = None,
+    test_source: str | None = None,
+    test_target: str | None = None,
+    source_lang: str,
+    target_lang: str,
+    limit: int,
+    n_pairs: int,
+    val_pairs: int,
+    test_pairs: int,
+    subset: str | None = None,
+    encoding_errors: str = "strict",
+) -> Pairs:
+    """Pairs from the one origin that is given; spelled numbers if none is.
+
+    `corpus`: "numbers" (with `limit` and `n_pairs`) or `owner/name` of the hub. `path`: a file of
+    `source<TAB>target` lines. `source` and `target`: two files, a sentence a line. A part without a
+    file of its own (or a split of the hub) is held out of the train part, by source. Raises
+    UserError for whatever cannot be read.
+    """
+    tables = {"path": path, "val_path": val_path, "test_path": test_path}
+    twins = {
+        "source": source,
+        "target": target,
+        "val_source": val_source,
+        "val_target": val_target,
+        "test_source": test_source,
+        "test_target": test_target,
+    }
+    from_tables, from_twins = (any(files.values()) for files in (tables, twins))
+    if (corpus is not None) + from_tables + from_twins > 1:
+        raise UserError(
+            "task.corpus, task.path and task.source with task.target are different origins of "
+            "pairs: give one of them"
+        )
+    if from_tables:
+        name, note = Path(_require(tables, "path")).name, f"pairs of {path}"
+        parts = [_read_tsv(option, file, encoding_errors) for option, file in tables.items()]
+    elif from_twins:
+        name, note = Path(_require(twins, "source")).name, f"pairs of {source} and {target}"
+        parts = [_read_twins(prefix, twins, encoding_errors) for prefix in ("", "val_", "test_")]
+    elif corpus is None or corpus == "numbers":
+        return numbers(
+            source_lang=source_lang,
+            target_lang=target_lang,
+            limit=limit,
+            n_pairs=n_pairs,
+            val_pairs=val_pairs,
+            test_pairs=test_pairs,
+        )
+    elif "/" in corpus:
+        name, note = corpus, f"pairs of {corpus}"
+        parts = _read_hub(corpus, subset, source_lang, target_lang)
+    else:
+        raise unknown_name("task.corpus", corpus, ("numbers",), "or owner/name of a hub data set")
+    return _pairs(name, note, *_hold_out(name, parts, val_pairs, test_pairs))
+
+
+def numbers(
+    *,
+    source_lang: str,
+    target_lang: str,
+    limit: int,
+    n_pairs: int,
+    val_pairs: int,
+    test_pairs: int,
+    seed: int = 0,
+) -> Pairs:
+    """Numbers below `limit` as num2words spells them in two languages; deterministic.
+
+    Values are drawn uniformly, those of validation and test first (each at most a tenth of all
+    values) and whatever `n_pairs` is; the train part has `n_pairs` of the others, or all if there
+    are fewer. Raises UserError for a language that num2words has not or that cannot spell a value.
+    """
+    for option, lang in (("source_lang", source_lang), ("target_lang", target_lang)):
+        _check_language(f"task.{option}", lang)
+    if not 2 * _HELD_OUT <= limit <= 10**18:
+        raise UserError(f"task.limit ({limit}) must be from {2 * _HELD_OUT} to 10**18: try 100000")
+    if n_pairs < 1:
+        raise UserError(f"task.n_pairs ({n_pairs}) must be at least 1: try 100000")
+    n_val, n_test = _held_out_sizes(limit, val_pairs, test_pairs)
+
+    def build(folder: Path) -> None:
+        draw = random.Random(seed)
+        held_out = draw.sample(range(limit), n_val + n_test)
+        reserved = set(held_out)
+        others = draw.sample(range(limit), min(limit, n_pairs + len(held_out)))
+        others = [value for value in others if value not in reserved][:n_pairs]
+        spell_source = _speller("task.source_lang", source_lang, limit)
+        spell_target = _speller("task.target_lang", target_lang, limit)
+        for part, values in zip(PARTS, (others, held_out[:n_val], held_out[n_val:]), strict=True):
+            lines = [f"{spell_source(value)}\t{spell_target(value)}\n" for value in values]
+            (folder / f"{part}.tsv").write_text("".join(lines), encoding="utf-8")
+
+    key = {
+        "format": _FORMAT,
+        "num2words": version("num2words"),
+        "langs": [source_lang, target_lang],
+        "limit": limit,
+        "sizes": [n_pairs, n_val, n_test],
+        "seed": seed,
+    }
+    folder = cached("numbers", key, build)
+    note = f"numbers below {limit:,} spelled in {source_lang} and {target_lang}"
+    return _pairs("numbers", note, *(_load_table(folder / f"{part}.tsv") for part in PARTS))
+
+
+def encode_pairs(pairs: Pairs, *, tokenizer: str, vocab_size: int) -> EncodedPairs:
+    """Ids of all sentences under one vocabulary of both sides of the train part, cached by content.
+
+    A character that the train part had not is `<unk>` in a `char` vocabulary.
+    """
+
+    def build(folder: Path) -> None:
+        trained = Tokenizer.train(
+            tokenizer,
+            [sentence for pair in pairs.train for sentence in pair],
+            vocab_size=vocab_size,
+            specials=SPECIALS,
+            unknown="<unk>",
+        )
+        trained.save(folder / "tokenizer.json")
+        for part in PARTS:
+            both_sides = _transpose(getattr(pairs, part))
+            for side, sentences in zip(Sides._fields, both_sides, strict=True):
+                ids = trained.encode_many(sentences)
+                np.save(folder / f"{part}.{side}.npy", np.concatenate([trained.encode(""), *ids]))
+                np.save(folder / f"{part}.{side}.lengths.npy", np.array([len(i) for i in ids], int))
+
+    def sides(part: str) -> Sides:
+        return Sides(*(_load_sentences(folder, f"{part}.{side}") for side in Sides._fields))
+
+    key = {
+        "format": _FORMAT,
+        "sha256": pairs.sha256,
+        "tokenizer": tokenizer,
+        "vocab_size": vocab_size if tokenizer == "bpe" else 0,
+    }
+    folder = cached("pairs", key, build)
+    return EncodedPairs(
+        name=pairs.name,
+        note=pairs.note,
+        sha256=pairs.sha256,
+        tokenizer=Tokenizer.load(folder / "tokenizer.json"),
+        train=sides("train"),
+        val=sides("val"),
+        test=sides("test"),
+    )
+
+
+def _pairs(name: str, note: str, train: list[Pair], val: list[Pair], test: list[Pair]) -> Pairs:
+    digest = hashlib.sha256()
+    for part in (train, val, test):
+        lines = "".join(f"{source}\t{target}\n" for source, target in part)
+        digest.update(f"{len(part)}\n{lines}".encode())
+    note = f"{len(train):,} + {len(val):,} + {len(test):,} {note}"
+    return Pairs(name, note, train, val, test, digest.hexdigest())
+
+
+def _transpose(part: list[Pair]) -> tuple[list[str], list[str]]:
+    return [source for source, _ in part], [target for _, target in part]
+
+
+def _load_table(file: Path) -> list[Pair]:
+    rows = (line.partition("\t") for line in _split_lines(file.read_text(encoding="utf-8")))
+    return [(source, target) for source, _, target in rows]
+
+
+def _load_sentences(folder: Path, name: str) -> list[np.ndarray]:
+    lengths = np.load(folder / f"{name}.lengths.npy")
+    return cut(np.load(folder / f"{name}.npy"), lengths.tolist())
+
+
+def _split_lines(text: str) -> list[str]:
+    """Lines of a file: only `\\n` ends one, while `str.splitlines` also cuts at U+2028."""
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _require(files: Mapping[str, str | None], needed: str) -> str:
+    if path := files[needed]:
+        return path
+    given = next(option for option, file in files.items() if file)
+    raise UserError(f"task.{given} is given without task.{needed}: give both")
+
+
+def _read_tsv(option: str, path: str | None, encoding_errors: str) -> list[Pair] | None:
+    if path is None:
+        return None
+    pairs = []
+    text = read_text(path, f"task.{option}", encoding_errors)
+    for number, line in enumerate(_split_lines(text), 1):
+        columns = line.split("\t")
+        if len(columns) != 2:
+            raise UserError(
+                f"task.{option}: {path} has {len(columns)} column(s) in line {number}: write two, "
+                "source<TAB>target"
+            )
+        pairs.append((columns[0], columns[1]))
+    return pairs
+
+
+def _read_twins(
+    prefix: str, files: Mapping[str, str | None], encoding_errors: str
+) -> list[Pair] | None:
+    twins = {option: files[option] for option in (f"{prefix}source", f"{prefix}target")}
+    if not any(twins.values()):
+        return None
+    sources, targets = (
+        _split_lines(read_text(path, f"task.{option}", encoding_errors))
+        for option, path in ((option, _require(twins, option)) for option in twins)
+    )
+    if len(sources) != len(targets):
+        raise UserError(
+            f"task.{prefix}source has {len(sources)} lines and task.{prefix}target has "
+            f"{len(targets)}: give files in which line n translates line n"
+        )
+    return list(zip(sources, targets, strict=True))
+
+
+def _read_hub(
+    name: str, subset: str | None, source_lang: str, target_lang: str
+) -> list[list[Pair] | None]:
+    splits = load_hub(name, subset, instead="give a file with task.path")
+    if "train" not in splits:
+        names = ", ".join(splits)
+        raise UserError(f"task.corpus: {name} has no split train, only {names}: try another")
+
+    def read(split: str) -> list[Pair] | None:
+        if split not in splits:
+            return None
+        columns = splits[split].features
+        if "translation" in columns:
+            rows: Iterable[Mapping[str, str]] = splits[split]["translation"]
+            languages = getattr(columns["translation"], "languages", columns["translation"])
+        else:
+            rows, languages = splits[split], columns
+        for option, lang in (("source_lang", source_lang), ("target_lang", target_lang)):
+            if lang not in languages:
+                raise unknown_name(f"task.{option}", lang, tuple(languages), f"as {name} has them")
+        return [(row[source_lang], row[target_lang]) for row in rows]
+
+    return [read(_HUB_SPLITS[part]) for part in PARTS]
+
+
+def _hold_out(
+    name: str, parts: Sequence[list[Pair] | None], val_pairs: int, test_pairs: int
+) -> list[list[Pair]]:
+    """All three parts: a missing one is taken out of train, whole sources in order of hash."""
+    train, *others = parts
+    assert train is not None
+    sizes = _held_out_sizes(len(train), val_pairs, test_pairs)
+    counts = Counter(source for source, _ in train)
+    order = sorted(counts, key=lambda source: hashlib.sha256(source.encode()).digest())
+    complete = [train]
+    for part, given, wanted, size in zip(
+        PARTS[1:], others, (val_pairs, test_pairs), sizes, strict=True
+    ):
+        if given is None:
+            chosen = _choose(order, counts, size)
+            if wanted and not chosen:
+                raise UserError(
+                    f"task.{part}_pairs: {name} has too few pairs ({len(train)}) to hold some out: "
+                    f"give 20 or more with different sources, or a file for {part}"
+                )
+            given = [pair for pair in complete[0] if pair[0] in chosen]
+            complete[0] = [pair for pair in complete[0] if pair[0] not in chosen]
+            order = [source for source in order if source not in chosen]
+        complete.append(given)
+    return complete
+
+
+def _choose(order: Iterable[str], counts: Mapping[str, int], room: int) -> set[str]:
+    """The first sources of `order` whose pairs fit into `room`, passing over those that do not."""
+    chosen = set()
+    for source in order:
+        if counts[source] <= room:
+            chosen.add(source)
+            room -= counts[source]
+    return chosen
+
+
+def _held_out_sizes(total: int, val_pairs: int, test_pairs: int) -> tuple[int, int]:
+    for option, wanted in (("val_pairs", val_pairs), ("test_pairs", test_pairs)):
+        if wanted < 0:
+            raise UserError(f"task.{option} ({wanted}) must not be negative: try 1000")
+    return min(val_pairs, total // _HELD_OUT), min(test_pairs, total // _HELD_OUT)
+
+
+def _check_language(option: str, lang: str) -> None:
+    languages = [name for name in CONVERTER_CLASSES if name != "am"]  # it hangs on large values
+    if lang not in languages:
+        raise unknown_name(option, lang, languages)
+
+
+def _speller(option: str, lang: str, limit: int) -> Callable[[int], str]:
+    """num2words for values below `limit`, five times as fast.
+
+    Its converters look at each of their number words for each value, the largest first: a copy
+    without those above the limit spells the same.
+    """
+    converter = copy.copy(CONVERTER_CLASSES[lang])
+    if hasattr(converter, "cards"):
+        words = converter.cards.items()
+        converter.cards = type(converter.cards)((n, word) for n, word in words if n <= limit)
+
+    def spell(value: int) -> str:
+        try:
+            return converter.to_cardinal(value)
+        except Exception as error:  # the languages raise what they like
+            raise UserError(
+                f"{option}: num2words cannot spell {value} in {lang!r} "
+                f"({type(error).__name__}): lower task.limit or use another language"
+            ) from None
+
+    return spell

@@ -1,0 +1,66 @@
+"""Softmax attention as a state machine: its state is the cache of keys and values, which grows by one a token."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from seqzoo.ops import attention
+
+
+class KVCache(NamedTuple):
+    """Keys and values of the tokens read: a multi-state RNN (Oren et al. 2024, arXiv 2401.06104).
+
+    Keys are stored turned to their positions, so a cut cache needs no turning again. Every step makes a new cache
+    by `torch.cat`: writing into a preallocated one would change a state that somebody else may hold, and the copy
+    is small beside the attention that reads the same bytes (docs/results.md, "The cache").
+    """
+
+    k: Tensor  # (B, H, S, K)
+    v: Tensor  # (B, H, S, K)
+    position: Tensor  # (B,): of the next token
+
+    def last(self, n: int) -> KVCache:
+        """The newest `n` tokens only."""
+        start = max(0, self.k.shape[2] - n)
+        return KVCache(self.k[:, :, start:], self.v[:, :, start:], self.position)
+
+
+class CausalAttention(nn.Module):
+    """Multi-head causal self-attention (Vaswani et al. 2017, section 3.2).
+
+    Args:
+        dim: width D, divisible by n_heads.
+        position: `rope` turns queries and keys by their position (Su et al. 2021, arXiv 2104.09864); with any other
+            value positions are the embedding's business.
+        n_layers: of the model, for GPT-2's initialisation of the output projection.
+    """
+
+    def __init__(self, *, dim: int, n_heads: int, position: str, n_layers: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.rope = position == "rope"
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+        nn.init.normal_(self.qkv.weight, std=0.02)
+        nn.init.normal_(self.out.weight, std=0.02 / (2 * n_layers) ** 0.5)
+
+    def forward(self, x: Tensor, state: KVCache | None = None) -> tuple[Tensor, KVCache]:
+        B, T, D = x.shape
+        qkv = self.qkv(x).view(B, T, 3, self.n_heads, D // self.n_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, K) each
+        first = (
+            torch.zeros(B, dtype=torch.long, device=x.device) if state is None else state.position
+        )
+        if self.rope:
+            positions = (first[:1] if state is None else first)[:, None] + torch.arange(
+                T, device=x.device
+            )
+            q, k = attention.rotate(q, positions), attention.rotate(k, positions)
+        if state is not None:
+            k = torch.cat((state.k.to(k.dtype), k), 2)
+            v = torch.cat((state.v.to(v.dtype), v), 2)
+        y = attention.causal_attention(q, k, v).transpose(1, 2).reshape(B, T, D)
+        return self.out(y).to(x.dtype), KVCache(k, v, first + T)

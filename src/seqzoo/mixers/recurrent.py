@@ -1,0 +1,87 @@
+"""The recurrent families: one layer of RNN, LSTM or GRU as a mixer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from seqzoo.ops import float32_or_wider, recurrent
+
+
+class Hidden(NamedTuple):
+    """What an RNN or a GRU remembers."""
+
+    h: Tensor  # (B, D)
+
+
+class Memory(NamedTuple):
+    """What an LSTM remembers: its output and its cell."""
+
+    h: Tensor  # (B, D)
+    c: Tensor  # (B, D)
+
+
+class RNN(nn.Module):
+    """Elman's recurrent network with tanh (Elman 1990). State: one vector a row."""
+
+    def __init__(self, *, dim: int) -> None:
+        super().__init__()
+        self.cell = nn.RNN(dim, dim, batch_first=True)
+        _orthogonal(self.cell)
+
+    def forward(self, x: Tensor, state: Hidden | None = None) -> tuple[Tensor, Hidden]:
+        (h,) = state or (_zeros(x),)
+        y, h = recurrent.elman(self.cell, x, h.to(x.dtype))
+        return y.to(x.dtype), Hidden(*float32_or_wider(h))
+
+
+class GRU(nn.Module):
+    """Gated recurrent unit (Cho et al. 2014, arXiv 1406.1078). State: one vector a row."""
+
+    def __init__(self, *, dim: int) -> None:
+        super().__init__()
+        self.cell = nn.GRU(dim, dim, batch_first=True)
+        _orthogonal(self.cell)
+
+    def forward(self, x: Tensor, state: Hidden | None = None) -> tuple[Tensor, Hidden]:
+        (h,) = state or (_zeros(x),)
+        y, h = recurrent.gru(self.cell, x, h.to(x.dtype))
+        return y.to(x.dtype), Hidden(*float32_or_wider(h))
+
+
+class LSTM(nn.Module):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997). State: output h and cell c a row.
+
+    The forget gate starts open, with a bias of 1 (Gers et al. 2000; Jozefowicz et al. 2015).
+    """
+
+    def __init__(self, *, dim: int) -> None:
+        super().__init__()
+        self.cell = nn.LSTM(dim, dim, batch_first=True)
+        _orthogonal(self.cell)
+        with torch.no_grad():
+            self.cell.bias_ih_l0[dim : 2 * dim].fill_(1.0)
+
+    def forward(self, x: Tensor, state: Memory | None = None) -> tuple[Tensor, Memory]:
+        h, c = state or (_zeros(x), _zeros(x))
+        y, h, c = recurrent.lstm(self.cell, x, h.to(x.dtype), c.to(x.dtype))
+        return y.to(x.dtype), Memory(*float32_or_wider(h, c))
+
+
+def _zeros(x: Tensor) -> Tensor:
+    return x.new_zeros(x.shape[0], x.shape[2])
+
+
+def _orthogonal(cell: nn.RNNBase) -> None:
+    """Input weights Glorot-uniform, recurrent weights orthogonal a gate (Saxe et al. 2014), biases zero."""
+    for name, weight in cell.named_parameters():
+        if name.startswith("weight_ih"):
+            for gate in weight.detach().split(cell.hidden_size):
+                nn.init.xavier_uniform_(gate)
+        elif name.startswith("weight_hh"):
+            for gate in weight.detach().split(cell.hidden_size):
+                nn.init.orthogonal_(gate)
+        else:
+            nn.init.zeros_(weight)

@@ -1,0 +1,121 @@
+"""RWKV-4 (Peng et al. 2023, arXiv 2305.13048): time mixing and channel mixing, after the paper's own code.
+
+Parameter names are those of the official checkpoints (`att.*`, `ffn.*`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from seqzoo.ops import float32_or_wider
+from seqzoo.ops.wkv4 import EMPTY, WKVState, wkv4
+
+
+class TimeState(NamedTuple):
+    """The token before, as the layer norm left it, and the wkv accumulators: 4 D numbers a row."""
+
+    shift: Tensor  # (B, D)
+    wkv: WKVState
+
+
+class ChannelState(NamedTuple):
+    """The token before, as the layer norm left it."""
+
+    shift: Tensor  # (B, D)
+
+
+class TimeMix(nn.Module):
+    """Time mixing (eq. 11-18). State: the shifted token and the accumulators aa, bb, pp.
+
+    Args:
+        dim: width D.
+        layer: index of the block, from 0; with n_layers it sets the initial decays and mixes.
+    """
+
+    def __init__(self, *, dim: int, layer: int, n_layers: int) -> None:
+        super().__init__()
+        depth = layer / max(1, n_layers - 1)  # 0 to 1
+        height = 1 - layer / n_layers  # 1 to almost 0
+        channel = torch.arange(dim)
+        speed = -5 + 8 * (channel / max(1, dim - 1)) ** (0.7 + 1.3 * depth)
+        zigzag = ((channel + 1) % 3 - 1) * 0.5
+        ratio = channel / dim
+        self.time_decay = nn.Parameter(speed)
+        self.time_first = nn.Parameter(math.log(0.3) + zigzag)
+        self.time_mix_k = nn.Parameter((ratio**height)[None, None])
+        self.time_mix_v = nn.Parameter((ratio**height + 0.3 * depth)[None, None])
+        self.time_mix_r = nn.Parameter((ratio ** (0.5 * height))[None, None])
+        self.key, self.value, self.receptance, self.output = (
+            nn.Linear(dim, dim, bias=False) for _ in range(4)
+        )
+        for linear in (self.key, self.receptance, self.output):
+            nn.init.zeros_(linear.weight)
+        nn.init.orthogonal_(self.value.weight)
+        _learn_faster(self.time_decay, 2.0)
+        _learn_faster(self.time_first, 3.0)
+
+    def forward(self, x: Tensor, state: TimeState | None = None) -> tuple[Tensor, TimeState]:
+        before, shift = token_shift(x, state and state.shift)
+        k = self.key(torch.lerp(before, x, self.time_mix_k.to(x.dtype)))
+        v = self.value(torch.lerp(before, x, self.time_mix_v.to(x.dtype)))
+        r = self.receptance(torch.lerp(before, x, self.time_mix_r.to(x.dtype)))
+        with torch.autocast(x.device.type, enabled=False):
+            k, v, decay, u = float32_or_wider(k, v, self.time_decay, self.time_first)
+            decay, u = decay.to(k.dtype), u.to(k.dtype)
+            wkv = state.wkv if state else _empty(k)
+            y, wkv = wkv4(k, v, -decay.exp(), u, wkv)
+        y = self.output(y.to(r.dtype) * r.sigmoid())
+        return y.to(x.dtype), TimeState(shift, wkv)
+
+
+class ChannelMix(nn.Module):
+    """Channel mixing with a squared ReLU and a receptance gate (eq. 19-22). State: the shifted token."""
+
+    def __init__(self, *, dim: int, mlp_ratio: float, layer: int, n_layers: int) -> None:
+        super().__init__()
+        height = 1 - layer / n_layers
+        mix = ((torch.arange(dim) / dim) ** height)[None, None]
+        self.time_mix_k = nn.Parameter(mix.clone())
+        self.time_mix_r = nn.Parameter(mix.clone())
+        hidden = round(mlp_ratio * dim)
+        self.key = nn.Linear(dim, hidden, bias=False)
+        self.receptance = nn.Linear(dim, dim, bias=False)
+        self.value = nn.Linear(hidden, dim, bias=False)
+        nn.init.orthogonal_(self.key.weight, gain=(hidden / dim) ** 0.5 if hidden > dim else 1.0)
+        nn.init.zeros_(self.receptance.weight)
+        nn.init.zeros_(self.value.weight)
+
+    def forward(self, x: Tensor, state: ChannelState | None = None) -> tuple[Tensor, ChannelState]:
+        before, shift = token_shift(x, state and state.shift)
+        k = self.key(torch.lerp(before, x, self.time_mix_k.to(x.dtype))).relu().square()
+        r = self.receptance(torch.lerp(before, x, self.time_mix_r.to(x.dtype)))
+        return (r.sigmoid() * self.value(k)).to(x.dtype), ChannelState(shift)
+
+
+def token_shift(x: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The token before each of x, (B, T, D), given the one before the first, and the last token of x, (B, D)."""
+    first = torch.zeros_like(x[:, :1]) if last is None else last[:, None].to(x.dtype)
+    return torch.cat((first, x[:, :-1]), 1), x[
+        :, -1
+    ].clone()  # a view would keep the whole chunk alive
+
+
+def init_embedding(embedding: nn.Embedding, head: nn.Linear) -> None:
+    """A tiny embedding, which the first block's extra layer norm scales up, and an orthogonal head."""
+    nn.init.uniform_(embedding.weight, -1e-4, 1e-4)
+    vocab, dim = head.weight.shape
+    if head.weight is not embedding.weight:
+        nn.init.orthogonal_(head.weight, gain=0.5 * max(1.0, vocab / dim) ** 0.5)
+
+
+def _empty(k: Tensor) -> WKVState:
+    zeros = k.new_zeros(k.shape[0], k.shape[2])
+    return WKVState(zeros, zeros, torch.full_like(zeros, EMPTY))
+
+
+def _learn_faster(parameter: nn.Parameter, factor: float) -> None:
+    parameter.lr_scale = factor  # type: ignore[attr-defined]  # read by the optimiser's parameter groups

@@ -1,0 +1,85 @@
+"""How a mixer becomes a layer: the three arrangements of mixer, norm, residual and channel mixer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqzoo.state import State
+
+
+class Stack(nn.Module):
+    """The mixer alone, its output dropped out: recurrent layers as Zaremba et al. 2014 (arXiv 1409.2329) stack them."""
+
+    def __init__(self, *, mixer: nn.Module, dropout: float) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        y, state = self.mixer(x, state)
+        return self.dropout(y), state
+
+
+class PreNorm(nn.Module):
+    """x + mixer(norm(x)), then x + channel(norm(x)): GPT-2's and RWKV's block. State: the two mixers' states."""
+
+    def __init__(self, *, mixer: nn.Module, channel: nn.Module, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm, self.channel_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.mixer, self.channel = mixer, channel
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        time_state, channel_state = state or (None, None)
+        y, time_state = self.mixer(self.norm(x), time_state)
+        x = x + self.dropout(y)
+        y, channel_state = self.channel(self.channel_norm(x), channel_state)
+        return x + self.dropout(y), (time_state, channel_state)
+
+
+class PostNorm(nn.Module):
+    """norm(x + mixer(x)), then norm(x + channel(x)): the block of Vaswani et al. 2017. State: as PreNorm."""
+
+    def __init__(self, *, mixer: nn.Module, channel: nn.Module, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm, self.channel_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.mixer, self.channel = mixer, channel
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        time_state, channel_state = state or (None, None)
+        y, time_state = self.mixer(x, time_state)
+        x = self.norm(x + self.dropout(y))
+        y, channel_state = self.channel(x, channel_state)
+        return self.channel_norm(x + self.dropout(y)), (time_state, channel_state)
+
+
+class Dropout(nn.Module):
+    """`nn.Dropout`, but on a CPU the mask comes from random bytes, eight at a draw: 15 times faster there.
+
+    `nn.Dropout` draws a number an element, one thread only: 7 ms for a million on a CPU that multiplies matrices of
+    that size in 1 ms. The price: p is rounded to 1/256.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        if x.device.type != "cpu":
+            return nn.functional.dropout(x, self.p)
+        dropped = round(self.p * 256)
+        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        keep = (words.view(torch.uint8)[: x.numel()] >= dropped).view(x.shape)
+        return x * (keep.to(x.dtype) * (256 / (256 - dropped)))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+ARRANGEMENTS: dict[str, Any] = {"stack": Stack, "prenorm": PreNorm, "postnorm": PostNorm}

@@ -1,0 +1,111 @@
+"""Tokens in, logits out, a state in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from seqzoo.models.block import Dropout
+from seqzoo.state import State, grows
+
+
+class Position(NamedTuple):
+    """How much was read."""
+
+    position: Tensor  # (B,): of the next token
+
+
+class PositionEmbedding(nn.Module):
+    """Adds a vector a position: learned (GPT-2), or sinusoidal (Vaswani et al. 2017, section 3.5).
+
+    A mixer like any other: its state is the number of tokens read. Beyond `max_len` there is nothing it knows.
+    """
+
+    def __init__(self, *, dim: int, kind: str, max_len: int) -> None:
+        super().__init__()
+        self.max_len = max_len
+        if kind == "learned":
+            self.table = nn.Parameter(torch.randn(max_len, dim) * 0.02)
+        else:
+            angles = torch.arange(max_len)[:, None] * 10_000.0 ** (-torch.arange(0, dim, 2) / dim)
+            table = torch.stack((angles.sin(), angles.cos()), -1).flatten(1)[:, :dim]
+            self.register_buffer("table", table, persistent=False)
+
+    def forward(self, x: Tensor, state: Position | None = None) -> tuple[Tensor, Position]:
+        B, T, _ = x.shape
+        first = (
+            torch.zeros(B, dtype=torch.long, device=x.device) if state is None else state.position
+        )
+        end = T if state is None else int(first.max()) + T
+        if end > self.max_len:
+            raise ValueError(
+                f"{end} tokens are more than the {self.max_len} positions this model has: "
+                f"build it with max_len={end}, or with position=rope"
+            )
+        if state is None:
+            return x + self.table[:T], Position(first + T)
+        return x + self.table[first[:, None] + torch.arange(T, device=x.device)], Position(
+            first + T
+        )
+
+
+class LanguageModel(nn.Module):
+    """Embedding, layers that each map ``(x, state)`` to ``(y, state)``, and a head over the vocabulary.
+
+    Args:
+        layers: blocks and other mixers of width `dim`, in order.
+        tie_embeddings: use the embedding's matrix as the head's.
+        norm_in: a layer norm after the embedding (RWKV's ln0).
+        norm_out: a layer norm before the head; a plain stack of recurrent layers has none.
+        max_len: the most tokens it can read from one empty state; None where there is no end.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        dim: int,
+        layers: Sequence[nn.Module],
+        dropout: float,
+        tie_embeddings: bool,
+        norm_in: bool,
+        norm_out: bool,
+        max_len: int | None,
+    ) -> None:
+        super().__init__()
+        self.vocab_size, self.max_len = vocab_size, max_len
+        self.embedding = nn.Embedding(vocab_size, dim)
+        self.norm_in = nn.LayerNorm(dim) if norm_in else nn.Identity()
+        self.dropout = Dropout(dropout)
+        self.layers = nn.ModuleList(layers)
+        self.norm_out = nn.LayerNorm(dim) if norm_out else nn.Identity()
+        self.head = nn.Linear(dim, vocab_size, bias=False)
+        if tie_embeddings:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """Read tokens (B, T) after `state`; logits (B, T, V) for each next token, and the state after the last."""
+        x = self.dropout(self.norm_in(self.embedding(tokens)))
+        states = state or (None,) * len(self.layers)
+        after = []
+        for layer, before in zip(self.layers, states, strict=True):
+            x, new = layer(x, before)
+            after.append(new)
+        return self.head(self.norm_out(x)), tuple(after)
+
+    @torch.no_grad()
+    def example_state(self) -> State:
+        """A state after one token: its structure is that of every later one."""
+        return self(torch.zeros(1, 1, dtype=torch.long, device=self.embedding.weight.device))[1]
+
+    @property
+    def state_grows(self) -> bool:
+        """Whether the state grows with what was read, as a cache of keys and values does."""
+        return grows(self.example_state())
+
+    def n_parameters(self) -> int:
+        """Trainable numbers, each tied matrix once."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)

@@ -1,0 +1,59 @@
+"""Pure sequence maths: each operation has a `naive` definition, written straight from its paper's equations, beside
+its fast forms.
+
+Which form runs is decided here and nowhere else. ``with backend("naive"):`` forces one for everything inside (tests
+hold the fast forms to the definitions this way); without it `choose` picks by device, dtype and length, from the
+measurements named beside each rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+BACKENDS: dict[str, tuple[str, ...]] = {
+    "attention": ("naive", "sdpa"),
+    "linear_attention": ("naive", "chunked"),
+    "recurrent": ("naive", "torch"),
+    "wkv4": ("naive", "scan", "chunked"),
+}
+_forced: ContextVar[str | None] = ContextVar("seqzoo_backend", default=None)
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Force the form `name` wherever an operation has it.
+
+    Raises:
+        ValueError: no operation has a form of that name.
+    """
+    if not any(name in forms for forms in BACKENDS.values()):
+        known = sorted({form for forms in BACKENDS.values() for form in forms})
+        raise ValueError(f"no backend {name!r}: choose one of {', '.join(known)}")
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def choose(op: str, x: Tensor, length: int) -> str:
+    """The form of `op` to run on inputs like `x` that attend or recur over `length` tokens."""
+    forced = _forced.get()
+    if forced in BACKENDS[op]:
+        return forced
+    if op == "attention":
+        # On a CPU the flash kernel of SDPA loses to two matrix products and a softmax while the score matrix still
+        # fits the cache, in bfloat16 most of all; `scripts/attention_backends.py` prints the crossover.
+        short = 512 if x.dtype == torch.bfloat16 else 96
+        return "naive" if x.device.type == "cpu" and length <= short else "sdpa"
+    return BACKENDS[op][-1]
+
+
+def float32_or_wider(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors as float32, or as they are where they are wider: what accumulates must not be rounded to 16 bits."""
+    return tuple(t if t.dtype == torch.float64 else t.float() for t in tensors)

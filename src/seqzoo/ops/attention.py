@@ -1,0 +1,55 @@
+"""Causal softmax attention with a cache, and rotary positions.
+
+B batch, H heads, T queries (the newest tokens), S >= T keys seen, K key size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seqzoo.ops import choose
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(K)) v, where query t of T sees the keys up to S - T + t (Vaswani et al. 2017, eq. 1).
+
+    Args:
+        q: (B, H, T, K); k, v: (B, H, S, K): the keys and values of every token read so far, the newest last.
+
+    Returns:
+        (B, H, T, K)
+    """
+    T, S = q.shape[-2], k.shape[-2]
+    if choose("attention", q, S) == "naive":
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
+        if T > 1:
+            scores = scores + bottom_right_mask(T, S, scores)
+        return scores.softmax(-1) @ v
+    if T == S or T == 1:  # is_causal aligns top-left: right only when there is no cache
+        return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bottom_right_mask(T, S, q))
+
+
+def bottom_right_mask(T: int, S: int, like: Tensor) -> Tensor:
+    """(T, S): 0 where key s may be seen by query t, that is s <= S - T + t, else minus infinity."""
+    mask = torch.full((T, S), float("-inf"), dtype=like.dtype, device=like.device)
+    return mask.triu(S - T + 1)
+
+
+def rotate(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
+    """Rotary position embedding: turns pair i of x by positions * base^(-2i/K) (Su et al. 2021, eq. 34).
+
+    Args:
+        x: (B, H, T, K) with even K; pair i is (x[i], x[i + K/2]).
+        positions: (B or 1, T), whole numbers; may be negative.
+    """
+    half = x.shape[-1] // 2
+    exponent = torch.arange(half, device=x.device, dtype=torch.float64) / half
+    angles = (
+        positions[:, None, :, None].double() * base**-exponent
+    )  # (B, 1, T, K/2); double: positions grow large
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)

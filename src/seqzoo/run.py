@@ -1,0 +1,147 @@
+"""A finished (or unfinished) run, read back: its model, its words, its numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqzoo import tasks
+from seqzoo.config import read_config
+from seqzoo.data.tokenizers import Tokenizer
+from seqzoo.decoding import generate
+from seqzoo.errors import UserError
+from seqzoo.models.language_model import LanguageModel
+from seqzoo.models.zoo import build
+from seqzoo.training.checkpoint import load_weights, verify
+from seqzoo.training.loop import pick_device
+
+
+class Run:
+    """A run directory.
+
+    Attributes:
+        folder: where it is.
+        config: the whole configuration it ran with.
+        summary: summary.json, or {} while it has none.
+        model: in evaluation mode, with the best checkpoint's weights unless another was asked for.
+        tokenizer: text to tokens and back.
+    """
+
+    def __init__(
+        self, folder: Path, config: dict[str, Any], model: LanguageModel, tokenizer: Tokenizer
+    ) -> None:
+        self.folder, self.config, self.model, self.tokenizer = folder, config, model, tokenizer
+        path = folder / "summary.json"
+        self.summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def stream(
+        self,
+        prompt: str,
+        tokens: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """Continue a prompt, piece by piece as it is made. An empty prompt begins with a newline.
+
+        A state that grows keeps the tokens of one training sequence.
+
+        Raises:
+            UserError: a character the tokenizer has not.
+        """
+        ids = self.tokenizer.encode(prompt or "\n").astype("int64")
+        random = torch.Generator()
+        if seed is None:
+            random.seed()
+        else:
+            random.manual_seed(seed)
+        text = self.tokenizer.stream()
+        for token in generate(
+            self.model,
+            torch.from_numpy(ids)[None].to(self.model.embedding.weight.device),
+            max_tokens=tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            generator=random,
+            window=self.config["task"].get("seq_len"),
+        ):
+            yield text(int(token))
+        yield text.flush()
+
+    def generate(self, prompt: str, tokens: int, **options: Any) -> str:
+        """The prompt and its continuation; options as `stream`."""
+        return prompt + "".join(self.stream(prompt, tokens, **options))
+
+    def translate(self, sentences: Sequence[str]) -> list[str]:
+        """Greedy translations, in order.
+
+        Raises:
+            UserError: the run learnt something else.
+        """
+        from seqzoo.tasks.translation import translate
+
+        if self.config["task"]["name"] != "translation":
+            raise UserError(
+                f"{self.folder}: a run of task={self.config['task']['name']}, not of translation"
+            )
+        encoded = [self.tokenizer.encode(sentence) for sentence in sentences]
+        with torch.inference_mode():
+            return translate(self.model, self.tokenizer, encoded, self.config["task"]["max_len"])
+
+    def evaluate(self, split: str = "val", **data: Any) -> dict[str, float | str]:
+        """The task's metrics on a split of the run's own data, or of other data.
+
+        Args:
+            split: `val` or, where the task has one, `test`.
+            **data: keys of the task in place of the run's (`path="other.txt"`): the whole of it is then evaluated.
+
+        Raises:
+            UserError: no such split; other data the tokenizer cannot read.
+        """
+        keys = {**self.config["task"], **data}
+        encoded = tasks.prepare(keys, self.tokenizer, whole=bool(data))
+        task = tasks.make(keys, encoded, seed=self.config["trainer"]["seed"])
+        if split not in task.splits():
+            raise UserError(f"--split {split}: this task has {', '.join(task.splits())}")
+        task.setup(self.model)
+        with torch.inference_mode():
+            return task.evaluate(self.model, split, quick=False)
+
+
+def load(folder: str | Path, *, device: str = "auto", checkpoint: str | None = None) -> Run:
+    """Read a run directory back.
+
+    Args:
+        folder: as `seqzoo train` left it.
+        device: `auto`, `cpu`, `cuda`.
+        checkpoint: `best` or `last`; without it the exported model, or the best checkpoint of an unfinished run.
+
+    Raises:
+        UserError: the folder is no run, has no such checkpoint, or a damaged one.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    if checkpoint is None:
+        weights = folder / "model" / "model.safetensors"
+        if not weights.exists():
+            checkpoint = "best"
+    if checkpoint is not None:
+        at = folder / "checkpoints" / checkpoint
+        if not at.exists():
+            raise UserError(
+                f"{folder}: no {checkpoint} checkpoint yet: wait for one, or train again"
+            )
+        verify(at)
+        weights = at / "model.safetensors"
+    tokenizer = Tokenizer.load(folder / "model" / "tokenizer.json")
+    model = build(vocab_size=tokenizer.vocab_size, **config["model"])
+    model.to(pick_device(device))
+    load_weights(weights, model)
+    return Run(folder, config, model.eval(), tokenizer)

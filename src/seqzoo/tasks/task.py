@@ -1,0 +1,53 @@
+"""What the trainer asks of a task."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from seqzoo.data.tokenizers import Tokenizer
+from seqzoo.models.language_model import LanguageModel
+
+IGNORE = -100  # a target there is nothing to learn from
+
+
+class Batch(NamedTuple):
+    """One micro-batch of next-token prediction."""
+
+    inputs: Tensor  # (B, T) tokens
+    targets: Tensor  # (B, T) tokens; -100 where there is nothing to learn
+    fresh: bool  # whether to begin from the empty state, else from the state the last batch left
+
+    def to(self, device: object) -> Batch:
+        return Batch(self.inputs.to(device), self.targets.to(device), self.fresh)
+
+
+class Task(Protocol):
+    """A task. Its batches are a pure function of (seed, step), so that a run can be resumed anywhere."""
+
+    name: str
+    tokenizer: Tokenizer
+    note: str  # what is read, in a line
+    data_sha256: str
+    carries: bool  # whether a batch goes on from the state the last one left
+    best: str  # the metric that chooses the best checkpoint
+    best_is_high: bool
+
+    def setup(self, model: LanguageModel) -> None:
+        """See which model it is to be: whether its state can be carried."""
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0."""
+
+    def epochs(self, step: int) -> float:
+        """How often `step` batches have read the training data."""
+
+    def evaluate(self, model: LanguageModel, split: str, *, quick: bool) -> dict[str, float | str]:
+        """Metrics on `val` or `test`, named `val/...`; `quick` may leave out what is slow."""
+
+    def sample(self, model: LanguageModel) -> str:
+        """Something the model writes now, to be read by a person."""
+
+    def splits(self) -> list[str]:
+        """Which of `val` and `test` there are."""

@@ -1,0 +1,352 @@
+"""The training loop, for every model and every task, in the order in which it runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from seqzoo import state as states
+from seqzoo.errors import UserError
+from seqzoo.models.language_model import LanguageModel
+from seqzoo.tasks.task import IGNORE, Task
+from seqzoo.training import checkpoint
+from seqzoo.training.log import Log, Progress
+from seqzoo.training.optim import adamw, schedule
+
+
+def train(
+    model: LanguageModel,
+    task: Task,
+    settings: Mapping[str, Any],
+    folder: Path,
+    *,
+    config: Mapping[str, Any],
+    resume: bool,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train until the first limit, and leave a run directory behind.
+
+    Args:
+        settings: the `trainer` section of the configuration.
+        folder: the run directory, which holds config.yaml already.
+        config: the whole configuration, for the logs.
+        resume: go on from the `last` checkpoint in `folder`.
+
+    Returns:
+        The summary, as in summary.json.
+
+    Raises:
+        UserError: no limit is set, or a device that is not there.
+        FloatingPointError: the loss stopped being a number.
+    """
+    limits = [settings[key] for key in ("max_steps", "max_seconds", "max_epochs")]
+    if all(limit is None for limit in limits):
+        raise UserError(
+            "trainer: no end: set trainer.max_steps, trainer.max_seconds or trainer.max_epochs"
+        )
+    device = pick_device(settings["device"])
+    dtype = pick_dtype(settings["dtype"], device)
+    model.to(device)
+    task.setup(model)
+    optimizer = adamw(
+        model,
+        lr=settings["lr"],
+        betas=(settings["beta1"], settings["beta2"]),
+        weight_decay=settings["weight_decay"],
+    )
+    checkpoints = folder / "checkpoints"
+    carried: states.State = None
+    done = {
+        "step": 0,
+        "batches": 0,
+        "tokens": 0,
+        "seconds": 0.0,
+        "step_seconds": 0.0,
+        "best": None,
+        "best_step": 0,
+    }
+    if resume:
+        carried, done = checkpoint.load(
+            (checkpoints / "last").resolve(),
+            model=model,
+            optimizer=optimizer,
+            template=model.example_state(),
+        )
+    if settings["compile"]:
+        for layer in model.layers:
+            layer.compile()
+
+    describe(model, task, config, folder)
+    log = Log(folder, step=done["step"], hyperparameters=_flat(config))
+    show = Progress(quiet=quiet)
+    show.say(
+        f"{config['model']['name']}, {model.n_parameters():,} parameters, on {device.type} in {dtype}"
+    )
+    show.say(f"{task.name}: {task.note}")
+    show.say(f"run directory: {folder}")
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+    begun = time.perf_counter() - done["seconds"]
+
+    def fraction() -> float:
+        """How much of the run is over, by whichever limit is nearest."""
+        now = (done["step"], time.perf_counter() - begun, task.epochs(done["batches"]))
+        return max(
+            value / limit for value, limit in zip(now, limits, strict=True) if limit is not None
+        )
+
+    def evaluate(quick: bool = True) -> dict[str, float | str]:
+        model.eval()
+        with autocast():
+            metrics = task.evaluate(model, "val", quick=quick)
+        model.train()
+        where = {
+            "step": done["step"],
+            "tokens": done["tokens"],
+            "seconds": round(time.perf_counter() - begun, 3),
+        }
+        log.scalars(metrics, **where)
+        shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float))
+        show.say(f"step {done['step']:>6,}  {where['seconds']:>5.0f} s  {shown}")
+        return metrics
+
+    def save(is_best: bool = False) -> None:
+        done["seconds"] = time.perf_counter() - begun
+        target = checkpoints / f"step-{done['step']:08d}"
+        checkpoint.save(target, model=model, optimizer=optimizer, state=carried, progress=done)
+        checkpoint.point(checkpoints, "last", target)
+        if is_best or not (checkpoints / "best").exists():
+            checkpoint.point(checkpoints, "best", target)
+        checkpoint.prune(checkpoints)
+
+    def judge(metrics: Mapping[str, float | str]) -> bool:
+        """Whether this is the best model so far, by the task's own metric."""
+        value = float(metrics[task.best])
+        better = done["best"] is None or (
+            value > done["best"] if task.best_is_high else value < done["best"]
+        )
+        if better:
+            done["best"], done["best_step"] = value, done["step"]
+        return better
+
+    def write() -> None:
+        with autocast():
+            text = task.sample(model)
+        log.sample(text, done["step"])
+        show.say("\n".join(f"    | {line}" for line in text.splitlines()))
+
+    def due(every: int | None) -> bool:
+        return every is not None and done["step"] % every == 0
+
+    status = "finished"
+    window = {
+        "loss": 0.0,
+        "steps": 0,
+        "tokens": 0,
+        "seconds": 0.0,
+    }  # since the last line of the log
+    evaluated: dict[str, float | str] = {}
+    evaluated_at = -1
+    model.train()
+    with _interruptible() as interrupted:
+        while (progress := fraction()) < 1 and not interrupted:
+            started = time.perf_counter()
+            factor = schedule(
+                done["step"],
+                progress,
+                warmup_steps=settings["warmup_steps"],
+                lr_end=settings["lr_end"],
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+
+            step_loss, step_tokens = torch.zeros((), device=device), 0
+            for _ in range(settings["grad_accumulation"]):
+                batch = task.batch(done["batches"])
+                batch = batch.to(device)
+                with autocast():
+                    logits, carried = model(batch.inputs, None if batch.fresh else carried)
+                loss = F.cross_entropy(
+                    logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORE
+                )
+                (loss / settings["grad_accumulation"]).backward()
+                carried = states.detach(carried) if task.carries else None
+                step_loss += loss.detach() / settings["grad_accumulation"]
+                step_tokens += batch.inputs.numel()
+                done["batches"] += 1
+            clip = math.inf if settings["grad_clip"] is None else settings["grad_clip"]
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            done["step"] += 1
+            done["tokens"] += step_tokens
+            window["loss"] += float(step_loss)  # waits for the device: the step is timed whole
+            took = time.perf_counter() - started
+            done["step_seconds"] += took
+            window["steps"] += 1
+            window["tokens"] += step_tokens
+            window["seconds"] += took
+            speed = window["tokens"] / window["seconds"]
+            mean = window["loss"] / window["steps"]
+            show.update(fraction=fraction(), step=done["step"], loss=mean, tokens_per_second=speed)
+
+            if due(settings["log_every"]):
+                if not math.isfinite(mean):
+                    log.close()
+                    raise FloatingPointError(
+                        f"the loss is {mean} at step {done['step']}: try a lower trainer.lr ({settings['lr']:g}), "
+                        "more trainer.warmup_steps, or trainer.dtype=float32"
+                    )
+                log.scalars(
+                    {
+                        "train/loss": mean,
+                        "train/lr": settings["lr"] * factor,
+                        "train/grad_norm": float(norm),
+                        "train/tokens_per_second": speed,
+                    },
+                    step=done["step"],
+                    tokens=done["tokens"],
+                    seconds=round(time.perf_counter() - begun, 3),
+                )
+                window = dict.fromkeys(window, 0.0)
+            is_best = False
+            if due(settings["eval_every"]):
+                evaluated, evaluated_at = evaluate(), done["step"]
+                is_best = judge(evaluated)
+            if due(settings["sample_every"]):
+                write()
+            if is_best or due(settings["checkpoint_every"]):
+                save(is_best)
+        if interrupted:
+            status = "interrupted"
+
+    if status == "finished" and evaluated_at != done["step"]:
+        save(judge(evaluate()))
+    else:
+        save(done["best_step"] == done["step"])
+    done["seconds"] = time.perf_counter() - begun
+    show.close()
+    summary = {
+        "model": config["model"]["name"],
+        "task": task.name,
+        "parameters": model.n_parameters(),
+        "steps": done["step"],
+        "tokens": done["tokens"],
+        "epochs": round(task.epochs(done["batches"]), 4),
+        "train_seconds": round(done["seconds"], 3),
+        "tokens_per_second": round(done["tokens"] / max(done["step_seconds"], 1e-9), 1),
+        "device": device.type,
+        "dtype": dtype,
+        "threads": torch.get_num_threads(),
+        "seed": settings["seed"],
+        "data": task.note,
+        "data_sha256": task.data_sha256,
+        "versions": {name: version(name) for name in ("seqzoo", "torch", "numpy")}
+        | {"python": platform.python_version()},
+        "status": status,
+    }
+    if status == "finished":
+        write()
+        show.say("final evaluation of the last and the best checkpoint ...")
+        model.eval()
+        for name in ("last", "best"):
+            at = (checkpoints / name).resolve()
+            checkpoint.load_weights(at / "model.safetensors", model)
+            if name == "best" and at == (checkpoints / "last").resolve():
+                summary["best"] = summary["last"]
+                break
+            with autocast():
+                metrics = {"step": int(at.name.removeprefix("step-"))}
+                for split in task.splits():
+                    metrics |= task.evaluate(model, split, quick=False)
+            summary[name] = metrics
+        summary |= {key: value for key, value in summary["best"].items() if key != "step"}
+    else:
+        checkpoint.load_weights((checkpoints / "best").resolve() / "model.safetensors", model)
+    log.close()
+    checkpoint.save_model(model, str(folder / "model" / "model.safetensors"))
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def describe(model: LanguageModel, task: Task, config: Mapping[str, Any], folder: Path) -> None:
+    """Begin model/, what it takes to load the model elsewhere, with all but the weights."""
+    out = folder / "model"
+    out.mkdir(exist_ok=True)
+    described = {**config["model"], "vocab_size": model.vocab_size}
+    (out / "config.json").write_text(json.dumps(described, indent=1) + "\n")
+    task.tokenizer.save(out / "tokenizer.json")
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is some, else the CPU.
+
+    Raises:
+        UserError: the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except Exception:
+        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise UserError(
+            f"trainer.device={name}: not on this machine: use auto, {', '.join(known)}"
+        ) from None
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> str:
+    """`auto` is bfloat16 where the hardware multiplies it, else float32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capable = torch.backends.cpu.get_cpu_capability()
+        fast = capable.startswith("AVX512") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bfloat16" if fast else "float32"
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """A list that becomes true at the first SIGINT or SIGTERM: the step is finished, then the run stops in order. A
+    second one stops it at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, (int, float, str, bool)) else str(value)
+    return flat
