@@ -1,0 +1,22 @@
+"""What all tests share: no network, a cache of their own, real text."""
+
+import argparse
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["SEQZOO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real text of 40,000 characters: a module of the standard library."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(Path(argparse.__file__).read_text()[:40_000])
+    return path
