@@ -193,6 +193,7 @@ def test_file_is_read_with_unix_newlines(tmp_path):
     assert read_corpus(None, str(path)).text == "eins\nzwei\ndrei\u2028\n"
     path.write_bytes(b"ab\xffcd")
     assert read_corpus(None, str(path), encoding_errors="replace").text == "ab\ufffdcd"
+    assert read_corpus("python", str(path), encoding_errors="replace").text == "ab\ufffdcd"
 
 
 def test_corpus_errors(tmp_path, monkeypatch):
@@ -213,7 +214,6 @@ def test_corpus_errors(tmp_path, monkeypatch):
         "task.encoding_errors",
         "strict or replace",
     )
-    assert_refused(lambda: read_corpus("python", "a.txt"), "task.corpus", "task.path")
     assert_refused(
         lambda: read_corpus("shakespear", None),
         "task.corpus",

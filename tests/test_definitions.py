@@ -1,4 +1,5 @@
-"""The naive forms against the papers' equations and torch's own modules; the fast forms at hard inputs."""
+"""The naive forms against the papers' equations and torch's own modules; the fast forms at hard
+inputs."""
 
 import math
 
@@ -50,7 +51,11 @@ def test_rotation_depends_on_distance_only() -> None:
 
 def test_linear_attention_is_the_normalised_sum() -> None:
     """Katharopoulos et al. 2020, eq. 9: a kernel in place of the exponential, over all pairs."""
-    q, k, v = randn(2, 3, 130, 4).exp(), randn(2, 3, 130, 4, seed=1).exp(), randn(2, 3, 130, 5, seed=2)
+    q, k, v = (
+        randn(2, 3, 130, 4).exp(),
+        randn(2, 3, 130, 4, seed=1).exp(),
+        randn(2, 3, 130, 5, seed=2),
+    )
     decay = torch.tensor([0.0, -0.1, -1.0], dtype=torch.float64)
     time = torch.arange(130)
     lag = time[:, None] - time
@@ -89,7 +94,8 @@ def empty(B: int, D: int, dtype: torch.dtype = torch.float64) -> WKVState:
     seed=st.integers(0, 1000),
 )
 def test_wkv_survives_any_keys(T: int, scale: float, speed: float, seed: int) -> None:
-    """In float32, keys whose exponentials overflow: every form still agrees with the recurrence in float64."""
+    """In float32, keys whose exponentials overflow: every form still agrees with the recurrence in
+    float64."""
     k, v = randn(2, T, 4, seed=seed) * scale, randn(2, T, 4, seed=seed + 1)
     w, u = -(randn(4, seed=seed + 2) + speed).exp(), randn(4, seed=seed + 3)
     with ops.backend("naive"):
@@ -99,7 +105,9 @@ def test_wkv_survives_any_keys(T: int, scale: float, speed: float, seed: int) ->
             cut = T // 2
             narrow = [t.float() for t in (k, v, w, u)]
             y0, state = (
-                wkv4(narrow[0][:, :cut], narrow[1][:, :cut], *narrow[2:], empty(2, 4, torch.float32))
+                wkv4(
+                    narrow[0][:, :cut], narrow[1][:, :cut], *narrow[2:], empty(2, 4, torch.float32)
+                )
                 if cut
                 else (narrow[1][:, :0], empty(2, 4, torch.float32))
             )
@@ -141,7 +149,10 @@ def test_the_papers_initial_states() -> None:
         (LSTM(dim=8), (zeros, zeros)),
         (
             LinearAttention(dim=8, n_heads=2, position="rope", decay="none"),
-            (torch.zeros(2, 2, 4, 4, dtype=torch.float64), torch.zeros(2, 2, 4, dtype=torch.float64)),
+            (
+                torch.zeros(2, 2, 4, 4, dtype=torch.float64),
+                torch.zeros(2, 2, 4, dtype=torch.float64),
+            ),
         ),
     ):
         f = f.double()
@@ -154,7 +165,8 @@ def test_the_papers_initial_states() -> None:
 
 
 def test_token_shift_mixes_as_rwkv4_does() -> None:
-    """The mix weight multiplies the token, one minus it the token before: RWKV-7 has it the other way round."""
+    """The mix weight multiplies the token, one minus it the token before: RWKV-7 has it the other
+    way round."""
     f = ChannelMix(dim=4, mlp_ratio=2, layer=0, n_layers=2).double()
     for parameter in f.parameters():
         nn.init.normal_(parameter, std=0.5)
@@ -169,7 +181,9 @@ def test_rwkv4_initialisation() -> None:
     """As the official code: zero where it is zero, and defined for a single layer."""
     for n_layers in (1, 3):
         f = TimeMix(dim=8, layer=0, n_layers=n_layers)
-        assert not f.key.weight.any() and not f.receptance.weight.any() and not f.output.weight.any()
+        assert (
+            not f.key.weight.any() and not f.receptance.weight.any() and not f.output.weight.any()
+        )
         assert_close(f.value.weight @ f.value.weight.T, torch.eye(8))
         assert all(p.isfinite().all() for p in f.parameters())
         assert_close(f.time_decay[[0, -1]], torch.tensor([-5.0, 3.0]))
@@ -181,6 +195,8 @@ def test_a_cut_cache_keeps_positions() -> None:
     x = randn(1, 12, 8)
     _, cache = f(x[:, :10])
     y, _ = f(x[:, 10:], cache.last(4))
-    _, shorter = f(x[:, 6:10])  # the same four tokens read at positions 0 to 3: only distances count
+    _, shorter = f(
+        x[:, 6:10]
+    )  # the same four tokens read at positions 0 to 3: only distances count
     expected, _ = f(x[:, 10:], shorter)
     assert_close(y, expected)

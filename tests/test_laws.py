@@ -61,7 +61,9 @@ def test_definition_law(name: str, keys: dict, T: int, form: str) -> None:
 
 @every_variant
 @every_batch
-@pytest.mark.parametrize("law", (laws.empty_state, laws.purity, laws.batch_first, laws.bounded_state))
+@pytest.mark.parametrize(
+    "law", (laws.empty_state, laws.purity, laws.batch_first, laws.bounded_state)
+)
 def test_laws_of_the_state(name: str, keys: dict, B: int, law) -> None:
     f = laws.example(name, **keys)
     assert law(f, inputs(65, B)) <= 1e-9
@@ -86,7 +88,8 @@ def test_only_the_cache_grows() -> None:
 
 
 def test_a_broken_mixer_is_caught() -> None:
-    """The laws can fail: a mixer that looks ahead, forgets its state, or writes into it breaks them."""
+    """The laws can fail: a mixer that looks ahead, forgets its state, or writes into it breaks
+    them."""
 
     class LooksAhead(torch.nn.Module):
         def forward(self, x, state=None):

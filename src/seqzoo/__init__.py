@@ -1,4 +1,5 @@
-"""seqzoo: sequence models as state machines, ``forward(x, state) -> (y, state)``, and a command that trains them."""
+"""seqzoo: sequence models as state machines, ``forward(x, state) -> (y, state)``, and a command
+that trains them."""
 
 from __future__ import annotations
 

@@ -1,44 +1,52 @@
-"""The command line, and the only file that knows Hydra.
+"""The command line: `main`, and the commands that Hydra configures, which no other file knows.
 
 Whatever can be refused without torch is refused before it is loaded: names, keys, values, files.
 """
 
 from __future__ import annotations
 
-import argparse
+import json
 import os
 import sys
-import traceback
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from seqzoo import config
+from seqzoo import commands, config, launch
 from seqzoo.errors import UserError
 
-DESCRIPTION = """\
-Sequence models as state machines: train them, compare them, write with them.
+SECTIONS = ("model", "task", "trainer")
+LIMITS = {"max_steps": "steps", "max_seconds": "train_seconds", "max_epochs": "epochs"}
 
-  seqzoo train model=lstm task=charlm           train a character language model
-  seqzoo train model=transformer task=translation
-  seqzoo train -m model=rnn,lstm,gru            the same with each of several models
-  seqzoo generate RUN --prompt "ROMEO:"         let a trained model write
-  seqzoo translate RUN "forty-two"              translate with a trained model
-  seqzoo dashboard                              look at all runs in TensorBoard
+TRAIN_HELP = """\
+seqzoo train [-m] [--cfg job] [KEY=VALUE ...]: train a model of the zoo on a task.
 
-`seqzoo COMMAND --help` says more of each. Tab completion: eval "$(seqzoo completion bash)"
+  seqzoo train model=gru task=charlm trainer.max_seconds=60
+  seqzoo train task.path=my.txt task.tokenizer=bpe
+  seqzoo train -m model=rnn,lstm,transformer task.seq_len=64,256
+
+  -m               train with each combination of comma-separated values
+  --cfg job        print the configuration and leave
+  resume=auto      go on with the newest unfinished run of this model and task
+  resume=RUN       go on with that run; trainer.max_steps=2000 extends a finished one
+  hydra.run.dir=D  the run directory (default: runs/TASK/MODEL/TIME)
 """
-HYDRA_COMMANDS = ("train", "info")
+INFO_HELP = """\
+seqzoo info [KEY=VALUE ...]: parameters, FLOPs a token and state bytes of a configured model.
+
+  seqzoo info model=transformer model.dim=256
+
+Keys are those of `seqzoo train --help`."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; leave with status 0, 1 (the run failed) or 2 (the request was wrong)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = _dispatch(arguments)
+        status = _dispatch(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
-        print(f"seqzoo: {error}", file=sys.stderr)
+        launch.report(error)
         status = 2
     except BrokenPipeError:  # the reader of a stream left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -49,360 +57,93 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if arguments and arguments[0] in HYDRA_COMMANDS:
-        command, rest = arguments[0], arguments[1:]
-        return _train(rest) if command == "train" else _info(rest)
-    options = _parser().parse_args(arguments)
+    match arguments:
+        case ["train", *rest]:
+            return _train(rest)
+        case ["info", *rest]:
+            return _info(rest)
+    parser = commands.parser()
+    known = commands.subparsers(parser)
+    if not arguments:
+        parser.print_help()
+        return 0
+    if arguments[0] not in (*known, "-h", "--help", "--version"):
+        raise UserError(f"{arguments[0]}: no such command{config.nearest(arguments[0], known)}")
+    options = parser.parse_args(arguments)
     return int(options.run(options) or 0)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "seqzoo", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def add(
-        name: str, run: Callable[[argparse.Namespace], int | None], help: str, **more: Any
-    ) -> Any:
-        sub = commands.add_parser(name, help=help, description=help + ".", **more)
-        sub.set_defaults(run=run)
-        return sub
-
-    commands.add_parser(
-        "train", help="train a model on a task (seqzoo train --help lists every key)"
-    )
-
-    sub = add("eval", _eval, "measure a run again, on its own data or on other")
-    _add_run(sub)
-    sub.add_argument(
-        "--split",
-        default="val",
-        choices=("val", "test"),
-        help="part of the run's data (default: val)",
-    )
-    sub.add_argument("--path", help="another file to measure on: a text, or a TSV of pairs")
-
-    sub = add("generate", _generate, "write on from a prompt, token by token")
-    _add_run(sub)
-    sub.add_argument("--prompt", default="\n", help="how the text begins (default: a new line)")
-    sub.add_argument(
-        "--tokens", type=_at_least(int, 1), default=300, help="how many to write (default: 300)"
-    )
-    sub.add_argument(
-        "--temperature",
-        type=_at_least(float, 0),
-        default=0.8,
-        help="0: always the likeliest token (default: 0.8)",
-    )
-    sub.add_argument("--top-k", type=_at_least(int, 1), help="choose among the K likeliest tokens")
-    sub.add_argument(
-        "--top-p", type=_share, help="choose among the fewest tokens of probability P together"
-    )
-    sub.add_argument("--seed", type=_at_least(int, 0), help="the same seed writes the same text")
-
-    sub = add("translate", _translate, "translate sentences, or the lines of standard input")
-    _add_run(sub)
-    sub.add_argument(
-        "sentences",
-        nargs="*",
-        metavar="SENTENCE",
-        help="without any: read lines from standard input",
-    )
-
-    commands.add_parser(
-        "info", help="parameters, FLOPs and state of a configured model (seqzoo info model=gru)"
-    )
-
-    sub = add(
-        "verify",
-        _verify,
-        "check the laws of the state protocol on this machine, and print the table",
-    )
-    sub.add_argument("models", nargs="*", metavar="MODEL", help="names of models (default: all)")
-
-    sub = add("dashboard", _dashboard, "open TensorBoard on a folder of runs")
-    sub.add_argument("folder", nargs="?", default="runs", help="default: runs")
-    sub.add_argument(
-        "--port", type=_at_least(int, 0), default=6006, help="0: any free one (default: 6006)"
-    )
-    sub.add_argument("--host", default="localhost", help="default: localhost")
-
-    sub = add(
-        "completion",
-        _completion,
-        'print what switches on tab completion: eval "$(seqzoo completion bash)"',
-    )
-    sub.add_argument("shell", choices=("bash", "zsh"))
-    return parser
+# ---- train and info
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="RUN", help="a run directory, as seqzoo train prints it")
-    parser.add_argument(
-        "--checkpoint", choices=("best", "last"), help="whose weights (default: the best)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
-
-
-def _at_least(kind: type, low: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value < float("inf"):
-            what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r}: give {what} from {low:g} up")
-        return value
-
-    return parse
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number above 0 and at most 1")
-    return value
-
-
-# ---- commands on a run
-
-
-def _load(options: argparse.Namespace) -> Any:
-    config.read_config(Path(options.folder))  # refuse what is no run before torch is loaded
-    from seqzoo.run import load
-
-    return load(options.folder, device=options.device, checkpoint=options.checkpoint)
-
-
-def _eval(options: argparse.Namespace) -> None:
-    data = {"path": options.path, "corpus": None} if options.path else {}
-    if options.path and not Path(options.path).is_file():
-        raise UserError(f"--path {options.path}: no such file: give a text file, or a TSV of pairs")
-    for name, value in _load(options).evaluate(options.split, **data).items():
-        print(f"{name}\t{value:.4f}" if isinstance(value, float) else f"{name}\t{value}")
-
-
-def _generate(options: argparse.Namespace) -> None:
-    run = _load(options)
-    sampling = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed")}
-    pieces = run.stream(options.prompt, options.tokens, **sampling)
-    first = next(pieces)  # what is wrong with the prompt shows before it is repeated
-    print(options.prompt.lstrip("\n") + first, end="", flush=True)
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
-
-
-def _translate(options: argparse.Namespace) -> None:
-    run = _load(options)
-    if options.sentences:
-        print(*run.translate(options.sentences), sep="\n")
-        return
-    for line in sys.stdin:
-        print(*run.translate([line.rstrip("\n")]), flush=True)
-
-
-def _verify(options: argparse.Namespace) -> int:
-    from seqzoo.models.zoo import ALIASES, FAMILIES, family
-
-    names = [ALIASES.get(name, name) for name in options.models] or list(FAMILIES)
-    for name in names:
-        family(name)
-    from seqzoo.laws import verify
-
-    return 0 if verify(names) else 1
-
-
-def _dashboard(options: argparse.Namespace) -> None:
-    folder = Path(options.folder)
-    if not any(folder.rglob("events.out.tfevents.*")) if folder.is_dir() else True:
-        raise UserError(
-            f"{folder}: no TensorBoard logs in it: run seqzoo train first, or give another folder"
-        )
-    from tensorboard import program
-
-    board = program.TensorBoard()
-    board.configure(logdir=str(folder), port=options.port, host=options.host, reload_interval=15)
-    url = board.launch().rstrip("/")
-    print(
-        f"""TensorBoard shows {folder}:
-  curves            {url}/?smoothing=0#timeseries
-  throughput        {url}/?smoothing=0&tagFilter=tokens_per_second#timeseries
-  what they wrote   {url}/#text
-  hyper-parameters  {url}/#hparams
-Ctrl-C stops it.""",
-        flush=True,
-    )
-    try:
-        while True:
-            import time
-
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        print()
-
-
-def _completion(options: argparse.Namespace) -> None:
-    zsh = "autoload -U +X bashcompinit && bashcompinit\n" if options.shell == "zsh" else ""
-    print(zsh + _COMPLETION.replace("COMMANDS", " ".join(_commands())))
-
-
-def _commands() -> list[str]:
-    actions = _parser()._actions
-    return [
-        name for action in actions if isinstance(action.choices, dict) for name in action.choices
-    ]
-
-
-# Hydra completes what follows `train` and `info`, if it is asked as if the command were its own.
-_COMPLETION = """\
-_seqzoo() {
-  local word="${COMP_WORDS[COMP_CWORD]}" command="${COMP_WORDS[1]}"
-  if [ "$COMP_CWORD" -eq 1 ]; then
-    COMPREPLY=($(compgen -W "COMMANDS" -- "$word"))
-  elif [ "$command" = train ] || [ "$command" = info ]; then
-    local line="${COMP_LINE/ $command / }"
-    COMPREPLY=($(COMP_LINE="$line" COMP_POINT=$((COMP_POINT - ${#command} - 1)) seqzoo train -sc query=bash))
-    [ "${#COMPREPLY[@]}" -eq 1 ] && [[ "${COMPREPLY[0]}" == *[=.] ]] && compopt -o nospace
-  else
-    compopt -o filenames; COMPREPLY=($(compgen -f -- "$word"))
-  fi
-}
-COMP_WORDBREAKS="${COMP_WORDBREAKS//=}"
-complete -F _seqzoo seqzoo"""
-
-
-# ---- commands that Hydra configures
+def _options(command: str, arguments: list[str]) -> Any:
+    """Flags and overrides, in any order."""
+    parser = commands.Parser(f"seqzoo {command}", add_help=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("overrides", nargs="*")
+    if command == "train":
+        parser.add_argument("-m", "--multirun", action="store_true")
+        parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
+        parser.add_argument("--resolve", action="store_true")
+    return parser.parse_intermixed_args(arguments)
 
 
 def _train(arguments: list[str]) -> int:
-    flags, overrides = _split(arguments)
-    if any(
-        flag.startswith(("-h", "--h", "-sc", "--shell", "--info", "-i", "--version"))
-        for flag in flags
-    ):
-        return _hydra(flags, overrides, lambda _: None)
-    multirun = bool({"-m", "--multirun"} & set(flags))
-    resume = [o.partition("=")[2] for o in overrides if o.partition("=")[0].lstrip("+") == "resume"]
-    composed = [_compose(one) for one in _expand(overrides, multirun)]
+    options = _options("train", arguments)
+    overrides = _parse(options.overrides, options.multirun)
+    if options.help:
+        print(_help(_compose(overrides)[0]))
+        return 0
+    resume = next((o.value() for o in reversed(overrides) if o.key_or_group == "resume"), None)
+    if resume is not None:
+        if options.multirun:
+            raise UserError("resume continues one run: leave -m out")
+        folder = _newest_unfinished(overrides) if resume == "auto" else Path(str(resume))
+        if folder is not None:
+            return _resume(folder, overrides, only_print=options.cfg is not None)
+
+    composed = _compose(overrides)
+    prepared: dict[str, Any] = {}  # data by the configuration of its task
     for cfg in composed:
         _check(cfg)
-    if resume and resume[-1] not in ("null", ""):
-        if multirun:
-            raise UserError("resume continues one run: leave -m out")
-        run = _run_to_resume(resume[-1], composed[0])
-        if run is not None:
-            overrides = [*overrides, f"hydra.run.dir='{run}'"]
-    if "--cfg" in " ".join(flags) or "-c" in flags:
-        return _hydra(flags, overrides, lambda _: None)
+        _check_folder(cfg["hydra"]["sweep" if options.multirun else "run"]["dir"])
+    if options.cfg:
+        flags = ["--cfg", options.cfg, *(["--resolve"] if options.resolve else [])]
+        return _hydra(flags, options.overrides, lambda _: None)
+    for cfg in composed:
+        _prepare(cfg["task"], prepared)
 
     statuses: list[int] = []
 
     def job(cfg: Any) -> None:
         from hydra.core.hydra_config import HydraConfig
+        from omegaconf import OmegaConf
 
         hydra = HydraConfig.get()
-        if multirun:
-            print(
-                f"\n=== run {len(statuses) + 1} of {len(composed)}: {' '.join(hydra.overrides.task)}",
-                flush=True,
-            )
-        statuses.append(_run_job(cfg, Path(hydra.runtime.output_dir), list(hydra.overrides.task)))
+        if options.multirun:
+            given = " ".join(hydra.overrides.task)
+            print(f"\n=== run {len(statuses) + 1} of {len(composed)}: {given}", flush=True)
+        resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+        resolved["resume"] = None
+        data = _prepare(resolved["task"], prepared)
+        folder = Path(hydra.run.dir if not options.multirun else hydra.runtime.output_dir)
+        statuses.append(launch.run(resolved, data, folder))
+        if statuses[-1] == launch.INTERRUPTED:  # in order; and a sweep ends with its run
+            raise KeyboardInterrupt
 
-    status = _hydra(flags, overrides, job)
-    if multirun and any(statuses):
+    status = _hydra(["-m"] if options.multirun else [], options.overrides, job)
+    if options.multirun and any(statuses):
         print(f"seqzoo: {sum(map(bool, statuses))} of {len(statuses)} runs failed", file=sys.stderr)
+        return 1
     return max([status, *statuses])
 
 
-def _run_job(cfg: Any, folder: Path, overrides: list[str]) -> int:
-    """One training run; failures are reported here, so that a sweep goes on."""
-    try:
-        from omegaconf import OmegaConf
-
-        resolved = OmegaConf.to_container(cfg, resolve=True)
-        resuming = resolved["resume"] is not None and (folder / "checkpoints" / "last").exists()
-        if resuming:
-            resolved = _merge(config.read_config(folder), overrides, folder)
-            _check(resolved)
-        else:
-            folder = _claim(folder)
-        resolved["resume"] = None
-        from seqzoo import tasks
-
-        data = tasks.prepare(resolved["task"])
-        if resolved["trainer"]["device"].startswith("cuda") and _torch_is_cpu_only():
-            raise UserError(
-                f"trainer.device={resolved['trainer']['device']}: this torch is built for CPUs: use cpu or auto"
-            )
-        OmegaConf.save(OmegaConf.create(resolved), folder / "config.yaml")
-        return _fit(resolved, data, folder, resuming)
-    except UserError as error:
-        _remove_if_empty(folder)
-        print(f"seqzoo: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        _mark_failed(folder, str(error))
-        print(f"seqzoo: {error}", file=sys.stderr)
-        return 1
-    except Exception:
-        _mark_failed(folder, traceback.format_exc())
-        traceback.print_exc()
-        return 1
-
-
-def _fit(resolved: dict[str, Any], data: Any, folder: Path, resuming: bool) -> int:
-    import torch
-
-    from seqzoo import tasks
-    from seqzoo.models.zoo import build
-    from seqzoo.training.loop import train
-
-    trainer = resolved["trainer"]
-    torch.manual_seed(trainer["seed"])
-    model = build(vocab_size=data.tokenizer.vocab_size, **resolved["model"])
-    task = tasks.make(resolved["task"], data, seed=trainer["seed"])
-    summary = train(model, task, trainer, folder, config=resolved, resume=resuming)
-    if summary["status"] != "finished":
-        print(f"stopped at step {summary['steps']:,}; to go on: seqzoo train resume={folder}")
-        return 1
-    print(_closing(summary, folder))
-    return 0
-
-
-def _closing(summary: dict[str, Any], folder: Path) -> str:
-    shown = {k: v for k, v in summary.items() if "/" in k}
-    numbers = "\n".join(
-        f"  {k:<18} {v:.4f}" if isinstance(v, float) else f"  {k:<18} {v}" for k, v in shown.items()
-    )
-    try_it = {
-        "charlm": f'seqzoo generate {folder} --prompt "The "',
-        "translation": f'seqzoo translate {folder} "forty-two"',
-    }.get(summary["task"], f"seqzoo eval {folder}")
-    return f"""
-{summary["model"]} on {summary["task"]}: {summary["parameters"]:,} parameters, {summary["steps"]:,} steps, \
-{summary["tokens"]:,} tokens in {summary["train_seconds"]:.0f} s ({summary["tokens_per_second"]:,.0f} tokens/s)
-{numbers}
-
-next:
-  {try_it}
-  seqzoo dashboard {Path(*folder.parts[: folder.parts.index("runs") + 1]) if "runs" in folder.parts else folder}
-  seqzoo train model={"gru" if summary["model"] == "lstm" else "lstm"} task={summary["task"]}"""
-
-
 def _info(arguments: list[str]) -> int:
-    if {"-h", "--help"} & set(arguments):
-        print(
-            "seqzoo info [KEY=VALUE ...]: parameters, FLOPs a token and state bytes of a configured model.\n"
-            "  seqzoo info model=transformer model.dim=256\nKeys are those of `seqzoo train --help`."
-        )
+    options = _options("info", arguments)
+    if options.help:
+        print(INFO_HELP)
         return 0
-    cfg = _compose(arguments)
+    cfg = _compose(_parse(options.overrides))[0]
     _check(cfg)
     from seqzoo.info import describe
 
@@ -410,13 +151,153 @@ def _info(arguments: list[str]) -> int:
     return 0
 
 
-# ---- Hydra
+def _help(cfg: dict[str, Any]) -> str:
+    """Every choice and every key with its value and what its file says of it."""
+    lines = [TRAIN_HELP]
+    for group in ("model", "task", "experiment"):
+        lines.append(f"  {group + '=':<14} {', '.join(config.names(group)) or '(none)'}")
+    lines.append(
+        "\nKeys of this choice; another model=NAME or task=NAME before --help shows its own."
+    )
+    for section in SECTIONS:
+        name = cfg[section].get("name", "default")
+        title, said = config.comments(section, name)
+        lines.append(f"\n{section}={name}   {title}")
+        for key, value in cfg[section].items():
+            if key != "name":
+                begin = f"  {section}.{key}={config.shown(value)}".ljust(36)
+                text = textwrap.wrap(said.get(key, ""), 62) or [""]
+                lines.append(f"{begin} {text[0]}".rstrip())
+                lines += [" " * 37 + more for more in text[1:]]
+    return "\n".join(lines)
 
 
-def _hydra(flags: list[str], overrides: list[str], job: Callable[[Any], None]) -> int:
+# ---- what was asked for
+
+
+def _parse(texts: Sequence[str], multirun: bool = False) -> list[Any]:
+    """The overrides, read by Hydra's own parser."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    overrides = []
+    for text in texts:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException:
+            raise UserError(
+                f"{text}: not KEY=VALUE: see `seqzoo train --help`; quote what the shell changes"
+            ) from None
+        if override.is_delete():
+            raise UserError(
+                f"{text}: no key can be taken out: set it, to null where that is allowed"
+            )
+        if override.is_interval_sweep():
+            raise UserError(f"{text}: no list of values: use a,b or range(start,stop,step)")
+        if override.is_sweep_override() and not multirun:
+            raise UserError(f"{text}: several values: add -m to train with each of them")
+        overrides.append(override)
+    return overrides
+
+
+def _compose(overrides: Sequence[Any]) -> list[dict[str, Any]]:
+    """The configuration of each run of a sweep, or of the one run, with Hydra's own under `hydra`.
+
+    Raises:
+        UserError: what Hydra has to say about a wrong name, in one line.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException, MissingConfigException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    composed: list[Any] = []
+    try:
+        with initialize_config_dir(str(config.CONFIGS), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            for texts in _combinations(overrides, loader):
+                cfg = compose("train", texts, return_hydra_config=True)
+                own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+                one: Any = OmegaConf.to_container(own, resolve=True)
+                one["hydra"] = {kind: {"dir": cfg.hydra[kind].dir} for kind in ("run", "sweep")}
+                composed.append(one)
+    except MissingConfigException as error:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        raise UserError(
+            f"{group}={name}: no such {group}{config.nearest(name, config.names(group))}"
+        ) from None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        given = " ".join(override.input_line for override in overrides)
+        raise UserError(f"{given}: {error}: see `seqzoo train --help`") from None
+    return composed
+
+
+def _combinations(overrides: Sequence[Any], loader: Any) -> Iterator[list[str]]:
+    """The overrides of each run. A key Hydra does not know is added, for `_check` to refuse."""
+    choices: list[list[str]] = []
+    for override in overrides:
+        override.config_loader = loader
+        key = override.get_key_element()
+        if override.is_sweep_override() and override.is_discrete_sweep():
+            values = list(override.sweep_string_iterator())
+        else:
+            values = [override.input_line.partition("=")[2]]
+        if not override.is_hydra_override() and key not in (*SECTIONS, "experiment"):
+            key = "++" + key.lstrip("+")
+        choices.append([f"{key}={value}" for value in values])
+    return map(list, product(*choices))
+
+
+def _check(cfg: dict[str, Any]) -> None:
+    """Refuse what cannot run, before torch is loaded."""
+    from seqzoo.models.zoo import check_model
+    from seqzoo.tasks import check_task
+
+    for key in sorted(set(cfg) - {*SECTIONS, "resume", "hydra"}):
+        keys = (f"{section}.{name}" for section in SECTIONS for name in cfg.get(section) or ())
+        raise UserError(f"{key}: no such key{config.nearest(key, (*SECTIONS, 'resume', *keys))}")
+    for section in SECTIONS:
+        values = cfg.get(section)
+        if not isinstance(values, dict) or not isinstance(values.get("name", ""), str):
+            raise UserError(f"{section}: give a name: {', '.join(config.names(section))}")
+    check_model(cfg["model"])
+    check_task(cfg["task"])
+    trainer = cfg["trainer"]
+    config.check_keys("trainer", trainer, config.defaults("trainer", "default"))
+    config.check("trainer", trainer, choices={"dtype": ("auto", "float32", "bfloat16")})
+    config.check_device("trainer.device", trainer["device"])
+    if all(trainer[key] is None for key in LIMITS):
+        raise UserError(
+            "trainer: no end: set trainer.max_steps, trainer.max_seconds or trainer.max_epochs"
+        )
+
+
+def _check_folder(wanted: str) -> None:
+    """Refuse a run directory that cannot be made."""
+    folder = Path(wanted).absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{wanted}: cannot write in {existing}: run elsewhere, or give another hydra.run.dir"
+        )
+
+
+def _prepare(task: dict[str, Any], prepared: dict[str, Any]) -> Any:
+    """The task's data; runs of a sweep that have the same share it."""
+    from seqzoo import tasks
+
+    key = json.dumps(task, sort_keys=True)
+    if key not in prepared:
+        prepared[key] = tasks.prepare(task)
+    return prepared[key]
+
+
+def _hydra(flags: Sequence[str], overrides: Sequence[str], job: Callable[[Any], None]) -> int:
+    """Hydra makes the directories, and calls `job` once or for each run of a sweep."""
     import hydra
 
-    before, sys.argv = sys.argv, ["seqzoo train", *flags, *overrides]
+    before, sys.argv = sys.argv, ["seqzoo train", *flags, *overrides]  # flags first, it wants
     try:
         hydra.main(version_base="1.3", config_path=str(config.CONFIGS), config_name="train")(job)()
     except SystemExit as stop:
@@ -426,202 +307,67 @@ def _hydra(flags: list[str], overrides: list[str], job: Callable[[Any], None]) -
     return 0
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Flags, with their values, and overrides: Hydra wants all flags first."""
-    flags: list[str] = []
-    overrides: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        if argument in ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--info", "-i"):
-            flags += [argument, next(rest, "job")]
-        elif argument == "-sc" or argument == "--shell-completion":
-            flags.append(argument)
-        elif argument.startswith("-"):
-            flags.append(argument)
-        else:
-            overrides.append(argument)
-    return flags, overrides
+# ---- going on with a run
 
 
-def _expand(overrides: Sequence[str], multirun: bool) -> Iterator[list[str]]:
-    """The overrides of each run of a sweep."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+def _resume(folder: Path, overrides: Sequence[Any], *, only_print: bool) -> int:
+    """Go on from the last checkpoint, with what was asked for now on top of the run's own keys."""
+    saved = config.read_config(folder)
+    if not (folder / "checkpoints" / "last").exists():
+        raise UserError(f"resume={folder}: no checkpoint to go on from: start a new run")
+    trainer = {**config.defaults("trainer", "default"), **saved["trainer"]}
+    for override in overrides:
+        section, _, key = override.key_or_group.partition(".")
+        if section == "trainer" and key:
+            trainer[key] = override.value()
+        elif section != "resume" and not override.is_hydra_override():
+            same = saved.get(section) or {}
+            if same.get(key or "name") != override.value():
+                raise UserError(
+                    f"{override.input_line}: {folder} keeps its model and data, and only "
+                    "trainer.* can change: leave it out, or start a new run"
+                )
+    resumed = {**saved, "trainer": trainer, "resume": None}
+    _check(resumed)
+    _check_unfinished(folder, trainer)
+    _check_folder(str(folder))
+    if only_print:
+        import yaml
 
-    choices: list[list[str]] = []
-    for text in overrides:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except OverrideParseException:
+        print(yaml.safe_dump(resumed, sort_keys=False, allow_unicode=True), end="")
+        return 0
+    return launch.run(resumed, _prepare(resumed["task"], {}), folder, resuming=True)
+
+
+def _check_unfinished(folder: Path, trainer: dict[str, Any]) -> None:
+    summary = _summary(folder)
+    for limit, reached in LIMITS.items():
+        done, end = summary.get(reached, 0), trainer[limit]
+        if summary.get("status") == "finished" and end is not None and done >= end:
             raise UserError(
-                f"{text}: not KEY=VALUE: see seqzoo train --help, and quote what the shell changes"
-            ) from None
-        if override.is_sweep_override() and not multirun:
-            raise UserError(f"{text}: several values: add -m to train with each of them")
-        swept = override.is_sweep_override() and override.is_discrete_sweep()
-        choices.append(
-            [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-            if swept
-            else [text]
-        )
-    for combination in product(*choices):
-        yield list(combination)
-
-
-def _compose(overrides: Sequence[str]) -> dict[str, Any]:
-    """The configuration, with what Hydra has to say about a wrong one in a line."""
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    own = [text for text in overrides if not text.lstrip("+~").startswith("hydra.")]
-    try:
-        with initialize_config_dir(str(config.CONFIGS), version_base="1.3"):
-            cfg = compose("train", own)
-            resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except MissingConfigException as error:
-        group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        raise UserError(
-            f"{group}={name}: no such {group}{config.nearest(name, config.names(group))}"
-        ) from None
-    except (ConfigCompositionException, HydraException, OmegaConfBaseException) as error:
-        raise UserError(_explain(error, own)) from None
-    assert isinstance(resolved, dict)
-    return resolved  # type: ignore[return-value]
-
-
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
-    """A line about an override that names no key, or cannot be read."""
-    known = {
-        f"{group}.{key}"
-        for group in ("model", "task")
-        for name in config.names(group)
-        for key in config.defaults(group, name)
-    }
-    known |= {f"trainer.{key}" for key in config.defaults("trainer", "default")}
-    for text in overrides:
-        key = text.partition("=")[0].lstrip("+~")
-        if (
-            key in ("model", "task", "trainer", "experiment", "resume")
-            or key in known
-            and key in str(error) is None
-        ):
-            continue
-        if key not in known:
-            return f"{key}: no such key{config.nearest(key, known | {'model', 'task', 'experiment', 'resume'})}"
-    for text in overrides:
-        key = text.partition("=")[0]
-        if key.rpartition(".")[2] in str(error) and "." in key:
-            group = key.partition(".")[0]
-            return f"{key}: this {group} has no such key: see seqzoo train --help with the {group} you want"
-    return " ".join(str(error).split())[:300]
-
-
-def _check(cfg: dict[str, Any]) -> None:
-    """Refuse what cannot run, before torch is loaded."""
-    from seqzoo.models.zoo import check_model
-    from seqzoo.tasks import check_task
-
-    extra = set(cfg) - {"model", "task", "trainer", "resume"}
-    if extra:
-        raise UserError(
-            f"{min(extra)}: no such key{config.nearest(min(extra), ('model', 'task', 'trainer', 'resume'))}"
-        )
-    check_model(cfg["model"])
-    check_task(cfg["task"])
-    trainer = cfg["trainer"]
-    config.check_keys("trainer", trainer, config.defaults("trainer", "default"))
-    config.check("trainer", trainer, choices={"dtype": ("auto", "float32", "bfloat16")})
-    if all(trainer[key] is None for key in ("max_steps", "max_seconds", "max_epochs")):
-        raise UserError(
-            "trainer: no end: set trainer.max_steps, trainer.max_seconds or trainer.max_epochs"
-        )
-
-
-def _merge(saved: dict[str, Any], overrides: Sequence[str], folder: Path) -> dict[str, Any]:
-    """A run's own configuration with what was asked for now on top."""
-    from omegaconf import OmegaConf
-
-    merged = OmegaConf.create(saved)
-    for text in overrides:
-        key, _, value = text.lstrip("+").partition("=")
-        if key in ("model", "task") and value != saved[key]["name"]:
-            raise UserError(
-                f"{text}: {folder} is a run of {key}={saved[key]['name']}: leave {key} out, or start a new run"
+                f"resume={folder}: finished: trainer.{limit}={end} was reached at step "
+                f"{summary['steps']:,}: raise it, as with trainer.{limit}={2 * end:g}"
             )
-        if "." in key:
-            OmegaConf.update(merged, key, OmegaConf.from_dotlist([f"x={value}"]).x)
-    container: Any = OmegaConf.to_container(merged)
-    return container
 
 
-def _run_to_resume(wanted: str, cfg: dict[str, Any]) -> Path | None:
-    """The directory `resume` means; None where `auto` finds nothing unfinished."""
-    wanted = wanted.strip("'\"")
-    if wanted != "auto":
-        folder = Path(wanted)
-        config.read_config(folder)
-        if not (folder / "checkpoints" / "last").exists():
-            raise UserError(
-                f"resume={wanted}: this run has no checkpoint to go on from: start a new one"
-            )
-        return folder
-    runs = Path("runs") / cfg["task"]["name"] / cfg["model"]["name"]
-    unfinished = [
-        path.parent.parent
-        for path in sorted(runs.glob("*/checkpoints/last"))
-        if not _is_finished(path.parent.parent)
-    ]
+def _newest_unfinished(overrides: Sequence[Any]) -> Path | None:
+    """The run `resume=auto` means, if there is one: of the model and task, or at hydra.run.dir."""
+    cfg = _compose(overrides)[0]
+    _check(cfg)
+    given = [o.value() for o in overrides if o.key_or_group == "hydra.run.dir"]
+    runs = Path(given[-1] if given else f"runs/{cfg['task']['name']}/{cfg['model']['name']}")
+    checkpoints = sorted(runs.glob("checkpoints/last" if given else "*/checkpoints/last"))
+    folders = [path.parent.parent for path in checkpoints]
+    unfinished = [path for path in folders if _summary(path).get("status") != "finished"]
+    newest = unfinished[-1] if unfinished else None
     print(
-        f"resuming {unfinished[-1]}" if unfinished else f"nothing unfinished in {runs}: a new run",
-        flush=True,
+        f"resuming {newest}" if newest else f"nothing unfinished in {runs}: a new run", flush=True
     )
-    return unfinished[-1] if unfinished else None
+    return newest
 
 
-def _is_finished(folder: Path) -> bool:
-    import json
-
-    path = folder / "summary.json"
-    return path.exists() and json.loads(path.read_text())["status"] == "finished"
-
-
-def _claim(folder: Path) -> Path:
-    """Make the run directory ours: two runs of the same second get two directories."""
-    for number in range(1, 1000):
-        path = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
-        path.mkdir(parents=True, exist_ok=True)
-        try:
-            (path / "config.yaml").touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        return path
-    raise UserError(f"{folder}: in use: give another hydra.run.dir")
-
-
-def _remove_if_empty(folder: Path) -> None:
-    """A request that was refused leaves no run directory."""
-    path = folder / "config.yaml"
-    if path.exists() and not path.stat().st_size:
-        path.unlink()
+def _summary(folder: Path) -> dict[str, Any]:
     try:
-        while not any(folder.iterdir()):
-            folder.rmdir()
-            folder = folder.parent
-    except OSError:
-        pass
-
-
-def _mark_failed(folder: Path, reason: str) -> None:
-    import json
-
-    (folder / "summary.json").write_text(
-        json.dumps({"status": "failed", "error": reason}, indent=1) + "\n"
-    )
-
-
-def _torch_is_cpu_only() -> bool:
-    from importlib.metadata import version
-
-    return version("torch").endswith("+cpu")
+        return dict(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}

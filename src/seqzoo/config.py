@@ -1,4 +1,4 @@
-"""Configuration without Hydra or torch: where the YAML files are, what values they hold, which values are allowed.
+"""Configuration without Hydra or torch: where the YAML files are, what they hold, what is allowed.
 
 The YAML files are the one place for default values; this file is the one place for ranges.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,45 +18,39 @@ from seqzoo.errors import UserError
 _HERE = Path(__file__).resolve()
 CONFIGS = next(p for p in (_HERE.parent / "configs", _HERE.parents[2] / "configs") if p.is_dir())
 
-AT_LEAST_ONE = (1, math.inf)
 ANY_SIZE = (0, math.inf)
-NULLABLE = (
-    "max_steps",
-    "max_seconds",
-    "max_epochs",
-    "eval_every",
-    "checkpoint_every",
-    "sample_every",
-    "grad_clip",
+COUNTS = frozenset(  # whole numbers from 1 up
+    "dim n_layers n_heads max_len mlp_ratio seq_len batch_size batch_tokens grad_accumulation "
+    "max_steps eval_every checkpoint_every sample_every sample_tokens limit n_pairs "
+    "val_pairs test_pairs vocab_size eval_pairs log_every val_max_chars".split()
 )
-RANGES: dict[
-    str, tuple[float, float]
-] = {  # closed at both ends; what is not named may be any number from 0 up
-    **dict.fromkeys(
-        "dim n_layers n_heads max_len mlp_ratio seq_len batch_size batch_tokens grad_accumulation "
-        "max_steps max_epochs eval_every checkpoint_every sample_every sample_tokens limit n_pairs val_pairs "
-        "test_pairs vocab_size eval_pairs log_every val_max_chars".split(),
-        AT_LEAST_ONE,
-    ),
+RANGES: dict[str, tuple[float, float]] = {  # closed at both ends; others: any number from 0 up
+    **dict.fromkeys(COUNTS, (1, math.inf)),
     "dropout": (0, 0.95),
     "val_fraction": (1e-6, 0.9),
-    "temperature": ANY_SIZE,
     "beta1": (0, 0.9999),
     "beta2": (0, 0.99999),
     "lr": (1e-12, 100.0),
     "lr_end": (0, 1),
+    "grad_clip": (1e-9, math.inf),
     "max_seconds": (1e-3, math.inf),
-    "label_smoothing": (0, 0.9),
+    "max_epochs": (1e-6, math.inf),
     "reset": (0, 1),
     "seed": (0, 2**63 - 1),
 }
+NULLABLE = tuple(
+    "max_steps max_seconds max_epochs eval_every checkpoint_every sample_every grad_clip".split()
+)
+
+
+# ---- the files
 
 
 @cache
 def _read(path: Path) -> dict[str, Any]:
     import yaml
 
-    return yaml.safe_load(path.read_text()) or {}
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 
 def defaults(group: str, name: str, path: str | None = None) -> dict[str, Any]:
@@ -69,16 +64,37 @@ def names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
+def comments(group: str, name: str) -> tuple[str, dict[str, str]]:
+    """What ``configs/GROUP/NAME.yaml`` says of itself in its first lines, and of each key."""
+    title: list[str] = []
+    keys: dict[str, str] = {}
+    for line in (CONFIGS / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
+        before, _, said = line.partition("# ")
+        if match := re.match(r" *(\w+):", before):
+            keys.setdefault(match[1], said)
+        elif keys:  # a comment that goes on
+            keys[list(keys)[-1]] += f" {said}"
+        elif not said.startswith("@package"):
+            title.append(said)
+    return " ".join(title), keys
+
+
+# ---- what is allowed
+
+
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """`; did you mean 'lstm'? (allowed: ...)`, to end a message about an unknown name."""
+    """`; did you mean 'lstm'? allowed: ...`, to end a message about an unknown name."""
     allowed = sorted(set(allowed))
-    close = difflib.get_close_matches(word, allowed, n=1)
+    whole = [name for name in allowed if name.endswith(f".{word}")]
+    close = whole or difflib.get_close_matches(word, allowed, n=1)
     guess = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"{guess} allowed: {', '.join(allowed)}"
+    if len(allowed) > 30:
+        return f"{guess} see `seqzoo train --help` for every key"
+    return f"{guess} allowed: {', '.join(allowed) or 'none'}"
 
 
 def check(
-    section: str, values: Mapping[str, Any], *, choices: Mapping[str, Sequence[str]] = {}
+    section: str, values: Mapping[str, Any], *, choices: Mapping[str, Sequence[Any]] = {}
 ) -> None:
     """Refuse values out of range or not among the choices.
 
@@ -89,40 +105,79 @@ def check(
         where = f"{section}.{key}"
         if key in choices:
             if value not in choices[key]:
-                allowed = ", ".join(map(str, choices[key]))
-                raise UserError(f"{where}={value}: choose one of {allowed}")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                allowed = ", ".join(map(shown, choices[key]))
+                raise UserError(f"{where}={shown(value)}: choose one of {allowed}")
+        elif _is_number(value):
             low, high = RANGES.get(key, ANY_SIZE)
             if not math.isfinite(value) or not low <= value <= high:
                 allowed = f"from {low:g}" + (f" to {high:g}" if high < math.inf else " up, finite")
                 raise UserError(f"{where}={value}: give a number {allowed}")
         elif key in RANGES and value is not None:
-            raise UserError(f"{where}={value}: give a number")
+            raise UserError(f"{where}={shown(value)}: give a number")
 
 
 def check_keys(section: str, values: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
-    """Refuse a key the reference has not, and a value of another type: text for a number, a fraction for a count.
+    """Refuse a key the reference has not, and a value of another type, as text for a number.
 
-    A reference of None says nothing about the type.
+    Where the reference is None, the key's name tells: counts, other numbers with a range, words.
     """
     for key, value in values.items():
         if key not in reference:
             raise UserError(f"{section}.{key}: no such key{nearest(key, reference)}")
         expected = reference[key]
-        if expected is None or value is None and key in NULLABLE:
+        if value is None and (expected is None or key in NULLABLE):
             continue
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        fits = {
-            bool: isinstance(value, bool),
-            int: number and float(value).is_integer() if number and math.isfinite(value) else False,
-            float: number,
-            str: isinstance(value, str),
-        }.get(type(expected), True)
-        if not fits:
-            what = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}[
-                type(expected)
-            ]
-            raise UserError(f"{section}.{key}={value}: give {what}, such as {expected}")
+        needed = _needed(key, expected, value)
+        if needed:
+            raise UserError(f"{section}.{key}={shown(value)}: give {needed}")
+
+
+def _needed(key: str, expected: Any, value: Any) -> str:
+    """What the key takes, if the value is not of that type."""
+    example = "" if expected is None else f", such as {shown(expected)}"
+    if isinstance(expected, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(expected, int) or key in COUNTS:
+        if _is_number(value) and isinstance(value, float) and value.is_integer():
+            example = f", such as {value:.0f}"
+        return "" if type(value) is int else f"a whole number{example}"
+    if isinstance(expected, float) or key in RANGES:
+        return "" if _is_number(value) else f"a number{example}"
+    if isinstance(expected, str) or expected is None:
+        return (
+            "" if isinstance(value, str) else f"text{example}: quote what reads as something else"
+        )
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def shown(value: Any) -> str:
+    """A value as one types it: `null`, `true`, `"\\n"`."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return value if isinstance(value, str) and value.isprintable() else repr(value)
+
+
+def check_device(option: str, name: Any) -> None:
+    """Refuse a device that this torch cannot have, without loading it.
+
+    Raises:
+        UserError: not the name of a device, or CUDA with a torch that is built without.
+    """
+    from importlib.metadata import version
+
+    if not re.fullmatch(r"auto|(cpu|cuda|xpu|mps)(:\d+)?", str(name)):
+        raise UserError(f"{option}={name}: no such device: use auto, cpu, cuda or cuda:N")
+    if str(name).startswith("cuda") and version("torch").endswith("+cpu"):
+        raise UserError(
+            f"{option}={name}: not on this machine, whose torch is built for CPUs: use cpu or auto"
+        )
+
+
+# ---- run directories
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -135,14 +190,17 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     path = folder / "config.yaml"
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
         raise UserError(
             f"{folder}: no run directory (no config.yaml in it): give one that seqzoo train made"
         ) from None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, UnicodeDecodeError):
         config = None
-    if not isinstance(config, Mapping) or not {"model", "task", "trainer"} <= set(config):
+    sections = ("model", "task", "trainer")
+    if not isinstance(config, Mapping) or not all(
+        isinstance(config.get(section), Mapping) for section in sections
+    ):
         raise UserError(
             f"{path}: not the configuration of a run: give a directory that seqzoo train made"
         )

@@ -27,13 +27,15 @@ def generate(
     """Continue each row of a prompt, a token at a time.
 
     Args:
-        prompt: (B, T) tokens, T >= 1, every row full: rows of unlike lengths go in calls of their own.
+        prompt: (B, T) tokens, T >= 1, every row full: rows of unlike lengths go in calls of their
+            own.
         max_tokens: how many to make.
         temperature: divides the logits; 0 takes the likeliest token.
         top_k: sample among the k likeliest only.
         top_p: sample among the fewest tokens that together have probability p.
         generator: source of randomness, on the CPU.
-        stop: a token that ends its row; rows that ended repeat it, and all rows ended ends the loop.
+        stop: a token that ends its row; rows that ended repeat it, and all rows ended ends the
+            loop.
         window: a state that grows keeps this many tokens.
 
     Yields:
@@ -73,7 +75,8 @@ def generate(
 def _read(
     model: LanguageModel, fresh: Tensor, text: Tensor, state: State, window: int | None
 ) -> tuple[Tensor, Tensor, State]:
-    """Logits after the fresh tokens. A model whose positions end starts over from the later half of what it holds."""
+    """Logits after the fresh tokens. A model whose positions end starts over from the later half of
+    what it holds."""
     limit = model.max_len
     if limit is not None:
         text = text[:, -limit:]

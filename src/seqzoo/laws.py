@@ -1,8 +1,8 @@
 """The laws every mixer obeys, as functions that measure by how much one is broken.
 
-The tests hold every family to them, and `seqzoo verify` shows the user on this machine. Each takes `f`, which maps
-``(x, state)`` to ``(y, state)`` with x (B, T, D), and returns the largest error, relative to the largest value where
-that is above 1; infinity where something is broken outright.
+The tests hold every family to them, and `seqzoo verify` shows the user on this machine. Each takes
+`f`, which maps ``(x, state)`` to ``(y, state)`` with x (B, T, D), and returns the largest error,
+relative to the largest value where that is above 1; infinity where something is broken outright.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Layers(nn.Module):
 
 
 def variants(name: str) -> Iterator[dict[str, Any]]:
-    """The keys of each variant of a family: its defaults, and every value of every choice on its own."""
+    """The keys of each variant of a family: its defaults, and every value of every choice on its
+    own."""
     yield {}
     defaults = model_keys(name)
     for key, values in {"block": ("classic", "prenorm"), **family(name).choices}.items():
@@ -48,7 +49,8 @@ def variants(name: str) -> Iterator[dict[str, Any]]:
 
 
 def example(name: str, dtype: torch.dtype = torch.float64, seed: int = 0, **keys: Any) -> Layers:
-    """Small layers of a family, every weight moved at random: at their initialisation some families are all zero."""
+    """Small layers of a family, every weight moved at random: at their initialisation some families
+    are all zero."""
     torch.manual_seed(seed)
     small = {"dim": 16, "n_layers": 2, "n_heads": 2, "max_len": 600}
     known = model_keys(name)
@@ -60,7 +62,8 @@ def example(name: str, dtype: torch.dtype = torch.float64, seed: int = 0, **keys
 
 
 def chunk_law(f: nn.Module, x: Tensor, cuts: list[int]) -> float:
-    """1. Any split of T, carried through the state, gives the same y, the same final state, the same gradients."""
+    """1. Any split of T, carried through the state, gives the same y, the same final state, the
+    same gradients."""
 
     def in_parts(x: Tensor) -> tuple[Tensor, State]:
         ys, state = [], None
@@ -100,7 +103,8 @@ def empty_state(f: nn.Module, x: Tensor) -> float:
 
 @torch.no_grad()
 def purity(f: nn.Module, x: Tensor) -> float:
-    """5. A state that was handed on is not changed: two continuations of it do not see each other."""
+    """5. A state that was handed on is not changed: two continuations of it do not see each
+    other."""
     _, state = f(x, None)
     before = map_leaves(Tensor.clone, state)
     one, _ = f(x, state)
@@ -144,7 +148,8 @@ def padding(f: nn.Module, x: Tensor, valid: int) -> float:
 
 @torch.no_grad()
 def bounded_state(f: nn.Module, x: Tensor) -> float:
-    """9. The measured bytes do not depend on how much was read; a growing cache's grow by the same for every token."""
+    """9. The measured bytes do not depend on how much was read; a growing cache's grow by the same
+    for every token."""
     sizes = []
     state = None
     for t in range(3):
@@ -158,7 +163,8 @@ def bounded_state(f: nn.Module, x: Tensor) -> float:
 
 
 def verify(names: list[str]) -> bool:
-    """Measure laws 1-6 and 9 for families, in every variant and in float64 and float32; print the table.
+    """Measure laws 1-6 and 9 for families, in every variant and in float64 and float32; print the
+    table.
 
     Returns:
         Whether all hold.
@@ -202,7 +208,8 @@ def verify(names: list[str]) -> bool:
 
 
 def _run(f: nn.Module, read: Callable[[Tensor], tuple[Tensor, State]], x: Tensor) -> list[Tensor]:
-    """y, the final state, and the gradients of a fixed mixture of both with respect to x and every parameter."""
+    """y, the final state, and the gradients of a fixed mixture of both with respect to x and every
+    parameter."""
     x = x.clone().requires_grad_()
     y, state = read(x)
     outputs = [y, *(leaf for leaf in leaves(state) if leaf.is_floating_point())]

@@ -100,7 +100,8 @@ class Run:
 
         Args:
             split: `val` or, where the task has one, `test`.
-            **data: keys of the task in place of the run's (`path="other.txt"`): the whole of it is then evaluated.
+            **data: keys of the task in place of the run's (`path="other.txt"`): the whole of it is
+                then evaluated.
 
         Raises:
             UserError: no such split; other data the tokenizer cannot read.
@@ -121,7 +122,8 @@ def load(folder: str | Path, *, device: str = "auto", checkpoint: str | None = N
     Args:
         folder: as `seqzoo train` left it.
         device: `auto`, `cpu`, `cuda`.
-        checkpoint: `best` or `last`; without it the exported model, or the best checkpoint of an unfinished run.
+        checkpoint: `best` or `last`; without it the exported model, or the best checkpoint of an
+            unfinished run.
 
     Raises:
         UserError: the folder is no run, has no such checkpoint, or a damaged one.

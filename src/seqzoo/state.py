@@ -1,9 +1,9 @@
 """What a state is, and the few things anyone may do with one.
 
-A state is a nested tuple of tensors: a mixer returns a ``NamedTuple`` with the paper's field names, a block a
-tuple of its mixers' states, a model a tuple of its blocks'. ``None`` is the one empty state, for a whole model as
-for any part; ``()`` is the state of a mixer that remembers nothing. Every leaf has the batch as its first
-dimension.
+A state is a nested tuple of tensors: a mixer returns a ``NamedTuple`` with the paper's field names,
+a block a tuple of its mixers' states, a model a tuple of its blocks'. ``None`` is the one empty
+state, for a whole model as for any part; ``()`` is the state of a mixer that remembers nothing.
+Every leaf has the batch as its first dimension.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-State = Any  # Tensor | tuple[State, ...] | None: recursive, so spelled out here rather than to the type checker
+State = Any  # Tensor | tuple[State, ...] | None; recursive, which the type checker need not see
 S = TypeVar("S")
 
 
@@ -37,7 +37,8 @@ def map_leaves(fn: Callable[[Tensor], Tensor], state: S) -> S:
 
 
 def rebuild(template: S, tensors: Sequence[Tensor]) -> S:
-    """A state of the structure of `template` from tensors in the order of `leaves`; their shapes are free."""
+    """A state of the structure of `template` from tensors in the order of `leaves`; their shapes
+    are free."""
     rest = iter(tensors)
     state = map_leaves(lambda _: next(rest), template)
     if next(rest, None) is not None:
@@ -51,7 +52,8 @@ def detach(state: S) -> S:
 
 
 def select(state: S, rows: Tensor) -> S:
-    """Rows of the batch, chosen by an index or boolean tensor (beam search, sequences that ended)."""
+    """Rows of the batch, chosen by an index or boolean tensor (beam search, sequences that
+    ended)."""
     return map_leaves(lambda leaf: leaf[rows], state)
 
 
@@ -66,7 +68,8 @@ def nbytes(state: State) -> int:
 
 
 def trim(state: S, n: int) -> S:
-    """Keep at most `n` tokens of every part that grows with what was read; bounded parts are returned as they are.
+    """Keep at most `n` tokens of every part that grows with what was read; bounded parts are
+    returned as they are.
 
     A part that grows says so by having a method ``last(n)``.
     """

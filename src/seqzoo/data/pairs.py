@@ -75,7 +75,8 @@ def load(
         whole: hold nothing out: all pairs are `val` (and `train`), and there is no `test`.
 
     Raises:
-        UserError: files that are missing, are no text or do not match, or no pair that fits in `max_len` tokens.
+        UserError: files that are missing, are no text or do not match, or no pair that fits in
+            `max_len` tokens.
     """
     wanted = inspect.signature(read_pairs).parameters
     pairs = read_pairs(**{key: keys[key] for key in wanted})
@@ -92,8 +93,8 @@ def load(
     shortest = min(len(s) + len(t) + 1 for s, t in zip(*encoded.train, strict=True))
     if shortest > keys["max_len"]:
         raise UserError(
-            f"task.max_len={keys['max_len']}: the shortest pair of {pairs.name} has {shortest} tokens: "
-            "give a larger task.max_len"
+            f"task.max_len={keys['max_len']}: the shortest pair of {pairs.name} has "
+            f"{shortest} tokens: give a larger task.max_len"
         )
     return encoded
 

@@ -1,4 +1,5 @@
-"""Softmax attention as a state machine: its state is the cache of keys and values, which grows by one a token."""
+"""Softmax attention as a state machine: its state is the cache of keys and values, which grows by
+one a token."""
 
 from __future__ import annotations
 
@@ -13,9 +14,10 @@ from seqzoo.ops import attention
 class KVCache(NamedTuple):
     """Keys and values of the tokens read: a multi-state RNN (Oren et al. 2024, arXiv 2401.06104).
 
-    Keys are stored turned to their positions, so a cut cache needs no turning again. Every step makes a new cache
-    by `torch.cat`: writing into a preallocated one would change a state that somebody else may hold, and the copy
-    is small beside the attention that reads the same bytes (docs/results.md, "The cache").
+    Keys are stored turned to their positions, so a cut cache needs no turning again. Every step
+    makes a new cache by `torch.cat`: writing into a preallocated one would change a state that
+    somebody else may hold, and the copy is small beside the attention that reads the same bytes
+    (docs/results.md, "The cache").
     """
 
     k: Tensor  # (B, H, S, K)
@@ -33,8 +35,8 @@ class CausalAttention(nn.Module):
 
     Args:
         dim: width D, divisible by n_heads.
-        position: `rope` turns queries and keys by their position (Su et al. 2021, arXiv 2104.09864); with any other
-            value positions are the embedding's business.
+        position: `rope` turns queries and keys by their position (Su et al. 2021, arXiv
+            2104.09864); with any other value positions are the embedding's business.
         n_layers: of the model, for GPT-2's initialisation of the output projection.
     """
 

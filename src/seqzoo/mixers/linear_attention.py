@@ -19,18 +19,22 @@ class AttentionMemory(NamedTuple):
 
 
 class LinearAttention(nn.Module):
-    """Causal linear attention with phi = elu + 1 (Katharopoulos et al. 2020, arXiv 2006.16236, eq. 16-20).
+    """Causal linear attention with phi = elu + 1 (Katharopoulos et al. 2020, arXiv 2006.16236, eq.
+    16-20).
 
     No 1/sqrt(K), as in the paper. Projections have biases, as in the authors' code.
 
     Args:
         dim: width D, divisible by n_heads.
-        position: with `rope`, mapped queries and keys are turned in the numerator only (Su et al. 2021, eq. 19).
-            The memory is kept relative to the next token, so no position is stored.
-        decay: `none` is the paper's sum over everything read; with `retention` head h forgets at the rate
-            1 - 2^(-1 - 6 h / (H - 1)) a token, half-lives from 1 to some 90 tokens, so that a stream of any length
-            stays in balance (after Sun et al. 2023, arXiv 2307.08621, whose rates are 2^(-5 - h)).
+        position: with `rope`, mapped queries and keys are turned in the numerator only (Su et al.
+            2021, eq. 19). The memory is kept relative to the next token, so no position is stored.
+        decay: `none` is the paper's sum over everything read; with `retention` head h forgets at
+            the rate 1 - 2^(-1 - 6 h / (H - 1)) a token, half-lives from 1 to some 90 tokens, so
+            that a stream of any length stays in balance (after Sun et al. 2023, arXiv 2307.08621,
+            whose rates are 2^(-5 - h)).
     """
+
+    decay: Tensor  # (H,): log of what a token keeps of the one before
 
     def __init__(self, *, dim: int, n_heads: int, position: str, decay: str) -> None:
         super().__init__()

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Position-wise feed-forward network, W2 gelu(W1 x) (Vaswani et al. 2017, eq. 2, with GELU as in GPT-2).
+    """Position-wise feed-forward network, W2 gelu(W1 x) (Vaswani et al. 2017, eq. 2, with GELU as
+    in GPT-2).
 
     Its state is ``()``: it remembers nothing.
     """
@@ -25,7 +26,8 @@ class MLP(nn.Module):
 
 
 def gpt2_init(linear: nn.Linear, residual_layers: int | None = None) -> None:
-    """Normal(0, 0.02), and smaller by sqrt(2 L) where the product is added to the residual of L layers (GPT-2)."""
+    """Normal(0, 0.02), and smaller by sqrt(2 L) where the product is added to the residual of L
+    layers (GPT-2)."""
     std = 0.02 if residual_layers is None else 0.02 / (2 * residual_layers) ** 0.5
     nn.init.normal_(linear.weight, std=std)
     if linear.bias is not None:

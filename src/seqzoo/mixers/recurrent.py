@@ -62,7 +62,8 @@ class LSTM(nn.Module):
         self.cell = nn.LSTM(dim, dim, batch_first=True)
         _orthogonal(self.cell)
         with torch.no_grad():
-            self.cell.bias_ih_l0[dim : 2 * dim].fill_(1.0)
+            bias: Tensor = self.cell.all_weights[0][2]  # b_ih of the gates i, f, g, o
+            bias[dim : 2 * dim] = 1.0
 
     def forward(self, x: Tensor, state: Memory | None = None) -> tuple[Tensor, Memory]:
         h, c = state or (_zeros(x), _zeros(x))
@@ -75,13 +76,14 @@ def _zeros(x: Tensor) -> Tensor:
 
 
 def _orthogonal(cell: nn.RNNBase) -> None:
-    """Input weights Glorot-uniform, recurrent weights orthogonal a gate (Saxe et al. 2014), biases zero."""
+    """Input weights Glorot-uniform, recurrent weights orthogonal a gate (Saxe et al. 2014), biases
+    zero."""
     for name, weight in cell.named_parameters():
         if name.startswith("weight_ih"):
-            for gate in weight.detach().split(cell.hidden_size):
+            for gate in weight.detach().view(-1, cell.hidden_size, weight.shape[1]):
                 nn.init.xavier_uniform_(gate)
         elif name.startswith("weight_hh"):
-            for gate in weight.detach().split(cell.hidden_size):
+            for gate in weight.detach().view(-1, cell.hidden_size, weight.shape[1]):
                 nn.init.orthogonal_(gate)
         else:
             nn.init.zeros_(weight)

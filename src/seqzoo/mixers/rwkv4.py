@@ -1,4 +1,5 @@
-"""RWKV-4 (Peng et al. 2023, arXiv 2305.13048): time mixing and channel mixing, after the paper's own code.
+"""RWKV-4 (Peng et al. 2023, arXiv 2305.13048): time mixing and channel mixing, after the paper's
+own code.
 
 Parameter names are those of the official checkpoints (`att.*`, `ffn.*`).
 """
@@ -73,7 +74,8 @@ class TimeMix(nn.Module):
 
 
 class ChannelMix(nn.Module):
-    """Channel mixing with a squared ReLU and a receptance gate (eq. 19-22). State: the shifted token."""
+    """Channel mixing with a squared ReLU and a receptance gate (eq. 19-22). State: the shifted
+    token."""
 
     def __init__(self, *, dim: int, mlp_ratio: float, layer: int, n_layers: int) -> None:
         super().__init__()
@@ -97,7 +99,8 @@ class ChannelMix(nn.Module):
 
 
 def token_shift(x: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The token before each of x, (B, T, D), given the one before the first, and the last token of x, (B, D)."""
+    """The token before each of x, (B, T, D), given the one before the first, and the last token of
+    x, (B, D)."""
     first = torch.zeros_like(x[:, :1]) if last is None else last[:, None].to(x.dtype)
     return torch.cat((first, x[:, :-1]), 1), x[
         :, -1
@@ -105,7 +108,8 @@ def token_shift(x: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def init_embedding(embedding: nn.Embedding, head: nn.Linear) -> None:
-    """A tiny embedding, which the first block's extra layer norm scales up, and an orthogonal head."""
+    """A tiny embedding, which the first block's extra layer norm scales up, and an orthogonal
+    head."""
     nn.init.uniform_(embedding.weight, -1e-4, 1e-4)
     vocab, dim = head.weight.shape
     if head.weight is not embedding.weight:

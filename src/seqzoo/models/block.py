@@ -1,4 +1,5 @@
-"""How a mixer becomes a layer: the three arrangements of mixer, norm, residual and channel mixer."""
+"""How a mixer becomes a layer: the three arrangements of mixer, norm, residual and channel
+mixer."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from seqzoo.state import State
 
 
 class Stack(nn.Module):
-    """The mixer alone, its output dropped out: recurrent layers as Zaremba et al. 2014 (arXiv 1409.2329) stack them."""
+    """The mixer alone, its output dropped out: recurrent layers as Zaremba et al. 2014 (arXiv
+    1409.2329) stack them."""
 
     def __init__(self, *, mixer: nn.Module, dropout: float) -> None:
         super().__init__()
@@ -24,7 +26,8 @@ class Stack(nn.Module):
 
 
 class PreNorm(nn.Module):
-    """x + mixer(norm(x)), then x + channel(norm(x)): GPT-2's and RWKV's block. State: the two mixers' states."""
+    """x + mixer(norm(x)), then x + channel(norm(x)): GPT-2's and RWKV's block. State: the two
+    mixers' states."""
 
     def __init__(self, *, mixer: nn.Module, channel: nn.Module, dim: int, dropout: float) -> None:
         super().__init__()
@@ -41,7 +44,8 @@ class PreNorm(nn.Module):
 
 
 class PostNorm(nn.Module):
-    """norm(x + mixer(x)), then norm(x + channel(x)): the block of Vaswani et al. 2017. State: as PreNorm."""
+    """norm(x + mixer(x)), then norm(x + channel(x)): the block of Vaswani et al. 2017. State: as
+    PreNorm."""
 
     def __init__(self, *, mixer: nn.Module, channel: nn.Module, dim: int, dropout: float) -> None:
         super().__init__()
@@ -58,10 +62,11 @@ class PostNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """`nn.Dropout`, but on a CPU the mask comes from random bytes, eight at a draw: 15 times faster there.
+    """`nn.Dropout`, but on a CPU the mask comes from random bytes, eight at a draw: 15 times faster
+    there.
 
-    `nn.Dropout` draws a number an element, one thread only: 7 ms for a million on a CPU that multiplies matrices of
-    that size in 1 ms. The price: p is rounded to 1/256.
+    `nn.Dropout` draws a number an element, one thread only: 7 ms for a million on a CPU that
+    multiplies matrices of that size in 1 ms. The price: p is rounded to 1/256.
     """
 
     def __init__(self, p: float) -> None:

@@ -12,6 +12,7 @@ def normal(embedding: nn.Embedding, head: nn.Linear) -> None:
 
 
 def uniform(embedding: nn.Embedding, head: nn.Linear) -> None:
-    """Uniform +-0.1 for both, as the recurrent language models of Merity et al. 2017 (arXiv 1708.02182)."""
+    """Uniform +-0.1 for both, as the recurrent language models of Merity et al. 2017 (arXiv
+    1708.02182)."""
     nn.init.uniform_(embedding.weight, -0.1, 0.1)
     nn.init.uniform_(head.weight, -0.1, 0.1)

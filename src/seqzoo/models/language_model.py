@@ -21,7 +21,8 @@ class Position(NamedTuple):
 class PositionEmbedding(nn.Module):
     """Adds a vector a position: learned (GPT-2), or sinusoidal (Vaswani et al. 2017, section 3.5).
 
-    A mixer like any other: its state is the number of tokens read. Beyond `max_len` there is nothing it knows.
+    A mixer like any other: its state is the number of tokens read. Beyond `max_len` there is
+    nothing it knows.
     """
 
     def __init__(self, *, dim: int, kind: str, max_len: int) -> None:
@@ -53,7 +54,8 @@ class PositionEmbedding(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Embedding, layers that each map ``(x, state)`` to ``(y, state)``, and a head over the vocabulary.
+    """Embedding, layers that each map ``(x, state)`` to ``(y, state)``, and a head over the
+    vocabulary.
 
     Args:
         layers: blocks and other mixers of width `dim`, in order.
@@ -87,7 +89,8 @@ class LanguageModel(nn.Module):
             self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
-        """Read tokens (B, T) after `state`; logits (B, T, V) for each next token, and the state after the last."""
+        """Read tokens (B, T) after `state`; logits (B, T, V) for each next token, and the state
+        after the last."""
         x = self.dropout(self.norm_in(self.embedding(tokens)))
         states = state or (None,) * len(self.layers)
         after = []

@@ -1,7 +1,8 @@
 """The one table from a model's name to what builds it.
 
-To add a family: a file in ``mixers/``, a line here, and ``configs/model/NAME.yaml`` with a value for every key. This
-module loads no torch until something is built, so that a wrong key is refused at once.
+To add a family: a file in ``mixers/``, a line here, and ``configs/model/NAME.yaml`` with a value
+for every key. This module loads no torch until something is built, so that a wrong key is refused
+at once.
 """
 
 from __future__ import annotations
@@ -93,19 +94,23 @@ def check_model(keys: Mapping[str, Any]) -> None:
     dim, heads = keys["dim"], keys.get("n_heads", 1)
     if dim % heads:
         below = dim - dim % heads or heads
-        fits = min((h for h in range(1, dim + 1) if dim % h == 0), key=lambda h: abs(h - heads))
+        fits = min(
+            (h for h in range(1, dim + 1) if dim % h == 0), key=lambda h: (abs(h - heads), -h)
+        )
         raise UserError(
-            f"model.dim ({dim}) must be divisible by model.n_heads ({heads}): try model.dim={below} or model.n_heads={fits}"
+            f"model.dim ({dim}) must be divisible by model.n_heads ({heads}): "
+            f"try model.dim={below} or model.n_heads={fits}"
         )
     if keys.get("position") == "rope" and dim // heads % 2:
         raise UserError(
-            f"model.position=rope turns pairs, and a head has {dim // heads} numbers (dim / n_heads): "
-            "choose an even size, or model.position=sinusoidal"
+            f"model.position=rope turns pairs, and a head has {dim // heads} numbers "
+            "(dim / n_heads): choose an even size, or model.position=sinusoidal"
         )
 
 
 def model_keys(name: str, **keys: Any) -> dict[str, Any]:
-    """The whole configuration of a model: its YAML's values, with `keys` in place of some, checked."""
+    """The whole configuration of a model: its YAML's values, with `keys` in place of some,
+    checked."""
     entry = family(name)
     name = ALIASES.get(name, name)
     merged = {**defaults("model", name, entry.yaml), **keys, "name": name}
@@ -117,12 +122,15 @@ def build(name: str, *, vocab_size: int, **keys: Any) -> LanguageModel:
     """Build any model of the zoo, with fresh weights from torch's global generator.
 
     Args:
-        name: `rnn`, `lstm`, `gru`, `transformer`, `linear_transformer`, `rwkv4`, or an alias such as `rwkv`.
+        name: `rnn`, `lstm`, `gru`, `transformer`, `linear_transformer`, `rwkv4`, or an alias such
+            as `rwkv`.
         vocab_size: number of tokens V.
-        **keys: any of the model's own keys (``configs/model/NAME.yaml``), such as dim, n_layers, dropout.
+        **keys: any of the model's own keys (``configs/model/NAME.yaml``), such as dim, n_layers,
+            dropout.
 
     Returns:
-        A module: ``logits, state = model(tokens, state)``, tokens (B, T), logits (B, T, V), state None at first.
+        A module: ``logits, state = model(tokens, state)``, tokens (B, T), logits (B, T, V), state
+            None at first.
 
     Raises:
         UserError: an unknown name or key, or a value that is not allowed.

@@ -1,9 +1,9 @@
-"""Pure sequence maths: each operation has a `naive` definition, written straight from its paper's equations, beside
-its fast forms.
+"""Pure sequence maths: each operation has a `naive` definition, written straight from its paper's
+equations, beside its fast forms.
 
-Which form runs is decided here and nowhere else. ``with backend("naive"):`` forces one for everything inside (tests
-hold the fast forms to the definitions this way); without it `choose` picks by device, dtype and length, from the
-measurements named beside each rule.
+Which form runs is decided here and nowhere else. ``with backend("naive"):`` forces one for
+everything inside (tests hold the fast forms to the definitions this way); without it `choose` picks
+by device, dtype and length, from the measurements named beside each rule.
 """
 
 from __future__ import annotations
@@ -47,13 +47,15 @@ def choose(op: str, x: Tensor, length: int) -> str:
     if forced in BACKENDS[op]:
         return forced
     if op == "attention":
-        # On a CPU the flash kernel of SDPA loses to two matrix products and a softmax while the score matrix still
-        # fits the cache, in bfloat16 most of all; `scripts/attention_backends.py` prints the crossover.
+        # On a CPU the flash kernel of SDPA loses to two matrix products and a softmax while the
+        # score matrix still fits the cache, in bfloat16 most of all;
+        # `scripts/attention_backends.py` prints the crossover.
         short = 512 if x.dtype == torch.bfloat16 else 96
         return "naive" if x.device.type == "cpu" and length <= short else "sdpa"
     return BACKENDS[op][-1]
 
 
 def float32_or_wider(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors as float32, or as they are where they are wider: what accumulates must not be rounded to 16 bits."""
+    """The tensors as float32, or as they are where they are wider: what accumulates must not be
+    rounded to 16 bits."""
     return tuple(t if t.dtype == torch.float64 else t.float() for t in tensors)

@@ -13,10 +13,12 @@ from seqzoo.ops import choose
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(K)) v, where query t of T sees the keys up to S - T + t (Vaswani et al. 2017, eq. 1).
+    """softmax(q k^T / sqrt(K)) v, where query t of T sees the keys up to S - T + t (Vaswani et al.
+    2017, eq. 1).
 
     Args:
-        q: (B, H, T, K); k, v: (B, H, S, K): the keys and values of every token read so far, the newest last.
+        q: (B, H, T, K); k, v: (B, H, S, K): the keys and values of every token read so far, the
+            newest last.
 
     Returns:
         (B, H, T, K)
@@ -26,7 +28,8 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
         if T > 1:
             scores = scores + bottom_right_mask(T, S, scores)
-        return scores.softmax(-1) @ v
+        weights: Tensor = scores.softmax(-1)
+        return weights @ v
     if T == S or T == 1:  # is_causal aligns top-left: right only when there is no cache
         return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bottom_right_mask(T, S, q))
@@ -39,7 +42,8 @@ def bottom_right_mask(T: int, S: int, like: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
-    """Rotary position embedding: turns pair i of x by positions * base^(-2i/K) (Su et al. 2021, eq. 34).
+    """Rotary position embedding: turns pair i of x by positions * base^(-2i/K) (Su et al. 2021, eq.
+    34).
 
     Args:
         x: (B, H, T, K) with even K; pair i is (x[i], x[i + K/2]).

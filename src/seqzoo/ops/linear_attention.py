@@ -1,12 +1,14 @@
-"""Causal linear attention (Katharopoulos et al. 2020, arXiv 2006.16236), optionally with a decay a head.
+"""Causal linear attention (Katharopoulos et al. 2020, arXiv 2006.16236), optionally with a decay a
+head.
 
 B batch, H heads, T time, K key size, V value size, C tokens a chunk, N chunks.
 
-    S_t = g S_{t-1} + k_t v_t^T        z_t = g z_{t-1} + k'_t        y_t = q_t S_t / (q'_t . z_t + eps)
+    S_t = g S_{t-1} + k_t v_t^T        z_t = g z_{t-1} + k'_t        y_t = q_t S_t / (q'_t . z_t +
+    eps)
 
-with q, k >= 0 already mapped by phi. g = 1 is the paper's eq. 18-20; a constant g < 1 a head is the retention of
-Sun et al. 2023 (arXiv 2307.08621, eq. 6). q', k' are q, k before rotary positions (Su et al. 2021, eq. 19): a
-normaliser must stay positive.
+with q, k >= 0 already mapped by phi. g = 1 is the paper's eq. 18-20; a constant g < 1 a head is the
+retention of Sun et al. 2023 (arXiv 2307.08621, eq. 6). q', k' are q, k before rotary positions (Su
+et al. 2021, eq. 19): a normaliser must stay positive.
 """
 
 from __future__ import annotations
@@ -40,10 +42,11 @@ def linear_attention(
     whole = T - T % CHUNK
     if whole in (0, T):
         return _chunked(q, k, v, S, z, decay, qn, kn)
-    head = (t[:, :, :whole] for t in (q, k, v))
-    tail = (t[:, :, whole:] for t in (q, k, v))
-    y0, S, z = _chunked(*head, S, z, decay, qn[:, :, :whole], kn[:, :, :whole])
-    y1, S, z = _chunked(*tail, S, z, decay, qn[:, :, whole:], kn[:, :, whole:])
+    (q0, q1), (k0, k1), (v0, v1), (qn0, qn1), (kn0, kn1) = (
+        t.tensor_split((whole,), 2) for t in (q, k, v, qn, kn)
+    )
+    y0, S, z = _chunked(q0, k0, v0, S, z, decay, qn0, kn0)
+    y1, S, z = _chunked(q1, k1, v1, S, z, decay, qn1, kn1)
     return torch.cat((y0, y1), 2), S, z
 
 

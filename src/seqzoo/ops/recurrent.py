@@ -1,7 +1,8 @@
 """The recurrences of RNN, LSTM and GRU over a whole chunk.
 
-`naive` is the papers' equations a step at a time; `torch` is oneDNN or cuDNN behind `torch.nn`. Weights are those of
-`torch.nn`: w_ih (G D, D_in), w_hh (G D, D), b_ih and b_hh (G D,), the G gates stacked.
+`naive` is the papers' equations a step at a time; `torch` is oneDNN or cuDNN behind `torch.nn`.
+Weights are those of `torch.nn`: w_ih (G D, D_in), w_hh (G D, D), b_ih and b_hh (G D,), the G gates
+stacked.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from seqzoo.ops import choose
 
 
 def elman(cell: nn.RNN, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """h_t = tanh(W x_t + b + U h_{t-1} + b') (Elman 1990). x (B, T, D_in), h (B, D) -> y (B, T, D), h."""
+    """h_t = tanh(W x_t + b + U h_{t-1} + b') (Elman 1990). x (B, T, D_in), h (B, D) -> y (B, T, D),
+    h."""
     if choose("recurrent", x, x.shape[1]) == "torch":
         return _fast(cell, x, h)
     w_ih, w_hh, b_ih, b_hh = cell.all_weights[0]
@@ -26,7 +28,8 @@ def elman(cell: nn.RNN, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lstm(cell: nn.LSTM, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """c_t = f * c_{t-1} + i * g, h_t = o * tanh(c_t) (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000).
+    """c_t = f * c_{t-1} + i * g, h_t = o * tanh(c_t) (Hochreiter & Schmidhuber 1997; forget gate:
+    Gers et al. 2000).
 
     x (B, T, D_in), h and c (B, D) -> y (B, T, D), h, c.
     """
@@ -44,8 +47,8 @@ def lstm(cell: nn.LSTM, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor
 
 
 def gru(cell: nn.GRU, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """h_t = (1 - z) n + z h_{t-1}, n = tanh(W x_t + r (U h_{t-1} + b')) (Cho et al. 2014, the reset gate after the
-    product as in cuDNN). x (B, T, D_in), h (B, D) -> y (B, T, D), h."""
+    """h_t = (1 - z) n + z h_{t-1}, n = tanh(W x_t + r (U h_{t-1} + b')) (Cho et al. 2014, the reset
+    gate after the product as in cuDNN). x (B, T, D_in), h (B, D) -> y (B, T, D), h."""
     if choose("recurrent", x, x.shape[1]) == "torch":
         return _fast(cell, x, h)
     w_ih, w_hh, b_ih, b_hh = cell.all_weights[0]

@@ -5,7 +5,8 @@ B batch, T time, D channels, C tokens a chunk, N chunks. Per channel, with decay
     y_t = (a_{t-1} + e^{u + k_t} v_t) / (b_{t-1} + e^{u + k_t})
     a_t = e^w a_{t-1} + e^{k_t} v_t        b_t = e^w b_{t-1} + e^{k_t}
 
-a and b are kept as (a e^-p, b e^-p, p), p_t = max(p_{t-1} + w, k_t), so that no exponential overflows.
+a and b are kept as (a e^-p, b e^-p, p), p_t = max(p_{t-1} + w, k_t), so that no exponential
+overflows.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def _naive(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple
 
 
 def _scan(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
-    """The recurrence is linear in (a, b), so its prefixes can be doubled: log2 T steps, exact for any keys."""
+    """The recurrence is linear in (a, b), so its prefixes can be doubled: log2 T steps, exact for
+    any keys."""
     a, b, p = v, torch.ones_like(v), k
     span = 1  # every position holds the sum over the last `span` tokens
     while span < k.shape[1]:
@@ -94,11 +96,11 @@ def _scan(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[
 def _chunked(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState
 ) -> tuple[Tensor, WKVState]:
-    """w does not depend on the data, so inside a chunk a channel is one C x C Toeplitz matrix for the whole batch:
-    D batched matrix products do what the recurrence does.
+    """w does not depend on the data, so inside a chunk a channel is one C x C Toeplitz matrix for
+    the whole batch: D batched matrix products do what the recurrence does.
 
-    A chunk's sums are taken relative to its largest key. Where the exponents inside one chunk span more than float32
-    does, the scan runs instead.
+    A chunk's sums are taken relative to its largest key. Where the exponents inside one chunk span
+    more than float32 does, the scan runs instead.
     """
     B, T, D = k.shape
     C = min(CHUNK, T)
@@ -140,7 +142,8 @@ def _chunked(
     numerator, denominator = (inside + across).reshape(D, 2, B, N, C).unbind(1)
     y = (numerator / denominator).permute(1, 2, 3, 0).reshape(B, T, D)
 
-    # The state as the recurrence would leave it: relative to the running maximum of the decayed keys.
+    # The state as the recurrence would leave it: relative to the running maximum of the decayed
+    # keys.
     ahead = torch.arange(T - 1, -1, -1, device=k.device, dtype=k.dtype)[:, None]
     pp = torch.maximum(state.pp + T * w, (k + ahead * w).amax(1))
     aa, bb = carried * (scales[-1] - pp).exp()

@@ -1,7 +1,8 @@
 """What is learnt: data, loss, metrics, samples.
 
-A task is made in two steps, so that a wrong request is refused before torch is loaded: `prepare` reads the data, and
-`make` wraps it. To add a task: a file in ``tasks/``, a line here, and ``configs/task/NAME.yaml``.
+A task is made in two steps, so that a wrong request is refused before torch is loaded: `prepare`
+reads the data, and `make` wraps it. To add a task: a file in ``tasks/``, a line here, and
+``configs/task/NAME.yaml``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a task's data is read (torch-free) and where its class is; and the values allowed for its keys."""
+    """Where a task's data is read (torch-free) and where its class is; and the values allowed for
+    its keys."""
 
     data: str
     task: str
@@ -65,7 +67,7 @@ def check_task(keys: Mapping[str, Any]) -> None:
     check_keys(
         "task",
         keys,
-        {key: None if key in choices else v for key, v in defaults("task", keys["name"]).items()},
+        {k: keys.get(k) if k in choices else v for k, v in defaults("task", keys["name"]).items()},
     )
     check("task", keys, choices=choices)
 
@@ -77,7 +79,8 @@ def prepare(
 
     Args:
         tokenizer: one that exists already, instead of one made for this data.
-        whole: nothing is held out: all of the data is `val`, for a model that was trained on other data.
+        whole: nothing is held out: all of the data is `val`, for a model that was trained on other
+            data.
 
     Raises:
         UserError: data that is missing, empty, too short, or not text.

@@ -21,13 +21,14 @@ from seqzoo.tasks.task import Batch
 class CharLM:
     """Next-token prediction over one long text.
 
-    With a carried state the text is a circle cut into B lanes; step k reads the next `seq_len` tokens of every lane,
-    from the state the step before left (truncated back-propagation through time). Otherwise a step reads B blocks of
-    `seq_len` tokens, each from the empty state, in an order drawn anew, with new block borders, every epoch.
+    With a carried state the text is a circle cut into B lanes; step k reads the next `seq_len`
+    tokens of every lane, from the state the step before left (truncated back-propagation through
+    time). Otherwise a step reads B blocks of `seq_len` tokens, each from the empty state, in an
+    order drawn anew, with new block borders, every epoch.
     """
 
     name = "charlm"
-    best, best_is_high = "val/stream_loss", False
+    best = "val/stream_loss"
 
     def __init__(self, keys: Mapping[str, Any], data: EncodedCorpus, *, seed: int) -> None:
         self.data, self.seed = data, seed
@@ -82,8 +83,8 @@ class CharLM:
     # ---- evaluation
 
     def evaluate(self, model: LanguageModel, split: str, *, quick: bool) -> dict[str, float | str]:
-        """`loss` on blocks from the empty state, `stream_loss` over the whole split read once; nats a token, and
-        `bpc` and `stream_bpc` in bits a character."""
+        """`loss` on blocks from the empty state, `stream_loss` over the whole split read once; nats
+        a token, and `bpc` and `stream_bpc` in bits a character."""
         text = torch.from_numpy(np.asarray(self.data.val).astype(np.int64))
         bits = len(text) / self.data.val_chars / math.log(2)
         block, stream = (
@@ -117,7 +118,8 @@ class CharLM:
 def block_loss(
     model: LanguageModel, text: Tensor, seq_len: int, tokens_at_once: int = 16_384
 ) -> float:
-    """Mean loss a token over consecutive blocks of `seq_len`, each read from the empty state. nats."""
+    """Mean loss a token over consecutive blocks of `seq_len`, each read from the empty state.
+    nats."""
     device = model.embedding.weight.device
     whole = (len(text) - 1) // seq_len
     total = 0.0
@@ -137,8 +139,8 @@ def block_loss(
 def stream_loss(model: LanguageModel, text: Tensor, seq_len: int) -> float:
     """Mean loss a token over the text read once from its start, the state carried on. nats.
 
-    A state that grows keeps at most `seq_len` tokens, those of the chunk included. A model whose positions end
-    reads each chunk anew behind the half `seq_len` of tokens before it.
+    A state that grows keeps at most `seq_len` tokens, those of the chunk included. A model whose
+    positions end reads each chunk anew behind the half `seq_len` of tokens before it.
     """
     device = model.embedding.weight.device
     text = text.to(device)

@@ -24,15 +24,15 @@ class Batch(NamedTuple):
 
 
 class Task(Protocol):
-    """A task. Its batches are a pure function of (seed, step), so that a run can be resumed anywhere."""
+    """A task. Its batches are a pure function of (seed, step), so that a run can be resumed
+    anywhere."""
 
     name: str
     tokenizer: Tokenizer
     note: str  # what is read, in a line
     data_sha256: str
     carries: bool  # whether a batch goes on from the state the last one left
-    best: str  # the metric that chooses the best checkpoint
-    best_is_high: bool
+    best: str  # the metric whose least value chooses the best checkpoint
 
     def setup(self, model: LanguageModel) -> None:
         """See which model it is to be: whether its state can be carried."""

@@ -1,7 +1,7 @@
 """Translation by any language model: read the source into the state, speak the target.
 
-One sequence a pair, ``source <s> target </s>``; the loss is on what follows ``<s>``. Nothing else tells the two
-languages apart, so every family, from the RNN on, takes part.
+One sequence a pair, ``source <s> target </s>``; the loss is on what follows ``<s>``. Nothing else
+tells the two languages apart, so every family, from the RNN on, takes part.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Translation:
     """Pairs of sentences, batched with others of about their length up to `batch_tokens` tokens."""
 
     name = "translation"
-    best, best_is_high = "val/chrf", True
+    best = "val/loss"
     carries = False
 
     def __init__(self, keys: Mapping[str, Any], data: EncodedPairs, *, seed: int) -> None:
@@ -66,8 +66,8 @@ class Translation:
     def _epoch(self, epoch: int) -> list[np.ndarray]:
         """The batches of an epoch, as indices into the training pairs; as many in every epoch.
 
-        Pairs are sorted by length, with ties in an order drawn anew, and cut where a batch is full; the batches
-        then come in an order drawn anew.
+        Pairs are sorted by length, with ties in an order drawn anew, and cut where a batch is full;
+        the batches then come in an order drawn anew.
         """
         if self._plan[0] != epoch:
             draw = np.random.default_rng((self.seed, 3, epoch))
@@ -86,7 +86,8 @@ class Translation:
         return self._plan[1]
 
     def collate(self, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> Batch:
-        """Right-padded rows of ``source <s> target </s>`` and, where the target is to be said, what comes next."""
+        """Right-padded rows of ``source <s> target </s>`` and, where the target is to be said, what
+        comes next."""
         rows = [
             np.concatenate((s, [self.start], t, [self.end]))
             for s, t in zip(sources, targets, strict=True)
@@ -102,7 +103,8 @@ class Translation:
     # ---- evaluation
 
     def evaluate(self, model: LanguageModel, split: str, *, quick: bool) -> dict[str, float | str]:
-        """`loss` in nats a target token; exact match in percent, BLEU and chrF of greedy translations.
+        """`loss` in nats a target token; exact match in percent, BLEU and chrF of greedy
+        translations.
 
         `quick` translates the first `eval_pairs` pairs only.
         """
@@ -173,7 +175,8 @@ def translate(
 def _by_length(
     sources: Sequence[np.ndarray], start: int, at_once: int = 256
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Prompts ``source <s>`` in groups of one length: no row is padded, so every row's state is its own."""
+    """Prompts ``source <s>`` in groups of one length: no row is padded, so every row's state is its
+    own."""
     groups: dict[int, list[int]] = {}
     for i, source in enumerate(sources):
         groups.setdefault(len(source), []).append(i)

@@ -1,4 +1,5 @@
-"""Checkpoints that are whole or absent: written beside, flushed, renamed, and checked by digest when read.
+"""Checkpoints that are whole or absent: written beside, flushed, renamed, and checked by digest
+when read.
 
 A checkpoint is a folder of safetensors and JSON, no pickle, so reading one runs no code.
 """
@@ -58,10 +59,12 @@ def save(
     (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
     for path in draft.iterdir():
         _flush(path)
+    old = draft.with_name(draft.name + ".old")
     if folder.exists():
-        shutil.rmtree(folder)
+        os.replace(folder, old)
     os.replace(draft, folder)
     _flush(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def load(
@@ -102,7 +105,8 @@ def load_weights(path: Path, model: nn.Module) -> None:
     except (RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise UserError(
-            f"{path}: weights of another model ({first}): use the configuration they were saved with"
+            f"{path}: weights of another model ({first}): "
+            "use the configuration they were saved with"
         ) from None
 
 

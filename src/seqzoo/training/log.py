@@ -16,7 +16,8 @@ from tqdm import tqdm
 class Log:
     """Writes a run's scalars, texts and summary.
 
-    On resuming at `step`, what an interrupted run had logged beyond it is taken back, so no point stands twice.
+    On resuming at `step`, what an interrupted run had logged beyond it is taken back, so no point
+    stands twice.
     """
 
     def __init__(self, folder: Path, *, step: int, hyperparameters: Mapping[str, Any]) -> None:
@@ -43,7 +44,8 @@ class Log:
             self._end = hparams({}, {})[2]
 
     def scalars(self, values: Mapping[str, float | str], **where: float) -> None:
-        """A line of metrics.jsonl, and each number as a TensorBoard scalar. `where` has step, tokens, seconds."""
+        """A line of metrics.jsonl, and each number as a TensorBoard scalar. `where` has step,
+        tokens, seconds."""
         self.metrics.write(json.dumps({**where, **values}) + "\n")
         for tag, value in values.items():
             if not isinstance(value, str):
@@ -61,15 +63,15 @@ class Log:
 
 
 class Progress:
-    """The terminal: a bar with loss, tokens/s and time left, and lines above it. Plain lines where there is no
-    terminal."""
+    """The terminal: a bar with loss, tokens/s and time left, and lines above it. Plain lines where
+    there is no terminal."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.bar = tqdm(
             total=1.0,
             disable=quiet or not sys.stderr.isatty(),
-            bar_format="{percentage:3.0f}%|{bar:24}| step {postfix}  {elapsed} gone, {remaining} left",
+            bar_format="{percentage:3.0f}%|{bar:24}| step {postfix}  {elapsed} < {remaining}",
             leave=False,
         )
 

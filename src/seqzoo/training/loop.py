@@ -91,7 +91,8 @@ def train(
     log = Log(folder, step=done["step"], hyperparameters=_flat(config))
     show = Progress(quiet=quiet)
     show.say(
-        f"{config['model']['name']}, {model.n_parameters():,} parameters, on {device.type} in {dtype}"
+        f"{config['model']['name']}, {model.n_parameters():,} parameters, "
+        f"on {device.type} in {dtype}"
     )
     show.say(f"{task.name}: {task.note}")
     show.say(f"run directory: {folder}")
@@ -108,20 +109,27 @@ def train(
             value / limit for value, limit in zip(now, limits, strict=True) if limit is not None
         )
 
-    def evaluate(quick: bool = True) -> dict[str, float | str]:
+    def evaluate(*, quick: bool, at: int | None = None) -> dict[str, float | str]:
+        """Measure the model now, and log it unless it is one of an earlier step, `at`. Thorough
+        or quick, the validation metrics; thorough, those of the test part too."""
         model.eval()
+        metrics: dict[str, float | str] = {}
         with autocast():
-            metrics = task.evaluate(model, "val", quick=quick)
+            for split in ("val",) if quick else task.splits():
+                metrics |= task.evaluate(model, split, quick=quick)
         model.train()
-        where = {
-            "step": done["step"],
-            "tokens": done["tokens"],
-            "seconds": round(time.perf_counter() - begun, 3),
-        }
-        log.scalars(metrics, **where)
+        where = position()
+        if at is None:
+            log.scalars(metrics, **where)
         shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float))
-        show.say(f"step {done['step']:>6,}  {where['seconds']:>5.0f} s  {shown}")
+        step = done["step"] if at is None else at
+        show.say(f"step {step:>6,}  {where['seconds']:>5.0f} s  {shown}")
         return metrics
+
+    def position() -> dict[str, float]:
+        """Where the run is: what every line of the logs begins with."""
+        seconds = round(time.perf_counter() - begun, 3)
+        return {"step": done["step"], "tokens": done["tokens"], "seconds": seconds}
 
     def save(is_best: bool = False) -> None:
         done["seconds"] = time.perf_counter() - begun
@@ -135,9 +143,7 @@ def train(
     def judge(metrics: Mapping[str, float | str]) -> bool:
         """Whether this is the best model so far, by the task's own metric."""
         value = float(metrics[task.best])
-        better = done["best"] is None or (
-            value > done["best"] if task.best_is_high else value < done["best"]
-        )
+        better = done["best"] is None or value < done["best"]
         if better:
             done["best"], done["best_step"] = value, done["step"]
         return better
@@ -151,15 +157,12 @@ def train(
     def due(every: int | None) -> bool:
         return every is not None and done["step"] % every == 0
 
-    status = "finished"
     window = {
         "loss": 0.0,
         "steps": 0,
         "tokens": 0,
         "seconds": 0.0,
     }  # since the last line of the log
-    evaluated: dict[str, float | str] = {}
-    evaluated_at = -1
     model.train()
     with _interruptible() as interrupted:
         while (progress := fraction()) < 1 and not interrupted:
@@ -208,7 +211,8 @@ def train(
                 if not math.isfinite(mean):
                     log.close()
                     raise FloatingPointError(
-                        f"the loss is {mean} at step {done['step']}: try a lower trainer.lr ({settings['lr']:g}), "
+                        f"the loss is {mean} at step {done['step']}: try a lower "
+                        f"trainer.lr ({settings['lr']:g}), "
                         "more trainer.warmup_steps, or trainer.dtype=float32"
                     )
                 log.scalars(
@@ -218,27 +222,24 @@ def train(
                         "train/grad_norm": float(norm),
                         "train/tokens_per_second": speed,
                     },
-                    step=done["step"],
-                    tokens=done["tokens"],
-                    seconds=round(time.perf_counter() - begun, 3),
+                    **position(),
                 )
                 window = dict.fromkeys(window, 0.0)
             is_best = False
             if due(settings["eval_every"]):
-                evaluated, evaluated_at = evaluate(), done["step"]
-                is_best = judge(evaluated)
+                is_best = judge(evaluate(quick=True))
             if due(settings["sample_every"]):
                 write()
-            if is_best or due(settings["checkpoint_every"]):
+            if (is_best or due(settings["checkpoint_every"])) and fraction() < 1:
                 save(is_best)
-        if interrupted:
-            status = "interrupted"
 
-    if status == "finished" and evaluated_at != done["step"]:
-        save(judge(evaluate()))
-    else:
-        save(done["best_step"] == done["step"])
-    done["seconds"] = time.perf_counter() - begun
+    status = "interrupted" if interrupted else "finished"
+    train_seconds = time.perf_counter() - begun
+    final: dict[str, dict[str, float | str]] = {}
+    if status == "finished":
+        final["last"] = evaluate(quick=False)
+        judge(final["last"])
+    save(done["best_step"] == done["step"])
     show.close()
     summary = {
         "model": config["model"]["name"],
@@ -247,7 +248,7 @@ def train(
         "steps": done["step"],
         "tokens": done["tokens"],
         "epochs": round(task.epochs(done["batches"]), 4),
-        "train_seconds": round(done["seconds"], 3),
+        "train_seconds": round(train_seconds, 3),
         "tokens_per_second": round(done["tokens"] / max(done["step_seconds"], 1e-9), 1),
         "device": device.type,
         "dtype": dtype,
@@ -259,24 +260,17 @@ def train(
         | {"python": platform.python_version()},
         "status": status,
     }
+    best = (checkpoints / "best").resolve()
     if status == "finished":
         write()
-        show.say("final evaluation of the last and the best checkpoint ...")
-        model.eval()
-        for name in ("last", "best"):
-            at = (checkpoints / name).resolve()
-            checkpoint.load_weights(at / "model.safetensors", model)
-            if name == "best" and at == (checkpoints / "last").resolve():
-                summary["best"] = summary["last"]
-                break
-            with autocast():
-                metrics = {"step": int(at.name.removeprefix("step-"))}
-                for split in task.splits():
-                    metrics |= task.evaluate(model, split, quick=False)
-            summary[name] = metrics
-        summary |= {key: value for key, value in summary["best"].items() if key != "step"}
+        if best != (checkpoints / "last").resolve():
+            show.say(f"the best checkpoint, of step {done['best_step']:,}:")
+            checkpoint.load_weights(best / "model.safetensors", model)
+            final["best"] = evaluate(quick=False, at=done["best_step"])
+        final.setdefault("best", final["last"])
+        summary |= {**final["best"], "best_step": done["best_step"], **final}
     else:
-        checkpoint.load_weights((checkpoints / "best").resolve() / "model.safetensors", model)
+        checkpoint.load_weights(best / "model.safetensors", model)
     log.close()
     checkpoint.save_model(model, str(folder / "model" / "model.safetensors"))
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -325,8 +319,8 @@ def pick_dtype(name: str, device: torch.device) -> str:
 
 @contextmanager
 def _interruptible() -> Iterator[list[int]]:
-    """A list that becomes true at the first SIGINT or SIGTERM: the step is finished, then the run stops in order. A
-    second one stops it at once."""
+    """A list that becomes true at the first SIGINT or SIGTERM: the step is finished, then the run
+    stops in order. A second one stops it at once."""
     received: list[int] = []
 
     def note(number: int, frame: object) -> None:

@@ -11,10 +11,11 @@ from torch import nn
 def adamw(
     model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) with matrices decayed; biases, norms, mixes and embeddings not.
+    """AdamW (Loshchilov & Hutter 2019) with matrices decayed; biases, norms, mixes and embeddings
+    not.
 
-    A parameter may ask for a multiple of the learning rate by an attribute `lr_scale` (RWKV's decays do). Every
-    group carries `peak_lr`, which the schedule scales.
+    A parameter may ask for a multiple of the learning rate by an attribute `lr_scale` (RWKV's
+    decays do). Every group carries `peak_lr`, which the schedule scales.
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -33,7 +34,8 @@ def adamw(
 
 
 def schedule(step: int, progress: float, *, warmup_steps: int, lr_end: float) -> float:
-    """Factor on the peak learning rate: linear warm-up over steps, cosine from 1 to `lr_end` over the run.
+    """Factor on the peak learning rate: linear warm-up over steps, cosine from 1 to `lr_end` over
+    the run.
 
     Args:
         step: counted from 0.

@@ -1,0 +1,253 @@
+"""The commands that Hydra does not configure: those on a run, and what argparse says of all."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from seqzoo import config
+from seqzoo.errors import UserError
+
+DESCRIPTION = """\
+Sequence models as state machines: train them, compare them, write with them.
+
+  seqzoo train model=lstm task=charlm           train a character language model
+  seqzoo train model=transformer task=translation
+  seqzoo train -m model=rnn,lstm,gru            the same with each of several models
+  seqzoo generate RUN --prompt "ROMEO:"         let a trained model write
+  seqzoo translate RUN "forty-two"              translate with a trained model
+  seqzoo dashboard                              look at all runs in TensorBoard
+
+`seqzoo COMMAND --help` says more of each. Tab completion: eval "$(seqzoo completion bash)"
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, whose errors are one line like all others."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(
+            *args,
+            **more,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+                prog, max_help_position=16, width=100
+            ),
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')}: see `{self.prog} --help`")
+
+
+class _Version(argparse.Action):
+    """`--version`, looked up only when asked for: the metadata takes time."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"seqzoo {version('seqzoo')}")
+        parser.exit()
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands; `train` and `info` are here only for the list that --help prints."""
+    whole = Parser("seqzoo", description=DESCRIPTION)
+    whole.add_argument("--version", action=_Version, nargs=0, help="print it and leave")
+    commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, run: Callable[[argparse.Namespace], int | None], help: str) -> Any:
+        sub = commands.add_parser(name, help=help, description=help + ".")
+        sub.set_defaults(run=run)
+        return sub
+
+    commands.add_parser("train", help="train a model on a task (seqzoo train --help: every key)")
+
+    sub = add("eval", _eval, "measure a run again, on its own data or on other")
+    _add_run(sub)
+    sub.add_argument("--split", default="val", choices=("val", "test"), help="default: val")
+    sub.add_argument("--path", help="another file to measure on: a text, or a TSV of pairs")
+
+    sub = add("generate", _generate, "write on from a prompt, token by token")
+    _add_run(sub)
+    sub.add_argument("--prompt", default="\n", help="how the text begins (default: a new line)")
+    sub.add_argument("--tokens", type=_count, default=300, help="how many (default: 300)")
+    sub.add_argument(
+        "--temperature",
+        type=_temperature,
+        default=0.8,
+        help="0: always the likeliest token (default: 0.8)",
+    )
+    sub.add_argument("--top-k", type=_count, help="choose among the K likeliest tokens")
+    sub.add_argument("--top-p", type=_share, help="among the fewest of probability P together")
+    sub.add_argument("--seed", type=_seed, help="the same seed writes the same text")
+
+    sub = add("translate", _translate, "translate sentences, or the lines of standard input")
+    _add_run(sub)
+    sub.add_argument("sentences", nargs="*", metavar="SENTENCE", help="none: standard input")
+
+    commands.add_parser("info", help="parameters, FLOPs and state of a configured model")
+
+    sub = add("verify", _verify, "check the laws of the state protocol on this machine")
+    sub.add_argument("models", nargs="*", metavar="MODEL", help="names of models (default: all)")
+
+    sub = add("dashboard", _dashboard, "open TensorBoard on a folder of runs")
+    sub.add_argument("folder", nargs="?", default="runs", metavar="DIR", help="default: runs")
+    sub.add_argument("--port", type=_port, default=6006, help="0: any free one (default: 6006)")
+    sub.add_argument("--host", default="localhost", help="default: localhost")
+
+    sub = add("completion", _completion, "print what switches on tab completion")
+    sub.add_argument("shell", choices=("bash", "zsh"))
+    sub.add_argument("--line", help=argparse.SUPPRESS)  # what was typed: print what may follow
+    return whole
+
+
+def subparsers(whole: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command."""
+    return next(dict(a.choices) for a in whole._actions if isinstance(a.choices, dict))
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="RUN", help="a run directory, as seqzoo train prints it")
+    parser.add_argument(
+        "--checkpoint", choices=("best", "last"), help="whose weights (default: the best)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: auto)")
+
+
+def _number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], Any]:
+    what = "a whole number" if kind is int else "a number"
+    limits = f"from {low:g} " + ("up" if high == float("inf") else f"to {high:g}")
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or value == float("inf") or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r}: give {what} {limits}")
+        return value
+
+    return parse
+
+
+_count = _number(int, 1)
+_seed = _number(int, 0, 2**63 - 1)
+_port = _number(int, 0, 65535)
+_temperature = _number(float, 0)
+_share = _number(float, 1e-9, 1)
+
+
+# ---- commands on a run
+
+
+def _load(options: argparse.Namespace, *, task: str | None = None, instead: str = "") -> Any:
+    """The run, once what can be refused without torch has been."""
+    from seqzoo.models.zoo import check_model
+
+    folder = Path(options.folder)
+    saved = config.read_config(folder)
+    name = saved["task"].get("name")
+    if task not in (None, name):
+        raise UserError(f"{folder}: a run of task={name}, not of {task}: use seqzoo {instead}")
+    config.check_device("--device", options.device)
+    if not (folder / "model" / "tokenizer.json").exists():
+        raise UserError(f"{folder}: this run has no model yet: wait for one, or train again")
+    check_model(saved["model"])
+    from seqzoo.run import load
+
+    return load(folder, device=options.device, checkpoint=options.checkpoint)
+
+
+def _eval(options: argparse.Namespace) -> None:
+    if options.path and not Path(options.path).is_file():
+        raise UserError(f"--path {options.path}: no such file: give a text file, or a TSV of pairs")
+    run = _load(options)
+    data = {}
+    if options.path:  # in place of whatever the run's own data was
+        origins = ("corpus", "path", "source", "target")
+        data = {key: None for key in run.config["task"] if key.endswith(origins)}
+        data["path"] = options.path
+    for name, value in run.evaluate(options.split, **data).items():
+        print(f"{name}\t{value:.4f}" if isinstance(value, float) else f"{name}\t{value}")
+
+
+def _generate(options: argparse.Namespace) -> None:
+    run = _load(options, task="charlm", instead="translate")
+    sampling = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed")}
+    pieces = run.stream(options.prompt, options.tokens, **sampling)
+    first = next(pieces)  # what is wrong with the prompt shows before it is repeated
+    print(options.prompt.lstrip("\n") + first, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+def _translate(options: argparse.Namespace) -> None:
+    run = _load(options, task="translation", instead="generate")
+    if options.sentences:
+        print(*run.translate(options.sentences), sep="\n")
+        return
+    try:
+        for line in sys.stdin:
+            print(*run.translate([line.rstrip("\n")]), flush=True)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"standard input is not {error.encoding} at byte {error.start}: convert it first"
+        ) from None
+
+
+# ---- other commands
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from seqzoo.models.zoo import ALIASES, FAMILIES, family
+
+    names = [ALIASES.get(name, name) for name in options.models] or list(FAMILIES)
+    for name in names:
+        family(name)
+    from seqzoo.laws import verify
+
+    return 0 if verify(names) else 1
+
+
+def _dashboard(options: argparse.Namespace) -> None:
+    folder = Path(options.folder)
+    if not any(folder.rglob("events.out.tfevents.*")):
+        raise UserError(
+            f"{folder}: no TensorBoard logs in it: run seqzoo train first, or give another folder"
+        )
+    from threading import Event
+
+    from tensorboard import program
+
+    board = program.TensorBoard()
+    board.configure(logdir=str(folder), port=options.port, host=options.host, reload_interval=15)
+    try:
+        url = board.launch().rstrip("/")
+    except program.TensorBoardServerException as error:
+        raise UserError(f"--port {options.port}: {error}: give another, or 0 for any") from None
+    print(
+        f"""TensorBoard shows {folder}:
+  curves            {url}/?smoothing=0#timeseries
+  throughput        {url}/?smoothing=0&tagFilter=tokens_per_second#timeseries
+  what they wrote   {url}/#text
+  hyper-parameters  {url}/#hparams
+Ctrl-C stops it.""",
+        flush=True,
+    )
+    try:
+        Event().wait()
+    except KeyboardInterrupt:
+        print()
+
+
+def _completion(options: argparse.Namespace) -> None:
+    from seqzoo import completion
+
+    if options.line is None:
+        print(completion.script(options.shell), end="")
+    else:
+        print(*completion.candidates(options.line, subparsers(parser())), sep="\n")

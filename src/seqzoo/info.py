@@ -1,0 +1,62 @@
+"""What a configured model costs, measured on the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from seqzoo import ops
+from seqzoo.models.language_model import LanguageModel
+from seqzoo.models.zoo import build
+from seqzoo.state import nbytes
+
+LENGTHS = (1, 64, 256, 1024, 4096)
+
+
+def describe(keys: Mapping[str, Any], vocab_size: int = 65) -> str:
+    """Parameters, FLOPs a token and state bytes at several lengths, as text.
+
+    Args:
+        keys: the model's configuration.
+        vocab_size: number of tokens V.
+    """
+    model = build(vocab_size=vocab_size, **keys).eval()
+    parts = {"embedding and head": 0, "layers": 0}
+    for name, parameter in model.named_parameters():
+        parts["layers" if name.startswith("layers") else "embedding and head"] += parameter.numel()
+    lengths = [n for n in LENGTHS if model.max_len is None or n <= model.max_len]
+    lines = [
+        f"{keys['name']}: " + ", ".join(f"{k} {v}" for k, v in keys.items() if k != "name"),
+        f"parameters          {model.n_parameters():>14,}   (vocabulary {vocab_size})",
+        *(f"  {part:<18}{count:>14,}" for part, count in parts.items()),
+        f"FLOPs a token       {flops_per_token(model, 64):>14,}   (read in parallel, T = 64)",
+        "",
+        f"{'context T':>10} {'state bytes':>14} {'FLOPs of token T':>18}",
+    ]
+    for length in lengths:
+        size, flops = step_at(model, length)
+        lines.append(f"{length:>10,} {size:>14,} {flops:>18,}")
+    return "\n".join(lines)
+
+
+@torch.no_grad()
+def flops_per_token(model: LanguageModel, length: int) -> int:
+    """FLOPs of reading `length` tokens from the empty state, divided by them: two a multiply-add of
+    every matrix product of the definition. What is done element by element is not counted."""
+    tokens = torch.zeros(1, length, dtype=torch.long)
+    with ops.backend("naive"), FlopCounterMode(display=False) as counter:
+        model(tokens)
+    return counter.get_total_flops() // length
+
+
+@torch.no_grad()
+def step_at(model: LanguageModel, length: int) -> tuple[int, int]:
+    """Bytes of the state after `length` tokens, and FLOPs of reading the last of them."""
+    tokens = torch.zeros(1, length, dtype=torch.long)
+    state = model(tokens[:, 1:])[1] if length > 1 else None
+    with ops.backend("naive"), FlopCounterMode(display=False) as counter:
+        _, state = model(tokens[:, :1], state)
+    return nbytes(state), counter.get_total_flops()

@@ -1,0 +1,116 @@
+"""One training run from a checked configuration: its directory, its failures, its last words."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from seqzoo.errors import UserError
+
+INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
+
+
+def report(error: Exception) -> None:
+    """One line on stderr, whatever the message has."""
+    print(f"seqzoo: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
+
+
+def run(cfg: dict[str, Any], data: Any, folder: Path, *, resuming: bool = False) -> int:
+    """Train; failures are reported here, so that a sweep goes on."""
+    import yaml
+
+    cfg = {key: value for key, value in cfg.items() if key != "hydra"}
+    try:
+        folder = folder if resuming else _claim(folder)
+        text = yaml.safe_dump(cfg, sort_keys=False, allow_unicode=True)
+        (folder / "config.yaml").write_text(text, encoding="utf-8")
+        return _fit(cfg, data, folder, resuming)
+    except UserError as error:
+        if not resuming:
+            _remove(folder)
+        report(error)
+        return 2
+    except FloatingPointError as error:
+        _mark_failed(folder, str(error))
+        report(error)
+        return 1
+    except Exception:
+        _mark_failed(folder, traceback.format_exc())
+        traceback.print_exc()
+        return 1
+
+
+def _fit(cfg: dict[str, Any], data: Any, folder: Path, resuming: bool) -> int:
+    import torch
+
+    from seqzoo import tasks
+    from seqzoo.models.zoo import build
+    from seqzoo.training.loop import train
+
+    trainer = cfg["trainer"]
+    torch.manual_seed(trainer["seed"])
+    model = build(vocab_size=data.tokenizer.vocab_size, **cfg["model"])
+    task = tasks.make(cfg["task"], data, seed=trainer["seed"])
+    summary = train(model, task, trainer, folder, config=cfg, resume=resuming)
+    if summary["status"] != "finished":
+        print(f"stopped at step {summary['steps']:,}; to go on: seqzoo train resume={folder}")
+        return INTERRUPTED
+    print(_closing(summary, folder))
+    return 0
+
+
+def _closing(summary: dict[str, Any], folder: Path) -> str:
+    """The result, and commands to go on with."""
+    numbers = [
+        f"  {key:<18} {value:.4f}" if isinstance(value, float) else f"  {key:<18} {value}"
+        for key, value in summary.items()
+        if "/" in key
+    ]
+    run = shlex.quote(str(folder))
+    use = {
+        "charlm": f'seqzoo generate {run} --prompt "The "',
+        "translation": f'seqzoo translate {run} "forty-two"',
+    }.get(summary["task"], f"seqzoo eval {run}")
+    runs = Path(*folder.parts[: folder.parts.index("runs") + 1]) if "runs" in folder.parts else run
+    other = "gru" if summary["model"] == "lstm" else "lstm"
+    return "\n".join(
+        [
+            f"\n{summary['model']} on {summary['task']}: {summary['parameters']:,} parameters, "
+            f"{summary['steps']:,} steps, {summary['tokens']:,} tokens in "
+            f"{summary['train_seconds']:.0f} s ({summary['tokens_per_second']:,.0f} tokens/s)",
+            *numbers,
+            "\nnext:",
+            f"  {use}",
+            f"  seqzoo dashboard {runs}",
+            f"  seqzoo train model={other} task={summary['task']}",
+        ]
+    )
+
+
+def _claim(folder: Path) -> Path:
+    """Make the run directory ours: two runs of the same second get two directories."""
+    for number in range(1, 1000):
+        path = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            (path / "config.yaml").touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        return path
+    raise UserError(f"{folder}: in use: give another hydra.run.dir")
+
+
+def _remove(folder: Path) -> None:
+    """A request that was refused leaves no run directory, where nothing else is in it."""
+    if [path.name for path in folder.iterdir()] == ["config.yaml"]:
+        (folder / "config.yaml").unlink()
+        folder.rmdir()
+
+
+def _mark_failed(folder: Path, reason: str) -> None:
+    text = json.dumps({"status": "failed", "error": reason}, indent=1) + "\n"
+    (folder / "summary.json").write_text(text, encoding="utf-8")

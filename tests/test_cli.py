@@ -1,0 +1,467 @@
+"""The command line: what it refuses and how, sweeps, going on with runs, tab completion."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from seqzoo import cli, commands, completion
+
+SMALL = [
+    "task.path=text.txt",
+    "task.batch_size=4",
+    "task.seq_len=16",
+    "task.sample_tokens=10",
+    "model.dim=16",
+    "model.n_layers=1",
+    "trainer.max_steps=4",
+    "trainer.dtype=float32",
+    "trainer.device=cpu",
+]
+Seqzoo = Callable[..., int]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with files, good and bad."""
+    monkeypatch.chdir(tmp_path)
+    _fill(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def seqzoo() -> Seqzoo:
+    """A command in this process; its exit status."""
+
+    def run(*arguments: str) -> int:
+        with pytest.raises(SystemExit) as left:
+            cli.main(arguments)
+        assert isinstance(left.value.code, int)
+        return left.value.code
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where runs/a (charlm, finished at step 4) and runs/b (translation) are; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    _fill(folder)
+    common = [text for text in SMALL if not text.startswith("task.")]
+    pairs = ["task=translation", "task.source=en.txt", "task.target=fr.txt", "task.max_len=80"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for given in ([*SMALL, "hydra.run.dir=runs/a"], [*common, *pairs, "hydra.run.dir=runs/b"]):
+            with pytest.raises(SystemExit) as left:
+                cli.main(["train", *given])
+            assert left.value.code == 0
+    return folder
+
+
+def _fill(folder: Path) -> None:
+    shutil.copy(textwrap.__file__, folder / "text.txt")
+    (folder / "empty.txt").write_text("")
+    (folder / "short.txt").write_text("hello, world")
+    (folder / "latin1.txt").write_bytes(b"caf\xe9 au lait\n")
+    (folder / "source.txt").write_text("a\nb\n")
+    (folder / "target.txt").write_text("a\n")
+    english, french = ([f"{word} {i}\n" for i in range(60)] for word in ("number", "nombre"))
+    (folder / "en.txt").write_text("".join(english))
+    (folder / "fr.txt").write_text("".join(french))
+    pairs = (f"{e.strip()}\t{f}" for e, f in zip(english, french, strict=True))
+    (folder / "pairs.tsv").write_text("".join(pairs))
+
+
+def _config(run: Path) -> dict[str, dict[str, object]]:
+    return yaml.safe_load((run / "config.yaml").read_text())
+
+
+# ---- refusals
+
+BAD = [  # (request, what the line must say)
+    ("train model=lstn", "did you mean 'lstm'?"),
+    ("train task=charml", "did you mean 'charlm'?"),
+    ("train experiment=nope", "experiment=nope"),
+    ("train modle=gru", "did you mean 'model'?"),
+    ("train lr=0.1", "did you mean 'trainer.lr'?"),
+    ("train trainer.max_step=3", "did you mean 'max_steps'?"),
+    ("train model=transformer model.n_head=2", "did you mean 'n_heads'?"),
+    ("train model=transformer model.n_heads=3", "try model.dim=126 or model.n_heads="),
+    ("train +model.foo=1", "model.foo: no such key"),
+    ("train ++model.dim.foo=1", "model.dim"),
+    ("train ~model.dim", "~model.dim"),
+    ("train model=null", "model=null"),
+    ("train model=", "model="),
+    ("train model.name=[1]", "model: give a name"),
+    ("train model.dim=-1", "model.dim=-1: give a number from 1 up"),
+    ("train model.dim=wide", "model.dim=wide: give a whole number, such as"),
+    ("train model.dim=64.0", "such as 64"),
+    ("train model.dim=null", "model.dim=null"),
+    ("train model.dropout=1.5", "from 0 to 0.95"),
+    ("train trainer.lr=-0.1", "trainer.lr=-0.1"),
+    ("train trainer.lr=nan", "trainer.lr=nan"),
+    ("train trainer.lr=inf", "trainer.lr=inf"),
+    ("train trainer.lr=fast", "trainer.lr=fast: give a number"),
+    ("train trainer.max_steps=many", "trainer.max_steps=many: give a whole number"),
+    ("train trainer.max_steps=2.5", "trainer.max_steps=2.5: give a whole number"),
+    ("train trainer.max_seconds=nan", "trainer.max_seconds=nan"),
+    ("train trainer.max_seconds=null", "trainer: no end"),
+    ("train trainer.dtype=float16", "auto, float32, bfloat16"),
+    ("train trainer.device=foo", "trainer.device=foo"),
+    ("train trainer.compile=perhaps", "true or false"),
+    ("train task.path=5", "task.path=5"),
+    ("train task.carry=maybe", "auto, true, false"),
+    ("train task.tokenizer=words", "char, byte, bpe"),
+    ("train task.corpus=shakespear", "did you mean shakespeare"),
+    ("train task.path=${nope}", "nope"),
+    ("train word", "word: not KEY=VALUE"),
+    ("train model=rnn,gru", "add -m"),
+    ("train -m model.dim=interval(1,2)", "range(start,stop,step)"),
+    ("train -m model=rnn,gur", "did you mean 'gru'?"),
+    ("train -m task.path=text.txt,missing.txt", "missing.txt"),
+    ("train --fast", "--fast"),
+    ("train --cfg everything", "everything"),
+    ("train task.path=empty.txt", "empty.txt is empty"),
+    ("train task.path=short.txt", "task.seq_len=64 needs more"),
+    ("train task.path=missing.txt", "no such file: missing.txt"),
+    ("train task.path=latin1.txt", "at byte 3", "task.encoding_errors=replace"),
+    ("train task=translation task.source=source.txt task.target=target.txt", "has 2", "has 1"),
+    ("train hydra.run.dir=text.txt/run", "cannot write in", "hydra.run.dir"),
+    ("train -m hydra.sweep.dir=text.txt/run model=rnn,gru", "cannot write in"),
+    ("train hydra.run.dri=run", "hydra.run.dri"),
+    ("train resume=missing", "missing: no run directory"),
+    ("train resume=auto -m", "leave -m out"),
+    ("info model=lstn", "did you mean 'lstm'?"),
+    ("generate missing", "missing: no run directory"),
+    ("eval missing", "missing: no run directory"),
+    ("eval missing --path missing.txt", "--path missing.txt: no such file"),
+    ("translate missing", "missing: no run directory"),
+    ("generate", "RUN"),
+    ("generate runs --tokens 0", "--tokens: '0'"),
+    ("generate runs --temperature nan", "--temperature: 'nan'"),
+    ("generate runs --top-p 2", "--top-p: '2'"),
+    ("eval runs --split all", "'val', 'test'"),
+    ("generat runs", "did you mean 'generate'?"),
+    ("--fast", "--fast"),
+    ("verify lstn", "did you mean 'lstm'?"),
+    ("dashboard missing", "missing: no TensorBoard logs"),
+    ("completion fish", "'bash', 'zsh'"),
+]
+
+
+@pytest.mark.parametrize(("request_", "said"), [(bad[0], bad[1:]) for bad in BAD])
+def test_refusal_is_one_line(
+    place: Path,
+    seqzoo: Seqzoo,
+    capfd: pytest.CaptureFixture[str],
+    request_: str,
+    said: tuple[str, ...],
+) -> None:
+    before = sorted(place.rglob("*"))
+    assert seqzoo(*request_.split()) == 2
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("seqzoo: ") and output.err.count("\n") == 1, output.err
+    assert all(text in output.err for text in said), output.err
+    assert sorted(place.rglob("*")) == before
+
+
+def test_refusals_do_not_load_torch(place: Path) -> None:
+    program = """if True:
+        import json, sys
+        from seqzoo.cli import main
+        for request in json.load(sys.stdin):
+            try:
+                main(request.split())
+            except SystemExit as left:
+                assert left.code == 2, request
+            assert "torch" not in sys.modules, request
+        """
+    requests = json.dumps([bad[0] for bad in BAD])
+    subprocess.run([sys.executable, "-c", program], input=requests, text=True, check=True)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "foo"])
+@pytest.mark.parametrize("command", ["generate runs/a", "eval runs/a", "translate runs/b"])
+def test_device_that_is_not_there(
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seqzoo: Seqzoo,
+    capfd: pytest.CaptureFixture[str],
+    command: str,
+    device: str,
+) -> None:
+    monkeypatch.chdir(trained)
+    assert seqzoo(*command.split(), "--device", device) == 2
+    assert capfd.readouterr().err.count("\n") == 1
+
+
+# ---- help
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help(seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    assert seqzoo(*arguments) == 0
+    assert "seqzoo train model=lstm" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command", ["eval", "generate", "translate", "verify", "dashboard", "completion", "info"]
+)
+def test_help_of_a_command(seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str], command: str) -> None:
+    assert seqzoo(command, "--help") == 0
+    assert f"seqzoo {command}" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("order", [["--help", "model=transformer"], ["model=transformer", "-h"]])
+def test_help_of_train_has_every_key(
+    seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str], order: list[str]
+) -> None:
+    assert seqzoo("train", *order) == 0
+    out = capfd.readouterr().out
+    for text in ("model.n_heads=4", "task.seq_len=", "trainer.max_steps=null", "charlm, transl"):
+        assert text in out
+    assert max(map(len, out.splitlines())) < 120
+
+
+def test_version(seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str]) -> None:
+    assert seqzoo("--version") == 0
+    assert capfd.readouterr().out.startswith("seqzoo 0.")
+
+
+def test_cfg_prints_and_leaves(
+    place: Path, seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert seqzoo("train", "model=gru", "--cfg", "job", *SMALL) == 0
+    printed = yaml.safe_load(capfd.readouterr().out)
+    assert printed["model"]["name"] == "gru" and printed["model"]["dim"] == 16
+    assert not (place / "runs").exists()
+
+
+# ---- sweeps
+
+
+def test_sweep_in_any_order(place: Path, seqzoo: Seqzoo) -> None:
+    assert seqzoo("train", "model=gru", "-m", *SMALL, "task.seq_len=8,16") == 0
+    runs = sorted(place.glob("runs/sweeps/*/*/config.yaml"))
+    assert [run.parent.name for run in runs] == ["0_charlm_gru", "1_charlm_gru"]
+    assert [_config(run.parent)["task"]["seq_len"] for run in runs] == [8, 16]
+
+
+def test_sweep_goes_on_after_a_failure(
+    place: Path,
+    seqzoo: Seqzoo,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from seqzoo.training import loop
+
+    train = loop.train
+
+    def fail_once(model: object, *more: object, **named: object) -> object:
+        if _config(Path(str(more[2])))["model"]["name"] == "gru":
+            raise FloatingPointError("the loss is nan")
+        return train(model, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "train", fail_once)
+    assert seqzoo("train", "-m", "model=rnn,gru,lstm", *SMALL) == 1
+    errors = capfd.readouterr().err.splitlines()
+    assert errors == ["seqzoo: the loss is nan", "seqzoo: 1 of 3 runs failed"]
+    status = [
+        json.loads(path.read_text())["status"]
+        for path in sorted(place.glob("runs/sweeps/*/*/summary.json"))
+    ]
+    assert status == ["finished", "failed", "finished"]
+
+
+def test_failure_of_the_program_shows_its_traceback(
+    place: Path,
+    seqzoo: Seqzoo,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("seqzoo.training.loop.train", fail)
+    assert seqzoo("train", *SMALL, "hydra.run.dir=run") == 1
+    assert "RuntimeError: a defect" in capfd.readouterr().err
+    assert json.loads((place / "run/summary.json").read_text())["status"] == "failed"
+
+
+def test_two_runs_of_one_directory(place: Path, seqzoo: Seqzoo) -> None:
+    for _ in range(2):
+        assert seqzoo("train", *SMALL, "hydra.run.dir=runs/same") == 0
+    assert (place / "runs/same/summary.json").exists()
+    assert (place / "runs/same_2/summary.json").exists()
+
+
+# ---- going on
+
+
+def test_resume_extends(
+    trained: Path, place: Path, seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained / "runs", "runs", symlinks=True)
+    before = _config(Path("runs/a"))
+    assert seqzoo("train", "resume=runs/a") == 2
+    error = capfd.readouterr().err
+    assert "trainer.max_steps=4 was reached at step 4" in error and error.count("\n") == 1
+
+    assert seqzoo("train", "trainer.max_steps=6", "resume=runs/a") == 0
+    assert json.loads(Path("runs/a/summary.json").read_text())["steps"] == 6
+    after = _config(Path("runs/a"))
+    assert after["trainer"].pop("max_steps") == 6 and before["trainer"].pop("max_steps") == 4
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    "given", ["model.dim=32", "model=gru", "trainer.lr=-1", "trainer.foo=1", "task.seq_len=8"]
+)
+def test_resume_refuses(
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seqzoo: Seqzoo,
+    capfd: pytest.CaptureFixture[str],
+    given: str,
+) -> None:
+    monkeypatch.chdir(trained)
+    assert seqzoo("train", "resume=runs/a", given) == 2
+    error = capfd.readouterr().err
+    assert given.partition("=")[0] in error and error.count("\n") == 1
+
+
+def test_resume_auto(place: Path, seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str]) -> None:
+    run = "hydra.run.dir=runs/charlm/lstm/first"
+    assert seqzoo("train", *SMALL, run, "resume=auto") == 0
+    assert "nothing unfinished" in capfd.readouterr().out
+    path = place / "runs/charlm/lstm/first/summary.json"
+    path.write_text(path.read_text().replace('"finished"', '"interrupted"'))
+    assert seqzoo("train", "resume=auto", "trainer.max_steps=6") == 0
+    assert "resuming runs/charlm/lstm/first" in capfd.readouterr().out
+    assert json.loads(path.read_text())["steps"] == 6
+
+    path.write_text(path.read_text().replace('"finished"', '"interrupted"'))
+    assert seqzoo("train", *SMALL, "trainer.max_steps=7", run, "resume=auto") == 0
+    assert json.loads(path.read_text())["steps"] == 7
+    assert len(list(place.glob("runs/charlm/lstm/*"))) == 1
+
+
+# ---- commands on a run
+
+
+def test_generate_and_eval(
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seqzoo: Seqzoo,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(trained)
+    texts = []
+    for checkpoint in ("best", "last"):
+        given = ["--tokens", "20", "--seed", "1", "--checkpoint", checkpoint]
+        assert seqzoo("generate", "runs/a", "--prompt", "def ", *given) == 0
+        texts.append(capfd.readouterr().out)
+    assert texts[0] == texts[1] and texts[0].startswith("def ")  # one checkpoint is both
+    assert seqzoo("eval", "runs/a") == 0
+    own = capfd.readouterr().out
+    assert own.startswith("val/loss\t")
+    assert seqzoo("eval", "runs/a", "--path", "text.txt") == 0
+    assert capfd.readouterr().out not in ("", own)
+    assert seqzoo("eval", "runs/a", "--split", "test") == 2
+    assert "--split test" in capfd.readouterr().err
+
+
+def test_translate(
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seqzoo: Seqzoo,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    import io
+
+    monkeypatch.chdir(trained)
+    assert seqzoo("translate", "runs/b", "number 1", "number 2") == 0
+    given = capfd.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("number 1\nnumber 2\n"))
+    assert seqzoo("translate", "runs/b") == 0
+    assert capfd.readouterr().out == given
+    assert seqzoo("eval", "runs/b", "--path", "pairs.tsv") == 0  # though it learnt from two files
+    assert "val/bleu\t" in capfd.readouterr().out
+
+
+def test_commands_name_the_right_one(
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seqzoo: Seqzoo,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(trained)
+    assert seqzoo("translate", "runs/a", "one") == 2
+    assert "use seqzoo generate" in capfd.readouterr().err
+    assert seqzoo("generate", "runs/b") == 2
+    assert "use seqzoo translate" in capfd.readouterr().err
+
+
+# ---- tab completion
+
+COMPLETIONS = {
+    "seqzoo ge": ["generate"],
+    "seqzoo train model=": "gru linear_transformer lstm rnn rwkv rwkv4 transformer".split(),
+    "seqzoo train model=ls": ["lstm"],
+    "seqzoo train -m model=rnn,ls": ["rnn,lstm"],
+    "seqzoo train trainer.max_": [f"trainer.max_{n}=" for n in ("epochs", "seconds", "steps")],
+    "seqzoo train model=transformer model.n_": ["model.n_heads=", "model.n_layers="],
+    "seqzoo train task=translation task.batch": ["task.batch_tokens="],
+    "seqzoo train task.tokenizer=b": ["bpe", "byte"],
+    "seqzoo train task.path=te": ["text.txt"],
+    "seqzoo train resume=": ["auto", "runs/a", "runs/b"],
+    "seqzoo generate ": ["runs/a", "runs/b"],
+    "seqzoo eval runs/a --split ": ["test", "val"],
+    "seqzoo generate runs/a --to": ["--tokens", "--top-k", "--top-p"],
+    "seqzoo verify ls": ["lstm"],
+    "seqzoo dashboard ru": ["runs/"],
+    "seqzoo nothing ": [],
+}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_completion_in_bash(trained: Path) -> None:
+    lines = "\n".join(f"try {line!r}" for line in COMPLETIONS)
+    program = f"""
+        eval "$(seqzoo completion bash)"
+        try() {{
+          COMP_LINE="$1"; COMP_POINT="${{#1}}"; COMP_WORDS=(${{1//=/ = }}); COMPREPLY=()
+          _seqzoo
+          echo "${{COMPREPLY[*]}}"
+        }}
+        {lines}
+        """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    out = subprocess.run(
+        ["bash", "-c", textwrap.dedent(program)],
+        cwd=trained,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert dict(zip(COMPLETIONS, map(str.split, out.splitlines()), strict=True)) == COMPLETIONS
+
+
+def test_completion_knows_every_key_of_the_help(
+    seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seqzoo("train", "--help", "model=rwkv")
+    keys = [line.split("=")[0].strip() for line in capfd.readouterr().out.splitlines()]
+    parsers = commands.subparsers(commands.parser())
+    for key in keys:
+        if key.startswith(("model.", "task.", "trainer.")):
+            assert f"{key}=" in completion.candidates(f"seqzoo train model=rwkv {key}", parsers)

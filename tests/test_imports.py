@@ -1,0 +1,77 @@
+"""Which way imports point, and what starting up costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "seqzoo"
+ORDER = [
+    "errors",
+    "state",
+    "config",
+    "ops",
+    "mixers",
+    "models",
+    "decoding",
+    "data",
+    "tasks",
+    "training",
+    "info",
+    "laws",
+    "run",
+    "launch",
+    "completion",
+    "commands",
+    "cli",
+]
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def room(parts: tuple[str, ...]) -> str:
+    return parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> list[str]:
+    """The seqzoo modules a file imports, at its head or inside a function."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "seqzoo":
+                found += [f"seqzoo.{alias.name}" for alias in node.names]
+            else:
+                found.append(node.module)
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_point_one_way(path: Path) -> None:
+    here = path.relative_to(SOURCE)
+    if room(here.parts) in ("__init__", "__main__"):
+        return
+    for module in imported(path):
+        if module.partition(".")[0] in ("hydra", "omegaconf"):
+            assert room(here.parts) == "cli", f"only cli.py knows Hydra, not {here}"
+        if not module.startswith("seqzoo."):
+            continue
+        target = module.split(".")[1]
+        assert ORDER.index(target) <= ORDER.index(room(here.parts)), f"{here} imports {module}"
+        if here.parts[0] == "mixers":
+            assert target != "mixers" or "mlp" in module, f"{here} imports a mixer"
+        if here.parts[0] == "training":
+            assert target != "mixers" and module not in (
+                "seqzoo.tasks.charlm",
+                "seqzoo.tasks.translation",
+            )
+
+
+@pytest.mark.parametrize(
+    "module", ("seqzoo", "seqzoo.config", "seqzoo.tasks", "seqzoo.models.zoo", "seqzoo.cli")
+)
+def test_torch_is_not_loaded_before_it_is_needed(module: str) -> None:
+    code = f"import {module}, sys; sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,163 @@
+"""The table of models and their YAML files; and a family added from outside."""
+
+import re
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+import seqzoo
+from seqzoo.config import CONFIGS
+from seqzoo.models import zoo
+from seqzoo.models.zoo import ALIASES, FAMILIES, Family
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *ALIASES])
+def test_build_and_go_on(name: str) -> None:
+    model = seqzoo.build(name, vocab_size=13, dim=16, n_layers=1).eval()
+    tokens = torch.randint(0, 13, (2, 7))
+    logits, state = model(tokens[:, :4])
+    more, state = model(tokens[:, 4:], state)
+    assert logits.shape == (2, 4, 13)
+    torch.testing.assert_close(torch.cat((logits, more), 1), model(tokens)[0])
+    assert seqzoo.nbytes(state) > 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_options_reach_the_model(name: str) -> None:
+    """Every key changes what is built, or is said to be another arrangement's."""
+    default = seqzoo.build(name, vocab_size=13, dim=16, n_layers=1, block="prenorm")
+    changed = {"dim": 32, "n_layers": 2, "mlp_ratio": 3, "tie_embeddings": True}
+    for key, value in changed.items():
+        other = seqzoo.build(
+            name, vocab_size=13, **{"dim": 16, "n_layers": 1, "block": "prenorm", key: value}
+        )
+        assert other.n_parameters() != default.n_parameters(), key
+    dropped = seqzoo.build(name, vocab_size=13, dim=16, n_layers=1, dropout=0.5).train()
+    tokens = torch.zeros(1, 20, dtype=torch.long)
+    assert not torch.equal(dropped(tokens)[0], dropped(tokens)[0])
+    assert torch.equal(dropped.eval()(tokens)[0], dropped(tokens)[0])
+
+
+def test_tied_embeddings_are_one_matrix() -> None:
+    model = seqzoo.build("gru", vocab_size=13, dim=16, n_layers=1, tie_embeddings=True)
+    assert model.head.weight is model.embedding.weight
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_key_is_explained(path) -> None:
+    if path.parent.name == "experiment":
+        return
+    section = path.read_text().partition("\nhydra:")[0]
+    for line in section.splitlines():
+        if re.match(r"\s*[a-z_0-9]+: \S", line) and not re.match(r"\s*(name|- )", line):
+            assert " # " in line or path.stem in ("rwkv",) or _explained_before(line), (
+                f"{path.name}: {line}"
+            )
+
+
+def _explained_before(line: str) -> bool:
+    """Keys that come in a row and share the comment of the first."""
+    return line.split(":")[0].strip() in {
+        "test_path",
+        "target",
+        "val_source",
+        "val_target",
+        "test_source",
+        "test_target",
+        "target_lang",
+        "lr",
+        "n_layers",
+    }
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_hydra_and_python_agree_on_aliases(name: str) -> None:
+    assert yaml.safe_load((CONFIGS / "model" / f"{name}.yaml").read_text())["defaults"] == [
+        ALIASES[name]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "said"),
+    [
+        ("lstn", {}, "did you mean 'lstm'"),
+        ("lstm", {"dims": 3}, "did you mean 'dim'"),
+        ("transformer", {"dim": 250, "n_heads": 8}, "try model.dim=248 or model.n_heads=10"),
+        ("transformer", {"position": "rop"}, "choose one of rope"),
+        ("transformer", {"dim": 12, "n_heads": 4}, "rope turns pairs"),
+        ("gru", {"dim": -1}, "from 1 up"),
+        ("gru", {"dropout": float("nan")}, "give a number from 0"),
+        ("gru", {"dim": 2.5}, "a whole number"),
+        ("gru", {"tie_embeddings": 1}, "true or false"),
+    ],
+)
+def test_wrong_models_are_refused(name: str, keys: dict, said: str) -> None:
+    with pytest.raises(seqzoo.UserError, match=re.escape(said)):
+        seqzoo.build(name, vocab_size=5, **keys)
+
+
+def test_learned_positions_end() -> None:
+    model = seqzoo.build(
+        "transformer", vocab_size=5, dim=16, n_layers=1, position="learned", max_len=8
+    )
+    with pytest.raises(ValueError, match="max_len=9"):
+        model(torch.zeros(1, 9, dtype=torch.long))
+
+
+class Leaky(nn.Module):
+    """A toy from outside the package: a leaky sum."""
+
+    def __init__(self, *, dim: int) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.zeros(dim))
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self, x: Tensor, state: tuple[Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor]]:
+        (h,) = state or (torch.zeros_like(x[:, 0]),)
+        ys = []
+        for xt in x.unbind(1):
+            h = torch.lerp(xt, h, self.rate.sigmoid())
+            ys.append(h)
+        return self.out(torch.stack(ys, 1)), (h,)
+
+
+def test_a_family_from_outside(tmp_path, text_file, monkeypatch) -> None:
+    """A file, a line in the table, a YAML: then it obeys the laws, trains through the trainer, and
+    writes."""
+    from seqzoo import laws, tasks
+    from seqzoo.config import defaults
+    from seqzoo.training.loop import train
+
+    path = tmp_path / "leaky.yaml"
+    path.write_text(
+        "name: leaky\nblock: prenorm\ndim: 16\nn_layers: 1\nmlp_ratio: 2\ndropout: 0.0\n"
+        "tie_embeddings: false\n"
+    )
+    monkeypatch.setitem(zoo.FAMILIES, "leaky", Family(f"{__name__}:Leaky", "stack", yaml=str(path)))
+    for keys in laws.variants("leaky"):
+        f = laws.example("leaky", **keys)
+        assert laws.chunk_law(f, torch.randn(2, 9, 16, dtype=torch.float64), [4]) <= 1e-9
+    keys = {
+        **defaults("task", "charlm"),
+        "path": str(text_file),
+        "seq_len": 16,
+        "batch_size": 4,
+        "sample_tokens": 5,
+    }
+    task = tasks.make(keys, tasks.prepare(keys), seed=1)
+    settings = {
+        **defaults("trainer", "default"),
+        "max_seconds": None,
+        "max_steps": 30,
+        "dtype": "float32",
+        "lr": 0.01,
+        "warmup_steps": 5,
+    }
+    model = seqzoo.build("leaky", vocab_size=task.tokenizer.vocab_size)
+    config = {"model": zoo.model_keys("leaky"), "task": keys, "trainer": settings}
+    summary = train(model, task, settings, tmp_path, config=config, resume=False, quiet=True)
+    assert summary["val/loss"] < 4
