@@ -25,7 +25,7 @@ def run(cfg: dict[str, Any], data: Any, folder: Path, *, resuming: bool = False)
 
     cfg = {key: value for key, value in cfg.items() if key != "hydra"}
     try:
-        folder = folder if resuming else _claim(folder)
+        folder = _short(folder if resuming else _claim(folder))
         text = yaml.safe_dump(cfg, sort_keys=False, allow_unicode=True)
         (folder / "config.yaml").write_text(text, encoding="utf-8")
         return _fit(cfg, data, folder, resuming)
@@ -89,6 +89,12 @@ def _closing(summary: dict[str, Any], folder: Path) -> str:
             f"  seqzoo train model={other} task={summary['task']}",
         ]
     )
+
+
+def _short(folder: Path) -> Path:
+    """As one would type it: relative to where one is, if it is below."""
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
 def _claim(folder: Path) -> Path:

@@ -1,0 +1,82 @@
+"""The measurements behind three choices in the code; prints a Markdown table each.
+
+    python scripts/measure_ops.py
+
+1. Attention on a CPU: two matrix products and a softmax, or SDPA (`seqzoo.ops.choose`).
+2. The growing cache: what copying it by `torch.cat` adds to a decoding step
+   (`seqzoo.mixers.attention`).
+3. Dropout from random bytes, or `nn.Dropout` (`seqzoo.models.block`).
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from seqzoo import build, ops
+from seqzoo.models.block import Dropout
+from seqzoo.ops.attention import causal_attention
+
+
+def milliseconds(*functions: Callable[[], object], repeats: int = 15) -> list[float]:
+    """The median time of each, taken in turns."""
+    times: list[list[float]] = [[] for _ in functions]
+    for turn in range(repeats + 2):
+        for function, taken in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            function()
+            if turn >= 2:  # the first turns warm up
+                taken.append(1000 * (time.perf_counter() - start))
+    return [statistics.median(taken) for taken in times]
+
+
+def attention() -> None:
+    print("| T | dtype | matrix products | SDPA |\n|--:|---|--:|--:|")
+    for T in (64, 128, 256, 512, 1024, 2048):
+        for dtype in (torch.float32, torch.bfloat16):
+            shape = (max(1, 4096 // T), 4, T, 32)
+            q, k, v = (torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(3))
+
+            def step(form: str, q=q, k=k, v=v) -> None:
+                with ops.backend(form):
+                    causal_attention(q, k, v).sum().backward()
+
+            plain, sdpa = milliseconds(lambda: step("naive"), lambda: step("sdpa"))
+            print(f"| {T} | {str(dtype)[6:]} | {plain:.1f} ms | {sdpa:.1f} ms |", flush=True)
+
+
+def cache() -> None:
+    print("\n| context | decoding step | copying the caches | share |\n|--:|--:|--:|--:|")
+    model = build("transformer", vocab_size=65, dim=256, n_layers=4, n_heads=8).eval()
+    token = torch.zeros(1, 1, dtype=torch.long)
+    for length in (128, 512, 2048, 8192):
+        with torch.inference_mode():
+            _, state = model(torch.zeros(1, length, dtype=torch.long))
+            layers = [layer[0] for layer in state]
+            new = layers[0].k[:, :, :1]
+
+            def copy(layers=layers, new=new) -> None:
+                for layer in layers:
+                    torch.cat((layer.k, new), 2)
+                    torch.cat((layer.v, new), 2)
+
+            step, copied = milliseconds(lambda state=state: model(token, state), copy)
+        print(f"| {length:,} | {step:.2f} ms | {copied:.2f} ms | {copied / step:.0%} |", flush=True)
+
+
+def dropout() -> None:
+    print("\n| elements | from bytes | nn.Dropout |\n|--:|--:|--:|")
+    for n in (2**16, 2**20):
+        x, ours = torch.randn(n), Dropout(0.1)
+        fast, plain = milliseconds(lambda x=x, f=ours: f(x), lambda x=x: F.dropout(x, 0.1))
+        print(f"| {n:,} | {fast:.2f} ms | {plain:.2f} ms |", flush=True)
+
+
+if __name__ == "__main__":
+    attention()
+    cache()
+    dropout()

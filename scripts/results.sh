@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Runs everything docs/results.md reports, one after the other, and prints the table; about an hour.
+#   scripts/results.sh tinyshakespeare.txt     (without a file: from the hub)
+set -euo pipefail
+text=${1:+task.path=$1}
+out=${OUT:-runs/results}
+seqzoo=${SEQZOO:-seqzoo}
+
+for model in rnn lstm gru transformer linear_transformer rwkv4; do
+  $seqzoo train experiment=tinyshakespeare_$model $text hydra.run.dir="$out/tinyshakespeare_$model"
+done
+$seqzoo train experiment=tinyshakespeare_nanogpt $text hydra.run.dir="$out/tinyshakespeare_nanogpt"
+for model in lstm transformer; do
+  $seqzoo train experiment=numbers_$model hydra.run.dir="$out/numbers_$model"
+  $seqzoo train experiment=numbers_$model task.limit=1000000 hydra.run.dir="$out/numbers_${model}_million"
+done
+python3 "$(dirname "$0")/results_table.py" "$out"/*
