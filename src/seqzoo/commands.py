@@ -224,7 +224,13 @@ def _dashboard(options: argparse.Namespace) -> None:
     from tensorboard import program
 
     board = program.TensorBoard()
-    board.configure(logdir=str(folder), port=options.port, host=options.host, reload_interval=15)
+    board.configure(
+        logdir=str(folder),
+        port=options.port,
+        host=options.host,
+        reload_interval=15,
+        load_fast="false",  # else it prints a note about itself
+    )
     try:
         url = board.launch().rstrip("/")
     except program.TensorBoardServerException as error:

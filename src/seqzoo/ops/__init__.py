@@ -47,11 +47,10 @@ def choose(op: str, x: Tensor, length: int) -> str:
     if forced in BACKENDS[op]:
         return forced
     if op == "attention":
-        # On a CPU the flash kernel of SDPA loses to two matrix products and a softmax while the
-        # score matrix still fits the cache, in bfloat16 most of all;
-        # `scripts/attention_backends.py` prints the crossover.
-        short = 512 if x.dtype == torch.bfloat16 else 96
-        return "naive" if x.device.type == "cpu" and length <= short else "sdpa"
+        # On a CPU in bfloat16 the flash kernel of SDPA loses to two matrix products and a softmax
+        # while the score matrix still fits the cache: see `scripts/measure_ops.py`.
+        short = x.device.type == "cpu" and x.dtype == torch.bfloat16 and length <= 512
+        return "naive" if short else "sdpa"
     return BACKENDS[op][-1]
 
 
