@@ -33,12 +33,6 @@ test-slow: setup ## tests of minutes: crashes, whole trainings
 test-gpu: setup ## tests on CUDA
 	$(BIN)/pytest -m gpu
 
-test-oracle: setup ## comparisons with other libraries (pip install '.[oracle]')
-	$(BIN)/pytest -m oracle
-
-test-browser: setup ## what a browser shows
-	$(BIN)/pytest -m browser
-
 test-all: setup ## every test
 	$(BIN)/pytest -m ''
 
@@ -47,7 +41,10 @@ lint: setup ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+dashboard: setup ## TensorBoard on runs/
+	$(BIN)/seqzoo dashboard
+
 clean: ## remove what make made; runs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
-.PHONY: help setup train test test-slow test-gpu test-oracle test-browser test-all lint clean
+.PHONY: help setup train test test-slow test-gpu test-all lint dashboard clean

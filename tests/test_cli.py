@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seqzoo import cli, commands, completion
+from seqzoo import cli, commands, completion, config
 
 SMALL = [
     "task.path=text.txt",
@@ -414,7 +414,7 @@ def test_commands_name_the_right_one(
 
 COMPLETIONS = {
     "seqzoo ge": ["generate"],
-    "seqzoo train model=": "gru linear_transformer lstm rnn rwkv rwkv4 transformer".split(),
+    "seqzoo train model=": config.names("model"),
     "seqzoo train model=ls": ["lstm"],
     "seqzoo train -m model=rnn,ls": ["rnn,lstm"],
     "seqzoo train trainer.max_": [f"trainer.max_{n}=" for n in ("epochs", "seconds", "steps")],

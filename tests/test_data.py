@@ -297,7 +297,9 @@ def test_numbers_are_held_out_by_value(limit):
     assert not (train & val or train & test or val & test)
     n_val, n_test = min(40, limit // 10), min(30, limit // 10)
     assert (len(val), len(test)) == (n_val, n_test)
-    assert len(train) == min(300, limit - n_val - n_test)
+    assert len(spelled.train) >= len(train) >= min(300, limit - n_val - n_test)
+    if limit > 10**6:  # numbers of a digit or two are rare among them, and are there all the same
+        assert min(map(len, train)) < 20
 
 
 def test_held_out_numbers_do_not_depend_on_n_pairs():
@@ -323,7 +325,7 @@ def test_numbers_errors():
         ({"n_pairs": 0}, ["task.n_pairs"]),
         ({"val_pairs": -1}, ["task.val_pairs"]),
         ({"corpus": "number"}, ["task.corpus", "did you mean numbers?"]),
-        ({"corpus": "numbers", "path": "a.tsv"}, ["task.corpus", "task.path"]),
+        ({"source": "a.txt", "path": "a.tsv"}, ["task.source", "task.path"]),
     ):
         assert_refused(lambda change=change: read_pairs(**{**NUMBERS, **change}), *needed)
 

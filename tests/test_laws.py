@@ -82,6 +82,23 @@ def test_padding_law(name: str, keys: dict, T: int) -> None:
     assert laws.padding(f, inputs(T), max(1, T - 5)) <= 1e-9
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_steps_under_autocast_are_not_rounded(name: str) -> None:
+    """A state that takes small steps token by token stays close to the one of float32."""
+    f = laws.example(name, torch.float32)
+    x = inputs(120, dtype=torch.float32)
+    states = []
+    for narrow in (False, True):
+        state = None
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            for t in range(120):
+                _, state = f(x[:, t : t + 1], state)
+        states.append(list(laws.leaves(state)))
+    for exact, narrow in zip(*states, strict=True):
+        scale = max(1.0, float(exact.float().abs().max()))
+        assert float((exact.float() - narrow.float()).abs().max()) / scale < 0.1
+
+
 def test_only_the_cache_grows() -> None:
     grows = {name for name in FAMILIES if laws.grows(laws.example(name)(inputs(1))[1])}
     assert grows == {"transformer"}

@@ -98,7 +98,13 @@ def test_resume_is_exact(name: str, tmp_path: Path, text_file: Path) -> None:
     assert steps == sorted(steps)
 
 
-@pytest.mark.parametrize("name", ("lstm", "transformer"))
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("lstm", "transformer") else pytest.param(name, marks=pytest.mark.slow)
+        for name in FAMILIES
+    ],
+)
 def test_a_killed_run_resumes_exactly(name: str, tmp_path: Path, text_file: Path) -> None:
     """SIGKILL at any moment, then `resume=auto`: the weights of the run that was left alone."""
     base = [
@@ -151,7 +157,9 @@ def test_a_killed_run_resumes_exactly(name: str, tmp_path: Path, text_file: Path
 
 
 def test_interrupting_leaves_a_run_to_resume(tmp_path: Path, text_file: Path) -> None:
-    timer = subprocess.Popen(["sh", "-c", f"sleep 2; kill -INT {os.getpid()}"])
+    """Signalled once the log has its first lines, so that the trainer is sure to be training."""
+    wait = f"until [ -s {tmp_path}/metrics.jsonl ]; do sleep 0.1; done; kill -INT {os.getpid()}"
+    timer = subprocess.Popen(["sh", "-c", wait])
     summary = fit(tmp_path, text_file, max_seconds=60)
     timer.wait()
     assert summary["status"] == "interrupted" and summary["train_seconds"] < 50
@@ -189,6 +197,7 @@ def test_what_a_run_leaves(tmp_path: Path, text_file: Path) -> None:
     ):
         assert tag in board.Tags()["scalars"], tag
     assert [e.step for e in board.Scalars("train/loss")] == list(range(2, 21, 2))
+    assert [e.step for e in board.Scalars("val/loss")] == [10, 20]  # the last step evaluated once
     assert board.Tags()["tensors"] == ["sample/text_summary"]
     assert "_hparams_/session_start_info" in board.summary_metadata
 
@@ -207,6 +216,30 @@ def test_resuming_draws_no_point_twice(tmp_path: Path, text_file: Path) -> None:
     assert [line["step"] for line in metrics(tmp_path) if "train/loss" in line] == list(
         range(2, 15, 2)
     )
+
+
+def test_other_data_is_noticed(tmp_path: Path, text_file: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(text_file.read_text())
+    fit(tmp_path, text, max_steps=2)
+    text.write_text(text_file.read_text()[1:])
+    with pytest.raises(seqzoo.UserError, match="trained on other data"):
+        fit(tmp_path, text, resume=True, max_steps=4)
+    with pytest.raises(seqzoo.UserError, match="data has changed"):
+        seqzoo.load(tmp_path).evaluate()
+
+
+def test_a_text_of_one_line(tmp_path: Path) -> None:
+    """The default prompt, a new line, is not in it."""
+    text = tmp_path / "text.txt"
+    text.write_text("acgtgca" * 400)
+    fit(tmp_path, text, max_steps=2)
+    assert len(seqzoo.load(tmp_path).generate("", 20)) == 20
+
+
+def test_a_growing_state_is_not_carried(tmp_path: Path, text_file: Path) -> None:
+    with pytest.raises(seqzoo.UserError, match="task.carry=auto"):
+        fit(tmp_path, text_file, "transformer", max_steps=2, task={"carry": True})
 
 
 def test_a_flipped_bit_is_noticed(tmp_path: Path, text_file: Path) -> None:

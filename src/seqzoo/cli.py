@@ -155,7 +155,9 @@ def _help(cfg: dict[str, Any]) -> str:
     """Every choice and every key with its value and what its file says of it."""
     lines = [TRAIN_HELP]
     for group in ("model", "task", "experiment"):
-        lines.append(f"  {group + '=':<14} {', '.join(config.names(group)) or '(none)'}")
+        choices = textwrap.wrap(", ".join(config.names(group)), 80, break_on_hyphens=False)
+        lines.append(f"  {group + '=':<14} {choices[0]}")
+        lines += [" " * 17 + more for more in choices[1:]]
     lines.append(
         "\nKeys of this choice; another model=NAME or task=NAME before --help shows its own."
     )
@@ -263,6 +265,7 @@ def _check(cfg: dict[str, Any]) -> None:
             raise UserError(f"{section}: give a name: {', '.join(config.names(section))}")
     check_model(cfg["model"])
     check_task(cfg["task"])
+    _check_positions(cfg["model"], cfg["task"])
     trainer = cfg["trainer"]
     config.check_keys("trainer", trainer, config.defaults("trainer", "default"))
     config.check("trainer", trainer, choices={"dtype": ("auto", "float32", "bfloat16")})
@@ -270,6 +273,17 @@ def _check(cfg: dict[str, Any]) -> None:
     if all(trainer[key] is None for key in LIMITS):
         raise UserError(
             "trainer: no end: set trainer.max_steps, trainer.max_seconds or trainer.max_epochs"
+        )
+
+
+def _check_positions(model: dict[str, Any], task: dict[str, Any]) -> None:
+    """Refuse sequences longer than the positions a model has."""
+    key = "seq_len" if "seq_len" in task else "max_len"
+    if model.get("position") in ("learned", "sinusoidal") and task.get(key, 0) > model["max_len"]:
+        raise UserError(
+            f"task.{key}={task[key]} is more than the positions of "
+            f"model.max_len={model['max_len']}: "
+            f"try model.max_len={task[key]} or model.position=rope"
         )
 
 
@@ -312,6 +326,8 @@ def _hydra(flags: Sequence[str], overrides: Sequence[str], job: Callable[[Any], 
 
 def _resume(folder: Path, overrides: Sequence[Any], *, only_print: bool) -> int:
     """Go on from the last checkpoint, with what was asked for now on top of the run's own keys."""
+    from seqzoo.models.zoo import ALIASES
+
     saved = config.read_config(folder)
     if not (folder / "checkpoints" / "last").exists():
         raise UserError(f"resume={folder}: no checkpoint to go on from: start a new run")
@@ -320,9 +336,9 @@ def _resume(folder: Path, overrides: Sequence[Any], *, only_print: bool) -> int:
         section, _, key = override.key_or_group.partition(".")
         if section == "trainer" and key:
             trainer[key] = override.value()
-        elif section != "resume" and not override.is_hydra_override():
+        elif section not in ("resume", "experiment") and not override.is_hydra_override():
             same = saved.get(section) or {}
-            if same.get(key or "name") != override.value():
+            if same.get(key or "name") != ALIASES.get(override.value(), override.value()):
                 raise UserError(
                     f"{override.input_line}: {folder} keeps its model and data, and only "
                     "trainer.* can change: leave it out, or start a new run"

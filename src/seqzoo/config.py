@@ -169,7 +169,7 @@ def check_device(option: str, name: Any) -> None:
     """
     from importlib.metadata import version
 
-    if not re.fullmatch(r"auto|(cpu|cuda|xpu|mps)(:\d+)?", str(name)):
+    if not re.fullmatch(r"auto|(cpu|cuda)(:\d+)?", str(name)):
         raise UserError(f"{option}={name}: no such device: use auto, cpu, cuda or cuda:N")
     if str(name).startswith("cuda") and version("torch").endswith("+cpu"):
         raise UserError(

@@ -79,6 +79,7 @@ def _read(
     what it holds."""
     limit = model.max_len
     if limit is not None:
+        limit = min(limit, window or limit)  # positions beyond the window were never trained
         text = text[:, -limit:]
         if state is None:
             fresh = text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -35,11 +36,11 @@ def run(cfg: dict[str, Any], data: Any, folder: Path, *, resuming: bool = False)
         report(error)
         return 2
     except FloatingPointError as error:
-        _mark_failed(folder, str(error))
+        _mark_failed(folder, cfg, str(error))
         report(error)
         return 1
     except Exception:
-        _mark_failed(folder, traceback.format_exc())
+        _mark_failed(folder, cfg, traceback.format_exc())
         traceback.print_exc()
         return 1
 
@@ -71,22 +72,24 @@ def _closing(summary: dict[str, Any], folder: Path) -> str:
         if "/" in key
     ]
     run = shlex.quote(str(folder))
+    seqzoo = _command()
     use = {
-        "charlm": f'seqzoo generate {run} --prompt "The "',
-        "translation": f'seqzoo translate {run} "forty-two"',
-    }.get(summary["task"], f"seqzoo eval {run}")
+        "charlm": f'{seqzoo} generate {run} --prompt "The "',
+        "translation": f'{seqzoo} translate {run} "forty-two"',
+    }.get(summary["task"], f"{seqzoo} eval {run}")
     runs = Path(*folder.parts[: folder.parts.index("runs") + 1]) if "runs" in folder.parts else run
     other = "gru" if summary["model"] == "lstm" else "lstm"
     return "\n".join(
         [
             f"\n{summary['model']} on {summary['task']}: {summary['parameters']:,} parameters, "
             f"{summary['steps']:,} steps, {summary['tokens']:,} tokens in "
-            f"{summary['train_seconds']:.0f} s ({summary['tokens_per_second']:,.0f} tokens/s)",
+            f"{summary['train_seconds']:.0f} s, evaluations included "
+            f"({summary['tokens_per_second']:,.0f} tokens/s while training)",
             *numbers,
             "\nnext:",
             f"  {use}",
-            f"  seqzoo dashboard {runs}",
-            f"  seqzoo train model={other} task={summary['task']}",
+            f"  {seqzoo} dashboard {runs}",
+            f"  {seqzoo} train model={other} task={summary['task']}",
         ]
     )
 
@@ -95,6 +98,14 @@ def _short(folder: Path) -> Path:
     """As one would type it: relative to where one is, if it is below."""
     here = Path.cwd()
     return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
+def _command() -> str:
+    """What to type for `seqzoo`, which is not on the path of a shell outside the environment."""
+    script = Path(sys.executable).with_name("seqzoo")
+    if shutil.which("seqzoo") or not script.exists():
+        return "seqzoo"
+    return shlex.quote(str(_short(script)))
 
 
 def _claim(folder: Path) -> Path:
@@ -117,6 +128,7 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def _mark_failed(folder: Path, reason: str) -> None:
-    text = json.dumps({"status": "failed", "error": reason}, indent=1) + "\n"
+def _mark_failed(folder: Path, cfg: dict[str, Any], reason: str) -> None:
+    named = {section: cfg[section]["name"] for section in ("model", "task")}
+    text = json.dumps({**named, "status": "failed", "error": reason}, indent=1) + "\n"
     (folder / "summary.json").write_text(text, encoding="utf-8")

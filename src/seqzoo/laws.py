@@ -215,7 +215,8 @@ def _run(f: nn.Module, read: Callable[[Tensor], tuple[Tensor, State]], x: Tensor
     outputs = [y, *(leaf for leaf in leaves(state) if leaf.is_floating_point())]
     random = torch.Generator().manual_seed(2)
     mixture = sum(
-        (torch.randn(o.shape, generator=random, dtype=o.dtype) * o).sum() for o in outputs
+        (torch.randn(o.shape, generator=random, dtype=o.dtype).to(o.device) * o).sum()
+        for o in outputs
     )
     wanted = [x, *f.parameters()]
     gradients = torch.autograd.grad(mixture, wanted, allow_unused=True)  # type: ignore[arg-type]

@@ -16,8 +16,9 @@ from seqzoo.decoding import generate
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.zoo import build
+from seqzoo.tasks.charlm import opening
 from seqzoo.training.checkpoint import load_weights, verify
-from seqzoo.training.loop import pick_device
+from seqzoo.training.loop import pick_device, pick_dtype
 
 
 class Run:
@@ -48,14 +49,15 @@ class Run:
         top_p: float | None = None,
         seed: int | None = None,
     ) -> Iterator[str]:
-        """Continue a prompt, piece by piece as it is made. An empty prompt begins with a newline.
+        """Continue a prompt, piece by piece as it is made. An empty prompt begins with a
+        new line.
 
         A state that grows keeps the tokens of one training sequence.
 
         Raises:
             UserError: a character the tokenizer has not.
         """
-        ids = self.tokenizer.encode(prompt or "\n").astype("int64")
+        ids = self.tokenizer.encode(opening(self.tokenizer, prompt)).astype("int64")
         random = torch.Generator()
         if seed is None:
             random.seed()
@@ -111,8 +113,16 @@ class Run:
         task = tasks.make(keys, encoded, seed=self.config["trainer"]["seed"])
         if split not in task.splits():
             raise UserError(f"--split {split}: this task has {', '.join(task.splits())}")
-        task.setup(self.model)
-        with torch.inference_mode():
+        sha256 = self.summary.get("data_sha256")
+        if not data and sha256 not in (None, task.data_sha256):
+            raise UserError(
+                f"{self.folder}: its data has changed since (sha256 {sha256[:12]}, now "
+                f"{task.data_sha256[:12]}): put it back, or give a file to measure on"
+            )
+        device = self.model.embedding.weight.device
+        dtype = pick_dtype(self.config["trainer"]["dtype"], device)  # as during training
+        narrow = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+        with torch.inference_mode(), narrow:
             return task.evaluate(self.model, split, quick=False)
 
 

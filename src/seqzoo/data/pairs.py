@@ -28,7 +28,7 @@ PARTS = ("train", "val", "test")
 
 Pair = tuple[str, str]
 
-_FORMAT = 1  # of the cached files: raise it when their content would change
+_FORMAT = 2  # of the cached files: raise it when their content would change
 _HELD_OUT = 10  # validation and test are each at most one tenth of the corpus
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -63,6 +63,7 @@ class EncodedPairs:
     train: Sides
     val: Sides
     test: Sides
+    references: Mapping[str, list[str]]  # the targets of val and test as they were written
 
 
 def load(
@@ -88,7 +89,10 @@ def load(
             part: Sides(*map(tokenizer.encode_many, _transpose(getattr(pairs, part))))
             for part in PARTS
         }
-        return EncodedPairs(pairs.name, pairs.note, pairs.sha256, tokenizer, **parts)
+        references = _references(pairs)
+        return EncodedPairs(
+            pairs.name, pairs.note, pairs.sha256, tokenizer, references=references, **parts
+        )
     encoded = encode_pairs(pairs, tokenizer=keys["tokenizer"], vocab_size=keys["vocab_size"])
     shortest = min(len(s) + len(t) + 1 for s, t in zip(*encoded.train, strict=True))
     if shortest > keys["max_len"]:
@@ -120,7 +124,7 @@ def read_pairs(
     subset: str | None = None,
     encoding_errors: str = "strict",
 ) -> Pairs:
-    """Pairs from the one origin that is given; spelled numbers if none is.
+    """Pairs from files if some are given, else from the corpus; spelled numbers if there is none.
 
     `corpus`: "numbers" (with `limit` and `n_pairs`) or `owner/name` of the hub. `path`: a file of
     `source<TAB>target` lines. `source` and `target`: two files, a sentence a line. A part without a
@@ -137,11 +141,8 @@ def read_pairs(
         "test_target": test_target,
     }
     from_tables, from_twins = (any(files.values()) for files in (tables, twins))
-    if (corpus is not None) + from_tables + from_twins > 1:
-        raise UserError(
-            "task.corpus, task.path and task.source with task.target are different origins of "
-            "pairs: give one of them"
-        )
+    if from_tables and from_twins:
+        raise UserError("task.path, and task.source with task.target, are both given: give one")
     if from_tables:
         name, note = Path(_require(tables, "path")).name, f"pairs of {path}"
         parts = [_read_tsv(option, file, encoding_errors) for option, file in tables.items()]
@@ -179,7 +180,9 @@ def numbers(
 
     Values are drawn uniformly, those of validation and test first (each at most a tenth of all
     values) and whatever `n_pairs` is; the train part has `n_pairs` of the others, or all if there
-    are fewer. Raises UserError for a language that num2words has not or that cannot spell a value.
+    are fewer. A uniform draw is nearly all long numbers, so the train part has a quarter more, some
+    of them again, with every count of digits as likely. Raises UserError for a language that
+    num2words has not or that cannot spell a value.
     """
     for option, lang in (("source_lang", source_lang), ("target_lang", target_lang)):
         _check_language(f"task.{option}", lang)
@@ -195,6 +198,7 @@ def numbers(
         reserved = set(held_out)
         others = draw.sample(range(limit), min(limit, n_pairs + len(held_out)))
         others = [value for value in others if value not in reserved][:n_pairs]
+        others += _of_every_size(draw, limit, len(others) // 4, reserved)
         spell_source = _speller("task.source_lang", source_lang, limit)
         spell_target = _speller("task.target_lang", target_lang, limit)
         for part, values in zip(PARTS, (others, held_out[:n_val], held_out[n_val:]), strict=True):
@@ -212,6 +216,15 @@ def numbers(
     folder = cached("numbers", key, build)
     note = f"numbers below {limit:,} spelled in {source_lang} and {target_lang}"
     return _pairs("numbers", note, *(_load_table(folder / f"{part}.tsv") for part in PARTS))
+
+
+def _of_every_size(draw: random.Random, limit: int, n: int, reserved: set[int]) -> list[int]:
+    """Up to n values below `limit`, one digit as likely as two or ten; none reserved."""
+    values = []
+    for _ in range(n):
+        digits = draw.randint(1, len(str(limit - 1)))
+        values.append(draw.randrange(10 ** (digits - 1) - (digits == 1), min(10**digits, limit)))
+    return [value for value in values if value not in reserved]
 
 
 def encode_pairs(pairs: Pairs, *, tokenizer: str, vocab_size: int) -> EncodedPairs:
@@ -254,7 +267,12 @@ def encode_pairs(pairs: Pairs, *, tokenizer: str, vocab_size: int) -> EncodedPai
         train=sides("train"),
         val=sides("val"),
         test=sides("test"),
+        references=_references(pairs),
     )
+
+
+def _references(pairs: Pairs) -> dict[str, list[str]]:
+    return {part: [target for _, target in getattr(pairs, part)] for part in ("val", "test")}
 
 
 def _pairs(name: str, note: str, train: list[Pair], val: list[Pair], test: list[Pair]) -> Pairs:

@@ -28,10 +28,10 @@ class LinearAttention(nn.Module):
         dim: width D, divisible by n_heads.
         position: with `rope`, mapped queries and keys are turned in the numerator only (Su et al.
             2021, eq. 19). The memory is kept relative to the next token, so no position is stored.
-        decay: `none` is the paper's sum over everything read; with `retention` head h forgets at
-            the rate 1 - 2^(-1 - 6 h / (H - 1)) a token, half-lives from 1 to some 90 tokens, so
-            that a stream of any length stays in balance (after Sun et al. 2023, arXiv 2307.08621,
-            whose rates are 2^(-5 - h)).
+        decay: `none` is the paper's sum over everything read; with `retention` a token keeps the
+            share 1 - 2^-e of what came before, e from 1 for the first head to 7 for the last:
+            half-lives from 1 to some 90 tokens, so that a stream of any length stays in balance
+            (after Sun et al. 2023, arXiv 2307.08621, where e is 5 + h).
     """
 
     decay: Tensor  # (H,): log of what a token keeps of the one before
@@ -44,7 +44,7 @@ class LinearAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
         rates = torch.zeros(n_heads)
         if decay == "retention":
-            rates = torch.log1p(-(2.0 ** -torch.linspace(1, 7, n_heads)))
+            rates = torch.log1p(-(2.0 ** -torch.linspace(1 if n_heads > 1 else 7, 7, n_heads)))
         self.register_buffer("decay", rates, persistent=False)
 
     def forward(

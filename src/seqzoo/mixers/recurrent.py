@@ -1,4 +1,8 @@
-"""The recurrent families: one layer of RNN, LSTM or GRU as a mixer."""
+"""The recurrent families: one layer of RNN, LSTM or GRU as a mixer.
+
+States are handed on in float32. Under bfloat16 autocast a long chunk's kernel computes in bfloat16,
+so the state it leaves is rounded once a chunk; steps of a few tokens are computed in float32.
+"""
 
 from __future__ import annotations
 

@@ -108,9 +108,12 @@ def token_shift(x: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def init_embedding(embedding: nn.Embedding, head: nn.Linear) -> None:
-    """A tiny embedding, which the first block's extra layer norm scales up, and an orthogonal
-    head."""
-    nn.init.uniform_(embedding.weight, -1e-4, 1e-4)
+    """A tiny embedding, scaled up by the layer norm that follows it, and an orthogonal head.
+
+    The official code draws the embedding between minus and plus the initial learning rate; here the
+    bound is 1e-3, whatever the rate.
+    """
+    nn.init.uniform_(embedding.weight, -1e-3, 1e-3)
     vocab, dim = head.weight.shape
     if head.weight is not embedding.weight:
         nn.init.orthogonal_(head.weight, gain=0.5 * max(1.0, vocab / dim) ** 0.5)

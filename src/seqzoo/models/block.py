@@ -76,9 +76,9 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        if x.device.type != "cpu":
-            return nn.functional.dropout(x, self.p)
         dropped = round(self.p * 256)
+        if x.device.type != "cpu" or not dropped:
+            return nn.functional.dropout(x, self.p)
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
         keep = (words.view(torch.uint8)[: x.numel()] >= dropped).view(x.shape)
         return x * (keep.to(x.dtype) * (256 / (256 - dropped)))

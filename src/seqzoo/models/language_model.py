@@ -30,9 +30,11 @@ class PositionEmbedding(nn.Module):
         self.max_len = max_len
         if kind == "learned":
             self.table = nn.Parameter(torch.randn(max_len, dim) * 0.02)
+            self.table.no_decay = True  # type: ignore[attr-defined]  # an embedding; see optim.py
         else:
             angles = torch.arange(max_len)[:, None] * 10_000.0 ** (-torch.arange(0, dim, 2) / dim)
             table = torch.stack((angles.sin(), angles.cos()), -1).flatten(1)[:, :dim]
+            table = table * 0.02 * 2**0.5  # as large as the token embedding, not 35 times larger
             self.register_buffer("table", table, persistent=False)
 
     def forward(self, x: Tensor, state: Position | None = None) -> tuple[Tensor, Position]:

@@ -30,7 +30,7 @@ class Family:
         mixer: where its time mixer is, ``package.module:Class``.
         classic: the arrangement its paper has: `stack`, `postnorm` or `prenorm`.
         channel: the channel mixer of its classic block; the pre-norm recipe always has the MLP.
-        norm_in: whether the classic recipe has a layer norm after the embedding.
+        norm_in: whether there is a layer norm after the embedding, as its `init` may need.
         init: what initialises embedding and head.
         choices: the values allowed for its own keys.
         yaml: where its default values are, if not in ``configs/model``.
@@ -159,7 +159,7 @@ def build(name: str, *, vocab_size: int, **keys: Any) -> LanguageModel:
         layers=layers,
         dropout=keys["dropout"],
         tie_embeddings=keys["tie_embeddings"],
-        norm_in=entry.norm_in and classic,
+        norm_in=entry.norm_in,
         norm_out=arrangement == "prenorm",
         max_len=keys["max_len"] if added else None,
     )

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqzoo.data.corpora import EncodedCorpus
+from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.decoding import generate
+from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.state import trim
 from seqzoo.tasks.task import Batch
@@ -35,14 +37,20 @@ class CharLM:
         self.tokenizer, self.note, self.data_sha256 = data.tokenizer, data.note, data.sha256
         self.seq_len, self.batch_size = keys["seq_len"], keys["batch_size"]
         self.carry, self.reset = keys["carry"], keys["reset"]
-        self.prompt, self.sample_tokens = keys["prompt"], keys["sample_tokens"]
+        self.prompt = opening(self.tokenizer, keys["prompt"])
+        self.sample_tokens = keys["sample_tokens"]
         self.train = torch.from_numpy(np.asarray(data.train).astype(np.int64))
-        self.carries = bool(self.carry is True)
+        self.carries = self.carry is True
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def setup(self, model: LanguageModel) -> None:
-        if self.carry == "auto":
-            self.carries = not (model.state_grows or model.max_len)
+        bounded = not (model.state_grows or model.max_len)
+        if self.carry is True and not bounded:
+            raise UserError(
+                "task.carry=true: this model's state has no bound to be carried for ever: "
+                "use task.carry=auto"
+            )
+        self.carries = bounded and self.carry is not False
 
     def splits(self) -> list[str]:
         return ["val"]
@@ -60,7 +68,7 @@ class CharLM:
         else:
             start, fresh = self._blocks(step), True
         tokens = self.train[(start[:, None] + torch.arange(T + 1)) % N]  # (B, T + 1)
-        return Batch(tokens[:, :-1], tokens[:, 1:], fresh)
+        return Batch(tokens[:, :-1], tokens[:, 1:], fresh, B * T)
 
     def _blocks(self, step: int) -> Tensor:
         """Where the blocks of this step begin, (B,)."""
@@ -112,6 +120,21 @@ class CharLM:
             window=self.seq_len,
         )
         return self.prompt + self.tokenizer.decode([int(t) for t in tokens])
+
+
+def opening(tokenizer: Tokenizer, prompt: str) -> str:
+    """The prompt, or where it is a mere new line that this text has not, the first token there is.
+
+    Raises:
+        UserError: the prompt has a character the tokenizer has not.
+    """
+    if prompt.strip():
+        tokenizer.encode(prompt)
+        return prompt
+    try:
+        return prompt if len(tokenizer.encode(prompt)) else opening(tokenizer, "\n")
+    except UserError:
+        return tokenizer.decode([0])
 
 
 @torch.inference_mode()

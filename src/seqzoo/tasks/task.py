@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from seqzoo.data.tokenizers import Tokenizer
@@ -18,9 +19,10 @@ class Batch(NamedTuple):
     inputs: Tensor  # (B, T) tokens
     targets: Tensor  # (B, T) tokens; -100 where there is nothing to learn
     fresh: bool  # whether to begin from the empty state, else from the state the last batch left
+    n_tokens: int  # read, padding left out
 
-    def to(self, device: object) -> Batch:
-        return Batch(self.inputs.to(device), self.targets.to(device), self.fresh)
+    def to(self, device: torch.device) -> Batch:
+        return self._replace(inputs=self.inputs.to(device), targets=self.targets.to(device))
 
 
 class Task(Protocol):

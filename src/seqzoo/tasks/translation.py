@@ -98,7 +98,8 @@ class Translation:
         for i, (source, row) in enumerate(zip(sources, rows, strict=True)):
             tokens[i, : len(row)] = row
             wanted[i, len(source) + 1 : len(row)] = row[len(source) + 1 :]
-        return Batch(torch.from_numpy(tokens[:, :-1]), torch.from_numpy(wanted[:, 1:]), True)
+        read = sum(map(len, rows)) - len(rows)
+        return Batch(torch.from_numpy(tokens[:, :-1]), torch.from_numpy(wanted[:, 1:]), True, read)
 
     # ---- evaluation
 
@@ -113,7 +114,7 @@ class Translation:
         if quick:
             sources, targets = sources[: self.eval_pairs], targets[: self.eval_pairs]
         hypotheses = translate(model, self.tokenizer, sources, self.max_len)
-        references = [self.tokenizer.decode(t) for t in targets]
+        references = self.data.references[split][: len(sources)]
         for name, value in score(hypotheses, references).items():
             metrics[f"{split}/{name}"] = value
         return metrics
@@ -124,9 +125,10 @@ class Translation:
     ) -> float:
         device = model.embedding.weight.device
         total, count = 0.0, 0
-        order = np.argsort(
-            [len(s) + len(t) for s, t in zip(sources, targets, strict=True)], kind="stable"
-        )
+        lengths = np.array([len(s) + len(t) + 1 for s, t in zip(sources, targets, strict=True)])
+        order = np.argsort(lengths, kind="stable")
+        if model.max_len is not None:  # what is longer cannot be read
+            order = order[lengths[order] <= model.max_len]
         for i in range(0, len(order), 128):
             rows = order[i : i + 128]
             batch = self.collate([sources[r] for r in rows], [targets[r] for r in rows]).to(device)

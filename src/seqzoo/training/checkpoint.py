@@ -35,7 +35,7 @@ def save(
     """Write everything a run needs to go on as if it had not stopped.
 
     Args:
-        folder: made whole or not at all; one already there is replaced.
+        folder: made whole or not at all.
         state: what the model carries from batch to batch.
         progress: counters and the like, JSON.
     """
@@ -59,12 +59,11 @@ def save(
     (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
     for path in draft.iterdir():
         _flush(path)
-    old = draft.with_name(draft.name + ".old")
-    if folder.exists():
-        os.replace(folder, old)
+    _flush(draft)
+    if folder.exists():  # left by a run that died before it could say so
+        shutil.rmtree(folder)
     os.replace(draft, folder)
     _flush(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def load(
@@ -129,20 +128,37 @@ def verify(folder: Path) -> None:
             )
 
 
-def point(checkpoints: Path, name: str, target: Path) -> None:
-    """Make the name (`last`, `best`) mean a checkpoint, in one step."""
+def point(
+    checkpoints: Path, name: str, target: Path, why: Mapping[str, float] | None = None
+) -> None:
+    """Make the name (`last`, `best`) mean a checkpoint, in one step; `read_best` returns `why`."""
+    if why is not None:
+        write(checkpoints / f"{name}.json", json.dumps(dict(why)))
     draft = checkpoints / f".{name}.{os.getpid()}"
     draft.unlink(missing_ok=True)
     draft.symlink_to(target.name)
     os.replace(draft, checkpoints / name)
 
 
+def read_best(checkpoints: Path) -> dict[str, float]:
+    """What made a checkpoint the best; {} where none was judged."""
+    path = checkpoints / "best.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
 def prune(checkpoints: Path) -> None:
-    """Remove every checkpoint no name means."""
+    """Remove every checkpoint no name means, and what saves that were killed left behind."""
     named = {(checkpoints / name).resolve() for name in ("last", "best")}
-    for path in checkpoints.glob("step-*"):
+    for path in [*checkpoints.glob("step-*"), *checkpoints.glob(".step-*")]:
         if path.resolve() not in named:
             shutil.rmtree(path)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
 
 
 def _sha256(path: Path) -> str:

@@ -12,6 +12,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
+from seqzoo.training.checkpoint import write
+
 
 class Log:
     """Writes a run's scalars, texts and summary.
@@ -25,7 +27,7 @@ class Log:
         self.metrics_path = folder / "metrics.jsonl"
         if self.metrics_path.exists():
             lines = self.metrics_path.read_text().splitlines(keepends=True)
-            self.metrics_path.write_text("".join(line for line in lines if _step_of(line) <= step))
+            write(self.metrics_path, "".join(line for line in lines if _step_of(line) <= step))
         self.metrics = self.metrics_path.open("a", buffering=1)
         self.samples = (folder / "samples.txt").open("a", buffering=1)
         self.board = SummaryWriter(
@@ -71,13 +73,16 @@ class Progress:
         self.bar = tqdm(
             total=1.0,
             disable=quiet or not sys.stderr.isatty(),
-            bar_format="{percentage:3.0f}%|{bar:24}| step {postfix}  {elapsed} < {remaining}",
+            bar_format="{percentage:3.0f}%|{bar:24}| {desc}  {elapsed}, {remaining} left",
             leave=False,
         )
 
     def update(self, *, fraction: float, step: int, loss: float, tokens_per_second: float) -> None:
-        self.bar.n = min(1.0, fraction)
-        self.bar.set_postfix_str(f"{step:,}  loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s")
+        if self.bar.n == 0:
+            self.bar.initial = fraction  # of a run that goes on: time left counts from here
+        text = f"step {step:,}  loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s"
+        self.bar.set_description_str(text, refresh=False)
+        self.bar.update(min(1.0, fraction) - self.bar.n)
 
     def say(self, text: str = "") -> None:
         if not self.quiet:

@@ -73,9 +73,9 @@ def train(
         "tokens": 0,
         "seconds": 0.0,
         "step_seconds": 0.0,
-        "best": None,
-        "best_step": 0,
+        "data_sha256": task.data_sha256,
     }
+    best: dict[str, float] = {}  # the best value of the task's metric, and its step
     if resume:
         carried, done = checkpoint.load(
             (checkpoints / "last").resolve(),
@@ -83,6 +83,12 @@ def train(
             optimizer=optimizer,
             template=model.example_state(),
         )
+        best = checkpoint.read_best(checkpoints)
+        if done["data_sha256"] != task.data_sha256:
+            raise UserError(
+                f"{folder}: trained on other data (sha256 {done['data_sha256'][:12]}, now "
+                f"{task.data_sha256[:12]}): put the data back, or start a new run"
+            )
     if settings["compile"]:
         for layer in model.layers:
             layer.compile()
@@ -131,22 +137,31 @@ def train(
         seconds = round(time.perf_counter() - begun, 3)
         return {"step": done["step"], "tokens": done["tokens"], "seconds": seconds}
 
-    def save(is_best: bool = False) -> None:
+    saved_at = done["step"] if resume else -1
+
+    def save() -> None:
+        """Keep the run as it is now, once a step; the first checkpoint is the best so far."""
+        nonlocal saved_at
+        if saved_at == done["step"]:
+            return
         done["seconds"] = time.perf_counter() - begun
         target = checkpoints / f"step-{done['step']:08d}"
         checkpoint.save(target, model=model, optimizer=optimizer, state=carried, progress=done)
         checkpoint.point(checkpoints, "last", target)
-        if is_best or not (checkpoints / "best").exists():
+        if not (checkpoints / "best").exists():
             checkpoint.point(checkpoints, "best", target)
         checkpoint.prune(checkpoints)
+        saved_at = done["step"]
 
-    def judge(metrics: Mapping[str, float | str]) -> bool:
-        """Whether this is the best model so far, by the task's own metric."""
+    def judge(metrics: Mapping[str, float | str]) -> None:
+        """Keep the model if it is the best so far, by the task's own metric."""
         value = float(metrics[task.best])
-        better = done["best"] is None or value < done["best"]
-        if better:
-            done["best"], done["best_step"] = value, done["step"]
-        return better
+        if not math.isfinite(value) or value >= best.get("value", math.inf):
+            return
+        best.update(value=value, step=done["step"])
+        save()
+        checkpoint.point(checkpoints, "best", checkpoints / f"step-{done['step']:08d}", best)
+        checkpoint.prune(checkpoints)
 
     def write() -> None:
         with autocast():
@@ -176,28 +191,41 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
 
-            step_loss, step_tokens = torch.zeros((), device=device), 0
-            for _ in range(settings["grad_accumulation"]):
-                batch = task.batch(done["batches"])
+            batches = [
+                task.batch(done["batches"] + i) for i in range(settings["grad_accumulation"])
+            ]
+            targets = sum(int((batch.targets != IGNORE).sum()) for batch in batches)
+            step_loss = torch.zeros((), device=device)
+            for batch in batches:
                 batch = batch.to(device)
                 with autocast():
                     logits, carried = model(batch.inputs, None if batch.fresh else carried)
                 loss = F.cross_entropy(
-                    logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORE
+                    logits.flatten(0, 1).float(),
+                    batch.targets.flatten(),
+                    ignore_index=IGNORE,
+                    reduction="sum",
                 )
-                (loss / settings["grad_accumulation"]).backward()
+                (loss / targets).backward()
                 carried = states.detach(carried) if task.carries else None
-                step_loss += loss.detach() / settings["grad_accumulation"]
-                step_tokens += batch.inputs.numel()
-                done["batches"] += 1
+                step_loss += loss.detach() / targets
             clip = math.inf if settings["grad_clip"] is None else settings["grad_clip"]
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
             done["step"] += 1
+            done["batches"] += len(batches)
+            step_tokens = sum(batch.n_tokens for batch in batches)
             done["tokens"] += step_tokens
-            window["loss"] += float(step_loss)  # waits for the device: the step is timed whole
+            loss_now = float(step_loss)  # waits for the device: the step is timed whole
+            if not math.isfinite(loss_now):
+                log.close()
+                raise FloatingPointError(
+                    f"the loss is {loss_now} at step {done['step']}: try a lower trainer.lr "
+                    f"({settings['lr']:g}), more trainer.warmup_steps, or trainer.dtype=float32"
+                )
+            window["loss"] += loss_now
             took = time.perf_counter() - started
             done["step_seconds"] += took
             window["steps"] += 1
@@ -208,13 +236,6 @@ def train(
             show.update(fraction=fraction(), step=done["step"], loss=mean, tokens_per_second=speed)
 
             if due(settings["log_every"]):
-                if not math.isfinite(mean):
-                    log.close()
-                    raise FloatingPointError(
-                        f"the loss is {mean} at step {done['step']}: try a lower "
-                        f"trainer.lr ({settings['lr']:g}), "
-                        "more trainer.warmup_steps, or trainer.dtype=float32"
-                    )
                 log.scalars(
                     {
                         "train/loss": mean,
@@ -225,22 +246,23 @@ def train(
                     **position(),
                 )
                 window = dict.fromkeys(window, 0.0)
-            is_best = False
-            if due(settings["eval_every"]):
-                is_best = judge(evaluate(quick=True))
-            if due(settings["sample_every"]):
-                write()
-            if (is_best or due(settings["checkpoint_every"])) and fraction() < 1:
-                save(is_best)
+            if fraction() < 1:  # what is due at the end is done once, below
+                if due(settings["eval_every"]):
+                    judge(evaluate(quick=True))
+                if due(settings["sample_every"]):
+                    write()
+                if due(settings["checkpoint_every"]):
+                    save()
 
-    status = "interrupted" if interrupted else "finished"
-    train_seconds = time.perf_counter() - begun
-    final: dict[str, dict[str, float | str]] = {}
-    if status == "finished":
-        final["last"] = evaluate(quick=False)
-        judge(final["last"])
-    save(done["best_step"] == done["step"])
-    show.close()
+        train_seconds = time.perf_counter() - begun
+        save()
+        status = "interrupted" if interrupted else "finished"
+        final: dict[str, dict[str, float | str]] = {}
+        if status == "finished":
+            final["last"] = evaluate(quick=False)
+            judge(final["last"])
+            write()
+        show.close()
     summary = {
         "model": config["model"]["name"],
         "task": task.name,
@@ -260,20 +282,18 @@ def train(
         | {"python": platform.python_version()},
         "status": status,
     }
-    best = (checkpoints / "best").resolve()
+    chosen = (checkpoints / "best").resolve()
+    if chosen != (checkpoints / "last").resolve():
+        checkpoint.load_weights(chosen / "model.safetensors", model)
+        if status == "finished":
+            show.say(f"the best checkpoint, of step {best['step']:,}:")
+            final["best"] = evaluate(quick=False, at=int(best["step"]))
     if status == "finished":
-        write()
-        if best != (checkpoints / "last").resolve():
-            show.say(f"the best checkpoint, of step {done['best_step']:,}:")
-            checkpoint.load_weights(best / "model.safetensors", model)
-            final["best"] = evaluate(quick=False, at=done["best_step"])
         final.setdefault("best", final["last"])
-        summary |= {**final["best"], "best_step": done["best_step"], **final}
-    else:
-        checkpoint.load_weights(best / "model.safetensors", model)
+        summary |= {**final["best"], "best_step": best.get("step", done["step"]), **final}
     log.close()
     checkpoint.save_model(model, str(folder / "model" / "model.safetensors"))
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    checkpoint.write(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     return summary
 
 

@@ -20,7 +20,8 @@ def adamw(
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
-        matrix = parameter.squeeze().ndim >= 2 and id(parameter) not in embeddings
+        embedding = id(parameter) in embeddings or getattr(parameter, "no_decay", False)
+        matrix = parameter.squeeze().ndim >= 2 and not embedding
         key = (weight_decay if matrix else 0.0, getattr(parameter, "lr_scale", 1.0))
         groups.setdefault(key, []).append(parameter)
     return torch.optim.AdamW(
