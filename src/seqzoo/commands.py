@@ -143,15 +143,14 @@ _share = _number(float, 1e-9, 1)
 # ---- commands on a run
 
 
-def _load(options: argparse.Namespace, *, task: str | None = None, instead: str = "") -> Any:
-    """The run, once what can be refused without torch has been."""
+def _load(options: argparse.Namespace, *, needs: str | None = None, instead: str = "") -> Any:
+    """The run, once what can be refused without torch has been; its task has the key `needs`."""
     from seqzoo.models.zoo import check_model
 
     folder = Path(options.folder)
     saved = config.read_config(folder)
-    name = saved["task"].get("name")
-    if task not in (None, name):
-        raise UserError(f"{folder}: a run of task={name}, not of {task}: use seqzoo {instead}")
+    if needs not in (None, *saved["task"]):
+        raise UserError(f"{folder}: a run of task={saved['task']['name']}: use seqzoo {instead}")
     config.check_device("--device", options.device)
     if not (folder / "model" / "tokenizer.json").exists():
         raise UserError(f"{folder}: this run has no model yet: wait for one, or train again")
@@ -175,7 +174,7 @@ def _eval(options: argparse.Namespace) -> None:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    run = _load(options, task="charlm", instead="translate")
+    run = _load(options, needs="prompt", instead="translate")
     sampling = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed")}
     pieces = run.stream(options.prompt, options.tokens, **sampling)
     first = next(pieces)  # what is wrong with the prompt shows before it is repeated
@@ -186,7 +185,7 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _translate(options: argparse.Namespace) -> None:
-    run = _load(options, task="translation", instead="generate")
+    run = _load(options, needs="target_lang", instead="generate")
     if options.sentences:
         print(*run.translate(options.sentences), sep="\n")
         return

@@ -60,11 +60,11 @@ def _fit(cfg: dict[str, Any], data: Any, folder: Path, resuming: bool) -> int:
     if summary["status"] != "finished":
         print(f"stopped at step {summary['steps']:,}; to go on: seqzoo train resume={folder}")
         return INTERRUPTED
-    print(_closing(summary, folder))
+    print(_closing(summary, cfg, folder))
     return 0
 
 
-def _closing(summary: dict[str, Any], folder: Path) -> str:
+def _closing(summary: dict[str, Any], cfg: dict[str, Any], folder: Path) -> str:
     """The result, and commands to go on with."""
     numbers = [
         f"  {key:<18} {value:.4f}" if isinstance(value, float) else f"  {key:<18} {value}"
@@ -73,10 +73,12 @@ def _closing(summary: dict[str, Any], folder: Path) -> str:
     ]
     run = shlex.quote(str(folder))
     seqzoo = _command()
-    use = {
-        "charlm": f'{seqzoo} generate {run} --prompt "The "',
-        "translation": f'{seqzoo} translate {run} "forty-two"',
-    }.get(summary["task"], f"{seqzoo} eval {run}")
+    if "prompt" in cfg["task"]:
+        use = f'{seqzoo} generate {run} --prompt "The "'
+    elif "target_lang" in cfg["task"]:
+        use = f'{seqzoo} translate {run} "forty-two"'
+    else:
+        use = f"{seqzoo} eval {run}"
     runs = Path(*folder.parts[: folder.parts.index("runs") + 1]) if "runs" in folder.parts else run
     other = "gru" if summary["model"] == "lstm" else "lstm"
     return "\n".join(

@@ -89,7 +89,7 @@ class Run:
         """
         from seqzoo.tasks.translation import translate
 
-        if self.config["task"]["name"] != "translation":
+        if "target_lang" not in self.config["task"]:
             raise UserError(
                 f"{self.folder}: a run of task={self.config['task']['name']}, not of translation"
             )
