@@ -24,15 +24,14 @@ def main(out: str, *folders: str) -> None:
             for line in lines
             if "val/stream_loss" in line
         ]
-        name = json.loads((folder / "summary.json").read_text())["model"]
+        summary = json.loads((folder / "summary.json").read_text())
+        name = f"{summary['model']} {summary['val/stream_loss']:.3f}"  # of the best checkpoint
         (curve,) = axes.plot(*zip(*points, strict=True), marker=".", label=name)
         ends.append((points[-1], name, curve.get_color()))
     last = 0.0
     for (x, y), name, color in sorted(ends, key=lambda end: end[0][1]):
         last = max(y, last + 0.022)  # labels apart
-        axes.annotate(
-            f" {name} {y:.3f}", (x, y), (x + 4, last), color=color, va="center", fontsize=8
-        )
+        axes.annotate(f" {name}", (x, y), (x + 4, last), color=color, va="center", fontsize=8)
     axes.set(xlabel="seconds of training", ylabel="validation loss, nats a character (stream)")
     axes.set_xlim(0, 1.3 * max(x for (x, _), _, _ in ends))
     axes.spines[["top", "right"]].set_visible(False)

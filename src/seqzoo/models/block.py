@@ -62,10 +62,10 @@ class PostNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """`nn.Dropout`, but on a CPU the mask comes from random bytes, eight at a draw: 15 times faster
-    there.
+    """`nn.Dropout`, but on a CPU the mask comes from random bytes, eight at a draw: four times
+    faster there (`scripts/measure_ops.py`).
 
-    `nn.Dropout` draws a number an element, one thread only: 7 ms for a million on a CPU that
+    `nn.Dropout` draws a number an element, one thread only: 8.6 ms for a million on a CPU that
     multiplies matrices of that size in 1 ms. The price: p is rounded to 1/256.
     """
 
