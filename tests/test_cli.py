@@ -130,7 +130,10 @@ BAD = [  # (request, what the line must say)
     ("train --cfg everything", "everything"),
     ("train task.path=empty.txt", "empty.txt is empty"),
     ("train task.path=short.txt", "task.seq_len=64 needs more"),
+    ("train task.path=text.txt task.val_max_chars=1", "1 tokens to measure on"),
     ("train task.path=missing.txt", "no such file: missing.txt"),
+    ("train task.path=~/missing(1)=é.txt", "missing(1)=é.txt"),
+    ("train hydra.run.dir=/proc/run", "cannot write in"),
     ("train task.path=latin1.txt", "at byte 3", "task.encoding_errors=replace"),
     ("train task=translation task.source=source.txt task.target=target.txt", "has 2", "has 1"),
     ("train hydra.run.dir=text.txt/run", "cannot write in", "hydra.run.dir"),
@@ -355,6 +358,18 @@ def test_resume_auto(place: Path, seqzoo: Seqzoo, capfd: pytest.CaptureFixture[s
 
 
 # ---- commands on a run
+
+
+def test_info_of_a_run(trained: Path, seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str]) -> None:
+    assert seqzoo("info", str(trained / "runs/a")) == 0
+    assert "dim 16" in capfd.readouterr().out
+
+
+def test_a_file_name_is_taken_as_it_is(place: Path, seqzoo: Seqzoo) -> None:
+    (place / "it's (a) text=é.txt").write_text((place / "text.txt").read_text())
+    path = "task.path=it's (a) text=é.txt"
+    assert seqzoo("train", *SMALL[1:], path, "hydra.run.dir=run") == 0
+    assert _config(Path("run"))["task"]["path"] == "it's (a) text=é.txt"
 
 
 def test_generate_and_eval(

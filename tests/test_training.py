@@ -334,3 +334,23 @@ def test_a_save_in_progress_is_never_seen(tmp_path: Path, text_file: Path) -> No
     assert seqzoo.load(tmp_path, checkpoint="last").model.n_parameters() > 0
     with pytest.raises(seqzoo.UserError, match="not a checkpoint"):
         checkpoint.verify(draft)
+
+
+def test_an_evaluation_that_used_up_the_time_is_not_repeated(
+    tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seqzoo.tasks.charlm import CharLM
+
+    evaluate, samples = CharLM.evaluate, []
+
+    def slowly(self: Any, *more: Any, **named: Any) -> Any:
+        time.sleep(5)
+        return evaluate(self, *more, **named)
+
+    monkeypatch.setattr(CharLM, "evaluate", slowly)
+    monkeypatch.setattr(CharLM, "sample", lambda *_: samples.append(1) or "text")
+    summary = fit(tmp_path / "a", text_file, max_seconds=5, eval_every=1, sample_every=1)
+    lines = (tmp_path / "a/metrics.jsonl").read_text().splitlines()
+    assert summary["steps"] == 1 and len(samples) == 1
+    assert sum("val/loss" in line for line in lines) == 1
+    assert summary["val/loss"] == summary["last"]["val/loss"]

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
@@ -34,9 +36,10 @@ seqzoo train [-m] [--cfg job] [KEY=VALUE ...]: train a model of the zoo on a tas
   hydra.run.dir=D  the run directory (default: runs/TASK/MODEL/TIME)
 """
 INFO_HELP = """\
-seqzoo info [KEY=VALUE ...]: parameters, FLOPs a token and state bytes of a configured model.
+seqzoo info [RUN | KEY=VALUE ...]: parameters, FLOPs a token and state bytes of a model.
 
   seqzoo info model=transformer model.dim=256
+  seqzoo info runs/charlm/lstm/2026-01-31_12-00-00
 
 Keys are those of `seqzoo train --help`."""
 
@@ -109,7 +112,7 @@ def _train(arguments: list[str]) -> int:
         _check_folder(cfg["hydra"]["sweep" if options.multirun else "run"]["dir"])
     if options.cfg:
         flags = ["--cfg", options.cfg, *(["--resolve"] if options.resolve else [])]
-        return _hydra(flags, options.overrides, lambda _: None)
+        return _hydra(flags, overrides, lambda _: None)
     for cfg in composed:
         _prepare(cfg["task"], prepared)
 
@@ -131,7 +134,7 @@ def _train(arguments: list[str]) -> int:
         if statuses[-1] == launch.INTERRUPTED:  # in order; and a sweep ends with its run
             raise KeyboardInterrupt
 
-    status = _hydra(["-m"] if options.multirun else [], options.overrides, job)
+    status = _hydra(["-m"] if options.multirun else [], overrides, job)
     if options.multirun and any(statuses):
         print(f"seqzoo: {sum(map(bool, statuses))} of {len(statuses)} runs failed", file=sys.stderr)
         return 1
@@ -143,8 +146,11 @@ def _info(arguments: list[str]) -> int:
     if options.help:
         print(INFO_HELP)
         return 0
-    cfg = _compose(_parse(options.overrides))[0]
-    _check(cfg)
+    if len(options.overrides) == 1 and Path(options.overrides[0], "config.yaml").exists():
+        cfg = config.read_config(Path(options.overrides[0]))
+    else:
+        cfg = _compose(_parse(options.overrides))[0]
+        _check(cfg)
     from seqzoo.info import describe
 
     print(describe(cfg["model"]))
@@ -187,9 +193,12 @@ def _parse(texts: Sequence[str], multirun: bool = False) -> list[Any]:
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException:
-            raise UserError(
-                f"{text}: not KEY=VALUE: see `seqzoo train --help`; quote what the shell changes"
-            ) from None
+            key, equals, value = text.partition("=")
+            if not equals or not re.fullmatch(r"\+{0,2}[\w./@]+", key):
+                raise UserError(f"{text}: not KEY=VALUE: see `seqzoo train --help`") from None
+            # Text that Hydra's grammar has other uses for, such as ~/my.txt: taken as it is.
+            quoted = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+            override = OverridesParser.create().parse_override(f"{key}={quoted}")
         if override.is_delete():
             raise UserError(
                 f"{text}: no key can be taken out: set it, to null where that is allowed"
@@ -291,10 +300,12 @@ def _check_folder(wanted: str) -> None:
     """Refuse a run directory that cannot be made."""
     folder = Path(wanted).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=existing))
+    except OSError:
         raise UserError(
             f"{wanted}: cannot write in {existing}: run elsewhere, or give another hydra.run.dir"
-        )
+        ) from None
 
 
 def _prepare(task: dict[str, Any], prepared: dict[str, Any]) -> Any:
@@ -307,11 +318,12 @@ def _prepare(task: dict[str, Any], prepared: dict[str, Any]) -> Any:
     return prepared[key]
 
 
-def _hydra(flags: Sequence[str], overrides: Sequence[str], job: Callable[[Any], None]) -> int:
+def _hydra(flags: Sequence[str], overrides: Sequence[Any], job: Callable[[Any], None]) -> int:
     """Hydra makes the directories, and calls `job` once or for each run of a sweep."""
     import hydra
 
-    before, sys.argv = sys.argv, ["seqzoo train", *flags, *overrides]  # flags first, it wants
+    before, sys.argv = sys.argv, ["seqzoo train", *flags]  # flags first, it wants
+    sys.argv += [override.input_line for override in overrides]
     try:
         hydra.main(version_base="1.3", config_path=str(config.CONFIGS), config_name="train")(job)()
     except SystemExit as stop:

@@ -137,7 +137,8 @@ def _needed(key: str, expected: Any, value: Any) -> str:
     example = "" if expected is None else f", such as {shown(expected)}"
     if isinstance(expected, bool):
         return "" if isinstance(value, bool) else "true or false"
-    if isinstance(expected, int) or key in COUNTS:
+    whole = isinstance(expected, int) and key not in RANGES
+    if whole or key in COUNTS or key == "seed":
         if _is_number(value) and isinstance(value, float) and value.is_integer():
             example = f", such as {value:.0f}"
         return "" if type(value) is int else f"a whole number{example}"

@@ -76,7 +76,9 @@ def _closing(summary: dict[str, Any], cfg: dict[str, Any], folder: Path) -> str:
     if "prompt" in cfg["task"]:
         use = f'{seqzoo} generate {run} --prompt "The "'
     elif "target_lang" in cfg["task"]:
-        use = f'{seqzoo} translate {run} "forty-two"'
+        spelled = cfg["task"]["corpus"] in (None, "numbers") and cfg["task"]["source_lang"] == "en"
+        ours = spelled and not (cfg["task"]["path"] or cfg["task"]["source"])
+        use = f"{seqzoo} translate {run} " + ('"forty-two"' if ours else "< sentences.txt")
     else:
         use = f"{seqzoo} eval {run}"
     runs = Path(*folder.parts[: folder.parts.index("runs") + 1]) if "runs" in folder.parts else run
@@ -85,7 +87,7 @@ def _closing(summary: dict[str, Any], cfg: dict[str, Any], folder: Path) -> str:
         [
             f"\n{summary['model']} on {summary['task']}: {summary['parameters']:,} parameters, "
             f"{summary['steps']:,} steps, {summary['tokens']:,} tokens in "
-            f"{summary['train_seconds']:.0f} s, evaluations included "
+            f"{summary['train_seconds']:.0f} s, evaluations on the way included "
             f"({summary['tokens_per_second']:,.0f} tokens/s while training)",
             *numbers,
             "\nnext:",

@@ -73,13 +73,19 @@ def load(
     split = {key: keys[key] for key in ("val_fraction", "val_max_chars")}
     if tokenizer is not None:
         parts = (corpus.text, corpus.text) if whole else split_text(corpus.text, **split)
-        return _encoded(
+        encoded = _encoded(
             corpus, tokenizer, *(tokenizer.encode(part) for part in parts), *map(len, parts)
         )
-    encoded = encode_corpus(
-        corpus, tokenizer=keys["tokenizer"], vocab_size=keys["vocab_size"], **split
-    )
-    if len(encoded.train) <= keys["seq_len"]:
+    else:
+        encoded = encode_corpus(
+            corpus, tokenizer=keys["tokenizer"], vocab_size=keys["vocab_size"], **split
+        )
+    if len(encoded.val) < 2:
+        raise UserError(
+            f"{corpus.name} has {len(encoded.val)} tokens to measure on, and 2 are the least: give "
+            "a longer text, or larger task.val_fraction and task.val_max_chars"
+        )
+    if tokenizer is None and len(encoded.train) <= keys["seq_len"]:
         raise UserError(
             f"{corpus.name} has {len(encoded.train):,} tokens to train on, and "
             f"task.seq_len={keys['seq_len']} needs more: give a longer text, or "

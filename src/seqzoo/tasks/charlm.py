@@ -31,6 +31,7 @@ class CharLM:
 
     name = "charlm"
     best = "val/stream_loss"
+    quick_is_less = False
 
     def __init__(self, keys: Mapping[str, Any], data: EncodedCorpus, *, seed: int) -> None:
         self.data, self.seed = data, seed

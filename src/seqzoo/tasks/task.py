@@ -35,6 +35,7 @@ class Task(Protocol):
     data_sha256: str
     carries: bool  # whether a batch goes on from the state the last one left
     best: str  # the metric whose least value chooses the best checkpoint
+    quick_is_less: bool  # whether a quick evaluation leaves anything out
 
     def setup(self, model: LanguageModel) -> None:
         """See which model it is to be: whether its state can be carried."""

@@ -27,6 +27,7 @@ class Translation:
     name = "translation"
     best = "val/loss"
     carries = False
+    quick_is_less = True
 
     def __init__(self, keys: Mapping[str, Any], data: EncodedPairs, *, seed: int) -> None:
         self.data, self.seed = data, seed
@@ -157,14 +158,15 @@ class Translation:
 def translate(
     model: LanguageModel, tokenizer: Tokenizer, sources: Sequence[np.ndarray], max_len: int
 ) -> list[str]:
-    """Greedy translations of encoded sentences, in their order; a pair ends at `max_len` tokens."""
+    """Greedy translations of encoded sentences, in their order. A pair ends at `max_len` tokens, a
+    translation at twice its source and 50 more, should it not end by itself."""
     start, end = tokenizer.id("<s>"), tokenizer.id("</s>")
     out = [""] * len(sources)
     for rows, prompt in _by_length(sources, start):
         tokens = generate(
             model,
             prompt.to(model.embedding.weight.device),
-            max_tokens=max(1, max_len - prompt.shape[1]),
+            max_tokens=max(1, min(max_len - prompt.shape[1], 2 * prompt.shape[1] + 50)),
             temperature=0,
             stop=end,
         )

@@ -124,7 +124,8 @@ def verify(folder: Path) -> None:
     for name, digest in digests.items():
         if not (folder / name).is_file() or _sha256(folder / name) != digest:
             raise UserError(
-                f"{folder / name}: missing or changed since it was written: take another checkpoint"
+                f"{folder / name}: missing or changed since it was written: put it back, or start "
+                "a new run"
             )
 
 
