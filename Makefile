@@ -33,6 +33,10 @@ test-slow: setup ## tests of minutes: crashes, whole trainings
 test-gpu: setup ## tests on CUDA
 	$(BIN)/pytest -m gpu
 
+test-browser: setup ## TensorBoard in a headless Chromium
+	$(BIN)/pip install -q --disable-pip-version-check selenium  # and Chromium with chromedriver, by the system
+	$(BIN)/pytest -m browser
+
 test-all: setup ## every test
 	$(BIN)/pytest -m ''
 
@@ -41,10 +45,13 @@ lint: setup ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: setup ## throughput, memory and state of all families against sequence length: about 15 minutes
+	$(BIN)/seqzoo bench
+
 dashboard: setup ## TensorBoard on runs/
 	$(BIN)/seqzoo dashboard
 
 clean: ## remove what make made; runs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
-.PHONY: help setup train test test-slow test-gpu test-all lint dashboard clean
+.PHONY: help setup train test test-slow test-gpu test-all test-browser lint bench dashboard clean

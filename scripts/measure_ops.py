@@ -2,7 +2,8 @@
 
     python scripts/measure_ops.py
 
-1. Attention on a CPU: two matrix products and a softmax, or SDPA (`seqzoo.ops.choose`).
+1. Attention on a CPU, of a whole sequence and of one query: two matrix products and a softmax, or
+   SDPA (`seqzoo.ops.choose`).
 2. The growing cache: what copying it by `torch.cat` adds to a decoding step
    (`seqzoo.mixers.attention`).
 3. Dropout from random bytes, or `nn.Dropout` (`seqzoo.models.block`).
@@ -49,6 +50,20 @@ def attention() -> None:
             print(f"| {T} | {str(dtype)[6:]} | {plain:.1f} ms | {sdpa:.1f} ms |", flush=True)
 
 
+def one_query() -> None:
+    print("\n| S | dtype | matrix products | SDPA |\n|--:|---|--:|--:|")
+    for S in (128, 512, 2048, 8192):
+        for dtype in (torch.float32, torch.bfloat16):
+            q, k, v = (torch.randn(1, 8, n, 32, dtype=dtype) for n in (1, S, S))
+
+            def step(form: str, q=q, k=k, v=v) -> None:
+                with torch.inference_mode(), ops.backend(form):
+                    causal_attention(q, k, v)
+
+            plain, sdpa = milliseconds(lambda: step("naive"), lambda: step("sdpa"))
+            print(f"| {S:,} | {str(dtype)[6:]} | {plain:.3f} ms | {sdpa:.3f} ms |", flush=True)
+
+
 def cache() -> None:
     print("\n| context | decoding step | copying the caches | share |\n|--:|--:|--:|--:|")
     model = build("transformer", vocab_size=65, dim=256, n_layers=4, n_heads=8).eval()
@@ -78,5 +93,6 @@ def dropout() -> None:
 
 if __name__ == "__main__":
     attention()
+    one_query()
     cache()
     dropout()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs everything docs/results.md reports, one after the other, and prints the table; about an hour.
+# Runs everything docs/results.md reports, one after the other, and prints the tables; about an hour.
 #   scripts/results.sh tinyshakespeare.txt     (without a file: from the hub)
 set -euo pipefail
 text=${1:+task.path=$1}
@@ -14,4 +14,6 @@ for model in lstm transformer; do
   $seqzoo train experiment=numbers_$model hydra.run.dir="$out/numbers_$model"
   $seqzoo train experiment=numbers_$model task.limit=1000000 hydra.run.dir="$out/numbers_${model}_million"
 done
-python3 "$(dirname "$0")/results_table.py" "$out"/*
+$seqzoo compare "$out"/tinyshakespeare_* --metric val/stream_loss --out "$out/compare_tinyshakespeare"
+$seqzoo compare "$out"/numbers_* --metric test/exact --out "$out/compare_numbers"
+$seqzoo inspect "$out"/tinyshakespeare_{rnn,lstm,gru,transformer,linear_transformer,rwkv4} --out "$out/inspect"

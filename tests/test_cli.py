@@ -141,6 +141,19 @@ BAD = [  # (request, what the line must say)
     ("train hydra.run.dri=run", "hydra.run.dri"),
     ("train resume=missing", "missing: no run directory"),
     ("train resume=auto -m", "leave -m out"),
+    ("bench models=lstn", "did you mean 'lstm'?"),
+    ("bench models=[lstm,gur]", "did you mean 'gru'?"),
+    ("bench model=lstm", "give models=lstm"),
+    ("bench model.n_head=2", "did you mean 'n_heads'?"),
+    ("bench bench.length=64", "did you mean 'lengths'?"),
+    ("bench bench.lengths=64-128", "give FIRST..LAST"),
+    ("bench bench.modes=[decoding]", "choose among train, prefill, decode"),
+    ("bench bench.tokens=64", "try bench.tokens=8192"),
+    ("bench bench.parameters=0", "bench.parameters=0"),
+    ("bench bench.device=foo", "bench.device=foo"),
+    ("bench models=transformer model.position=learned", "try model.max_len=8193"),
+    ("compare missing", "missing: no run in it"),
+    ("inspect missing", "missing: no run directory"),
     ("info model=lstn", "did you mean 'lstm'?"),
     ("generate missing", "missing: no run directory"),
     ("eval missing", "missing: no run directory"),
@@ -216,7 +229,19 @@ def test_help(seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str], arguments: list
 
 
 @pytest.mark.parametrize(
-    "command", ["eval", "generate", "translate", "verify", "dashboard", "completion", "info"]
+    "command",
+    [
+        "bench",
+        "compare",
+        "inspect",
+        "eval",
+        "generate",
+        "translate",
+        "verify",
+        "dashboard",
+        "completion",
+        "info",
+    ],
 )
 def test_help_of_a_command(seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str], command: str) -> None:
     assert seqzoo(command, "--help") == 0
@@ -438,6 +463,9 @@ COMPLETIONS = {
     "seqzoo train task.tokenizer=b": ["bpe", "byte"],
     "seqzoo train task.path=te": ["text.txt"],
     "seqzoo train resume=": ["auto", "runs/a", "runs/b"],
+    "seqzoo bench models=[lstm,transf": ["[lstm,transformer"],
+    "seqzoo bench bench.max": ["bench.max_step_seconds="],
+    "seqzoo compare runs/a ": ["runs/a", "runs/b"],
     "seqzoo generate ": ["runs/a", "runs/b"],
     "seqzoo eval runs/a --split ": ["test", "val"],
     "seqzoo generate runs/a --to": ["--tokens", "--top-k", "--top-p"],

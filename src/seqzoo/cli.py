@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 import tempfile
 import textwrap
@@ -34,6 +35,20 @@ seqzoo train [-m] [--cfg job] [KEY=VALUE ...]: train a model of the zoo on a tas
   resume=auto      go on with the newest unfinished run of this model and task
   resume=RUN       go on with that run; trainer.max_steps=2000 extends a finished one
   hydra.run.dir=D  the run directory (default: runs/TASK/MODEL/TIME)
+"""
+BENCH_HELP = """\
+seqzoo bench [-m] [--cfg job] [KEY=VALUE ...]: speed, memory and state against sequence length.
+
+  seqzoo bench models=[lstm,transformer] bench.lengths=64..4096
+  seqzoo bench bench.modes=[decode] bench.lengths=[128,8192] model.n_layers=2
+
+  -m               a bench for each combination of comma-separated values
+  --cfg job        print the configuration and leave
+  models=          all, a name, or a list
+  model.KEY=       for every model that has the key
+  hydra.run.dir=D  where it writes (default: runs/bench/TIME)
+
+Afterwards: seqzoo dashboard, or open report.html; seqzoo compare A B holds two benches together.
 """
 INFO_HELP = """\
 seqzoo info [RUN | KEY=VALUE ...]: parameters, FLOPs a token and state bytes of a model.
@@ -63,6 +78,8 @@ def _dispatch(arguments: list[str]) -> int:
     match arguments:
         case ["train", *rest]:
             return _train(rest)
+        case ["bench", *rest]:
+            return _bench(rest)
         case ["info", *rest]:
             return _info(rest)
     parser = commands.parser()
@@ -76,7 +93,7 @@ def _dispatch(arguments: list[str]) -> int:
     return int(options.run(options) or 0)
 
 
-# ---- train and info
+# ---- train, bench and info
 
 
 def _options(command: str, arguments: list[str]) -> Any:
@@ -84,7 +101,7 @@ def _options(command: str, arguments: list[str]) -> Any:
     parser = commands.Parser(f"seqzoo {command}", add_help=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("overrides", nargs="*")
-    if command == "train":
+    if command != "info":
         parser.add_argument("-m", "--multirun", action="store_true")
         parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
         parser.add_argument("--resolve", action="store_true")
@@ -141,6 +158,34 @@ def _train(arguments: list[str]) -> int:
     return max([status, *statuses])
 
 
+def _bench(arguments: list[str]) -> int:
+    options = _options("bench", arguments)
+    overrides = _parse(options.overrides, options.multirun)
+    for override in overrides:
+        if override.key_or_group == "model":
+            given = override.input_line.partition("=")[2]
+            raise UserError(f"model={given}: give models={given}; model.KEY=VALUE sets a key")
+    composed = _compose(overrides, "bench")
+    if options.help:
+        print(BENCH_HELP + "\n".join(_keys_help("bench", "default", composed[0]["bench"])))
+        return 0
+    hydra = [cfg.pop("hydra") for cfg in composed]
+    if options.cfg:
+        import yaml
+
+        print(*(yaml.safe_dump(cfg, sort_keys=False) for cfg in composed), sep="---\n", end="")
+        return 0
+    from seqzoo.bench import plan
+
+    plans = [plan.make(cfg) for cfg in composed]
+    folder = Path(hydra[0]["sweep" if options.multirun else "run"]["dir"])
+    _check_folder(str(folder))
+    command = shlex.join(["seqzoo", "bench", *arguments])
+    for number, (cfg, one) in enumerate(zip(composed, plans, strict=True)):
+        launch.bench(cfg, one, folder / str(number) if options.multirun else folder, command)
+    return 0
+
+
 def _info(arguments: list[str]) -> int:
     options = _options("info", arguments)
     if options.help:
@@ -168,16 +213,21 @@ def _help(cfg: dict[str, Any]) -> str:
         "\nKeys of this choice; another model=NAME or task=NAME before --help shows its own."
     )
     for section in SECTIONS:
-        name = cfg[section].get("name", "default")
-        title, said = config.comments(section, name)
-        lines.append(f"\n{section}={name}   {title}")
-        for key, value in cfg[section].items():
-            if key != "name":
-                begin = f"  {section}.{key}={config.shown(value)}".ljust(36)
-                text = textwrap.wrap(said.get(key, ""), 62) or [""]
-                lines.append(f"{begin} {text[0]}".rstrip())
-                lines += [" " * 37 + more for more in text[1:]]
+        lines += _keys_help(section, cfg[section].get("name", "default"), cfg[section])
     return "\n".join(lines)
+
+
+def _keys_help(section: str, name: str, values: dict[str, Any]) -> list[str]:
+    """Every key of a section with its value and what its file says of it."""
+    title, said = config.comments(section, name)
+    lines = [f"\n{section}={name}   {title}"]
+    for key, value in values.items():
+        if key != "name":
+            begin = f"  {section}.{key}={config.shown(value)}".ljust(36)
+            text = textwrap.wrap(said.get(key, ""), 62) or [""]
+            lines.append(f"{begin} {text[0]}".rstrip())
+            lines += [" " * 37 + more for more in text[1:]]
+    return lines
 
 
 # ---- what was asked for
@@ -211,7 +261,7 @@ def _parse(texts: Sequence[str], multirun: bool = False) -> list[Any]:
     return overrides
 
 
-def _compose(overrides: Sequence[Any]) -> list[dict[str, Any]]:
+def _compose(overrides: Sequence[Any], command: str = "train") -> list[dict[str, Any]]:
     """The configuration of each run of a sweep, or of the one run, with Hydra's own under `hydra`.
 
     Raises:
@@ -228,7 +278,7 @@ def _compose(overrides: Sequence[Any]) -> list[dict[str, Any]]:
         with initialize_config_dir(str(config.CONFIGS), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
             for texts in _combinations(overrides, loader):
-                cfg = compose("train", texts, return_hydra_config=True)
+                cfg = compose(command, texts, return_hydra_config=True)
                 own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
                 one: Any = OmegaConf.to_container(own, resolve=True)
                 one["hydra"] = {kind: {"dir": cfg.hydra[kind].dir} for kind in ("run", "sweep")}
@@ -240,7 +290,7 @@ def _compose(overrides: Sequence[Any]) -> list[dict[str, Any]]:
         ) from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         given = " ".join(override.input_line for override in overrides)
-        raise UserError(f"{given}: {error}: see `seqzoo train --help`") from None
+        raise UserError(f"{given}: {error}: see `seqzoo {command} --help`") from None
     return composed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +20,8 @@ Sequence models as state machines: train them, compare them, write with them.
   seqzoo train -m model=rnn,lstm,gru            the same with each of several models
   seqzoo generate RUN --prompt "ROMEO:"         let a trained model write
   seqzoo translate RUN "forty-two"              translate with a trained model
+  seqzoo bench models=[lstm,transformer]        speed and memory against sequence length
+  seqzoo compare RUN RUN                        curves and tables of several runs
   seqzoo dashboard                              look at all runs in TensorBoard
 
 `seqzoo COMMAND --help` says more of each. Tab completion: eval "$(seqzoo completion bash)"
@@ -88,6 +91,21 @@ def parser() -> argparse.ArgumentParser:
     _add_run(sub)
     sub.add_argument("sentences", nargs="*", metavar="SENTENCE", help="none: standard input")
 
+    commands.add_parser("bench", help="speed, memory and state against sequence length")
+
+    sub = add("compare", _compare, "put runs side by side: training runs, or two benches")
+    sub.add_argument(
+        "folders", nargs="+", metavar="RUN", help="run directories, or folders of them"
+    )
+    sub.add_argument("--metric", help="what is compared (default: the first of val/ they share)")
+    sub.add_argument("--out", help="where it writes (default: runs/compare/TIME)")
+
+    sub = add("inspect", _inspect, "look inside: dependence on the past, attention, embeddings")
+    _add_run(sub, several=True)
+    sub.add_argument("--length", type=_count, default=256, help="tokens a text (default: 256)")
+    sub.add_argument("--texts", type=_count, default=32, help="how many (default: 32)")
+    sub.add_argument("--out", help="where figures of several runs go (default: runs/inspect/TIME)")
+
     commands.add_parser("info", help="parameters, FLOPs and state of a configured model")
 
     sub = add("verify", _verify, "check the laws of the state protocol on this machine")
@@ -97,6 +115,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", nargs="?", default="runs", metavar="DIR", help="default: runs")
     sub.add_argument("--port", type=_port, default=6006, help="0: any free one (default: 6006)")
     sub.add_argument("--host", default="localhost", help="default: localhost")
+    sub.add_argument("--no-browser", action="store_true", help="only print the links")
 
     sub = add("completion", _completion, "print what switches on tab completion")
     sub.add_argument("shell", choices=("bash", "zsh"))
@@ -109,8 +128,9 @@ def subparsers(whole: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPar
     return next(dict(a.choices) for a in whole._actions if isinstance(a.choices, dict))
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="RUN", help="a run directory, as seqzoo train prints it")
+def _add_run(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    about = "a run directory, as seqzoo train prints it"
+    parser.add_argument("folder", metavar="RUN", nargs="+" if several else None, help=about)
     parser.add_argument(
         "--checkpoint", choices=("best", "last"), help="whose weights (default: the best)"
     )
@@ -143,11 +163,17 @@ _share = _number(float, 1e-9, 1)
 # ---- commands on a run
 
 
-def _load(options: argparse.Namespace, *, needs: str | None = None, instead: str = "") -> Any:
+def _load(
+    options: argparse.Namespace,
+    *,
+    folder: str | None = None,
+    needs: str | None = None,
+    instead: str = "",
+) -> Any:
     """The run, once what can be refused without torch has been; its task has the key `needs`."""
     from seqzoo.models.zoo import check_model
 
-    folder = Path(options.folder)
+    folder = Path(folder or options.folder)
     saved = config.read_config(folder)
     if needs not in (None, *saved["task"]):
         raise UserError(f"{folder}: a run of task={saved['task']['name']}: use seqzoo {instead}")
@@ -198,7 +224,36 @@ def _translate(options: argparse.Namespace) -> None:
         ) from None
 
 
+def _inspect(options: argparse.Namespace) -> None:
+    asked = {"needs": "prompt", "instead": "translate"}
+    runs = [_load(options, folder=folder, **asked) for folder in options.folder]
+    from seqzoo import inspection
+
+    found = {}
+    for run in runs:
+        seen = inspection.look(run, length=options.length, texts=options.texts)
+        found[run.folder] = run.config["model"]["name"], seen
+        print(*inspection.write(*found[run.folder], run.folder), sep="\n")
+    if len(found) > 1:
+        out = Path(options.out or f"runs/inspect/{datetime.now():%Y-%m-%d_%H-%M-%S}")
+        print(*inspection.write_together(list(found.values()), out), sep="\n")
+
+
 # ---- other commands
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from seqzoo import compare
+
+    out = options.out or f"runs/compare/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    if any((Path(folder) / "bench.json").exists() for folder in options.folders):
+        table, agree, points = compare.benches(compare.find(options.folders, "bench.json"))
+        print(f"{table}\n{agree} of {points} points agree within the noise of both")
+        return
+    runs = compare.load(compare.find(options.folders))
+    metric = compare.pick_metric(runs, options.metric)
+    print(compare.write(runs, metric, Path(out)))
+    print(f"written to {out}: report.html, compare.md, .csv, .json, .png, .svg")
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -234,19 +289,34 @@ def _dashboard(options: argparse.Namespace) -> None:
         url = board.launch().rstrip("/")
     except program.TensorBoardServerException as error:
         raise UserError(f"--port {options.port}: {error}: give another, or 0 for any") from None
-    print(
-        f"""TensorBoard shows {folder}:
-  curves            {url}/?smoothing=0#timeseries
-  throughput        {url}/?smoothing=0&tagFilter=tokens_per_second#timeseries
-  what they wrote   {url}/#text
-  hyper-parameters  {url}/#hparams
-Ctrl-C stops it.""",
-        flush=True,
-    )
+    views = {
+        "throughput": f"{url}/?smoothing=0&tagFilter=tokens_per_second%7Cms_per_token#timeseries",
+        "curves": f"{url}/?smoothing=0#timeseries",
+        "what they wrote": f"{url}/#text",
+        "hyper-parameters": f"{url}/#hparams",
+    }
+    if any(folder.rglob("bench.json")):  # one chart with all families is what a bench is for
+        views = {"bench": f"{url}/#custom_scalars&_smoothingWeight=0", **views}
+    print(f"TensorBoard shows {folder}:")
+    for name, link in views.items():
+        print(f"  {name:<17} {link}")
+    print("Ctrl-C stops it.", flush=True)
+    if not options.no_browser:
+        _open(next(iter(views.values())))
     try:
         Event().wait()
     except KeyboardInterrupt:
         print()
+
+
+def _open(link: str) -> None:
+    """In a browser, where there is a screen to show one on."""
+    import os
+    import webbrowser
+
+    screen = sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
+    if screen and sys.stdout.isatty():
+        webbrowser.open(link)
 
 
 def _completion(options: argparse.Namespace) -> None:

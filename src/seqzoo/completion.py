@@ -41,6 +41,8 @@ def candidates(line: str, parsers: Mapping[str, ArgumentParser]) -> list[str]:
         found: Iterable[str] = parsers
     elif before[0] in ("train", "info"):
         found = _overrides(before[1:], word)
+    elif before[0] == "bench":
+        found = _bench(word)
     elif before[0] in parsers:
         found = _arguments(parsers[before[0]], before, word)
     else:
@@ -60,7 +62,8 @@ def _arguments(parser: ArgumentParser, before: list[str], word: str) -> Iterable
         return config.names("model")
     if choices := [c for a in actions if not a.option_strings and a.choices for c in a.choices]:
         return choices
-    if any(action.metavar == "RUN" for action in actions) and len(before) == 1:
+    several = any(action.nargs == "+" for action in actions)
+    if any(action.metavar == "RUN" for action in actions) and (len(before) == 1 or several):
         return _runs(word) or _paths(word)
     return _paths(word)
 
@@ -85,6 +88,22 @@ def _overrides(before: list[str], word: str) -> Iterable[str]:
         return whole if "." in word else [n for n in (*whole, *sections) if "." not in n[:-1]]
     head = f"{key}=" + value[: value.rfind(",") + 1]  # of several values, the last is completed
     return [head + text for text in _values(key, value.rpartition(",")[2], keys)]
+
+
+def _bench(word: str) -> Iterable[str]:
+    """Models, which are a list or one, and the keys of a bench."""
+    from seqzoo.models.zoo import FAMILIES
+
+    keys = {f"bench.{key}": value for key, value in config.defaults("bench", "default").items()}
+    key, equals, value = word.partition("=")
+    if word.startswith("-"):
+        return ("-m", "--multirun", "--cfg", "--help")
+    if not equals:
+        return ("models=", *(f"{name}=" for name in keys))
+    if key == "models":
+        head = value[: max(value.rfind(","), value.rfind("[")) + 1]
+        return [f"models={head}{name}" for name in ("all", *FAMILIES)]
+    return [f"{key}={text}" for text in _values(key, value, keys)]
 
 
 def _values(key: str, begun: str, keys: dict[str, object]) -> Iterable[str]:

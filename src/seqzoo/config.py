@@ -22,7 +22,8 @@ ANY_SIZE = (0, math.inf)
 COUNTS = frozenset(  # whole numbers from 1 up
     "dim n_layers n_heads max_len mlp_ratio seq_len batch_size batch_tokens grad_accumulation "
     "max_steps eval_every checkpoint_every sample_every sample_tokens limit n_pairs "
-    "val_pairs test_pairs vocab_size eval_pairs log_every val_max_chars".split()
+    "val_pairs test_pairs vocab_size eval_pairs log_every val_max_chars parameters tokens "
+    "decode_batch_size rounds threads".split()
 )
 RANGES: dict[str, tuple[float, float]] = {  # closed at both ends; others: any number from 0 up
     **dict.fromkeys(COUNTS, (1, math.inf)),
@@ -34,12 +35,15 @@ RANGES: dict[str, tuple[float, float]] = {  # closed at both ends; others: any n
     "lr_end": (0, 1),
     "grad_clip": (1e-9, math.inf),
     "max_seconds": (1e-3, math.inf),
+    "seconds": (1e-3, math.inf),
+    "max_step_seconds": (1e-3, math.inf),
     "max_epochs": (1e-6, math.inf),
     "reset": (0, 1),
     "seed": (0, 2**63 - 1),
 }
 NULLABLE = tuple(
-    "max_steps max_seconds max_epochs eval_every checkpoint_every sample_every grad_clip".split()
+    "max_steps max_seconds max_epochs eval_every checkpoint_every sample_every grad_clip "
+    "parameters tokens threads".split()
 )
 
 
@@ -57,6 +61,15 @@ def defaults(group: str, name: str, path: str | None = None) -> dict[str, Any]:
     """The group's values in ``configs/GROUP/NAME.yaml``, or in another file."""
     values = _read(Path(path) if path else CONFIGS / group / f"{name}.yaml")
     return values.get(group, values)  # a model's file also says how it likes to be trained
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Sections within sections as one: `model.dim`."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        section = isinstance(value, Mapping)
+        out |= flat(value, f"{prefix}{key}.") if section else {prefix + key: value}
+    return out
 
 
 def names(group: str) -> list[str]:

@@ -42,6 +42,13 @@ def describe(keys: Mapping[str, Any], vocab_size: int = 65) -> str:
     return "\n".join(lines)
 
 
+def flops_of_token(model: LanguageModel) -> tuple[int, int]:
+    """FLOPs of reading the first token, and how many more each later one takes than the one
+    before: what the definition needs, read token by token."""
+    (_, first), (_, second) = step_at(model, 1), step_at(model, 2)
+    return first, second - first
+
+
 @torch.no_grad()
 def flops_per_token(model: LanguageModel, length: int) -> int:
     """FLOPs of reading `length` tokens from the empty state, divided by them: two a multiply-add of

@@ -1,4 +1,5 @@
-"""One training run from a checked configuration: its directory, its failures, its last words."""
+"""One training run, or one bench, from a checked configuration: its directory, its failures, its
+last words."""
 
 from __future__ import annotations
 
@@ -43,6 +44,36 @@ def run(cfg: dict[str, Any], data: Any, folder: Path, *, resuming: bool = False)
         _mark_failed(folder, cfg, traceback.format_exc())
         traceback.print_exc()
         return 1
+
+
+def bench(cfg: dict[str, Any], plan: Any, folder: Path, command: str) -> None:
+    """Measure a plan, and leave its results in a directory."""
+    from datetime import datetime
+
+    import yaml
+
+    from seqzoo.bench import results, runner, tables, write
+    from seqzoo.report import markdown
+
+    folder = _short(_claim(folder))
+    (folder / "config.yaml").write_text(yaml.safe_dump(cfg, sort_keys=False), encoding="utf-8")
+    date = datetime.now().isoformat(timespec="minutes", sep=" ")
+    try:
+        raw = runner.run(plan)
+    except UserError:
+        _remove(folder)
+        raise
+    found = results.summarise({"command": command, "date": date, "bench": plan.settings, **raw})
+    write.write(found, folder)
+    for title, head, rows in tables.tables(found):
+        print(f"\n{title}\n{markdown(head, rows)}", end="")
+    runs = (
+        Path(*folder.parts[: folder.parts.index("runs") + 1]) if "runs" in folder.parts else folder
+    )
+    print(
+        f"\nwritten to {folder}: report.html, bench.md, bench.csv, bench.json, bench.png, bench.svg"
+        f"\nnext:\n  {_command()} dashboard {shlex.quote(str(runs))}"
+    )
 
 
 def _fit(cfg: dict[str, Any], data: Any, folder: Path, resuming: bool) -> int:

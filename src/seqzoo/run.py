@@ -18,7 +18,7 @@ from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.zoo import build
 from seqzoo.tasks.charlm import opening
 from seqzoo.training.checkpoint import load_weights, verify
-from seqzoo.training.loop import pick_device, pick_dtype
+from seqzoo.training.device import pick_device, pick_dtype
 
 
 class Run:

@@ -8,7 +8,7 @@ by device, dtype and length, from the measurements named beside each rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -22,6 +22,8 @@ BACKENDS: dict[str, tuple[str, ...]] = {
     "wkv4": ("naive", "scan", "chunked"),
 }
 _forced: ContextVar[str | None] = ContextVar("seqzoo_backend", default=None)
+_chosen: ContextVar[set[str] | None] = ContextVar("seqzoo_chosen", default=None)
+_watched: ContextVar[list[Callable[[], Tensor]] | None] = ContextVar("seqzoo_watched", default=None)
 
 
 @contextmanager
@@ -41,16 +43,60 @@ def backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
+@contextmanager
+def recording() -> Iterator[set[str]]:
+    """Collects the forms that run inside, such as `attention sdpa`."""
+    chosen: set[str] = set()
+    token = _chosen.set(chosen)
+    try:
+        yield chosen
+    finally:
+        _chosen.reset(token)
+
+
+@contextmanager
+def watching() -> Iterator[list[Callable[[], Tensor]]]:
+    """Collects, of every operation inside that is a weighted sum of values, in order, what gives
+    its weights (H, T, S) for the first row of the batch."""
+    calls: list[Callable[[], Tensor]] = []
+    token = _watched.set(calls)
+    try:
+        yield calls
+    finally:
+        _watched.reset(token)
+
+
+def watch(weights: Callable[[], Tensor]) -> None:
+    """Called by such an operation; `weights` is evaluated only if somebody watches, later."""
+    calls = _watched.get()
+    if calls is not None:
+        calls.append(weights)
+
+
 def choose(op: str, x: Tensor, length: int) -> str:
     """The form of `op` to run on inputs like `x` that attend or recur over `length` tokens."""
+    return note(op, _form(op, x, length))
+
+
+def note(op: str, form: str) -> str:
+    """Say that a form runs, also where it takes over from another."""
+    chosen = _chosen.get()
+    if chosen is not None:
+        chosen.add(f"{op} {form}")
+    return form
+
+
+def _form(op: str, x: Tensor, length: int) -> str:
     forced = _forced.get()
     if forced in BACKENDS[op]:
         return forced
     if op == "attention":
         # On a CPU in bfloat16 the flash kernel of SDPA loses to two matrix products and a softmax
-        # while the score matrix still fits the cache: see `scripts/measure_ops.py`.
-        short = x.device.type == "cpu" and x.dtype == torch.bfloat16 and length <= 512
-        return "naive" if short else "sdpa"
+        # while the score matrix still fits the cache, and for a single query always: see
+        # `scripts/measure_ops.py`.
+        small = length <= 512 or x.shape[-2] == 1
+        plain = x.device.type == "cpu" and x.dtype == torch.bfloat16 and small
+        return "naive" if plain else "sdpa"
     return BACKENDS[op][-1]
 
 

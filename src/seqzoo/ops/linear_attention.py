@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seqzoo.ops import choose
+from seqzoo.ops import choose, watch
 
 EPS = 1e-6
 CHUNK = 64
@@ -36,6 +36,7 @@ def linear_attention(
     Returns:
         y (B, H, T, V), and S, z after the last token.
     """
+    watch(lambda: _weights(q[:1], k[:1], decay, qn[:1], kn[:1]))
     if choose("linear_attention", q, q.shape[2]) == "naive":
         return _naive(q, k, v, S, z, decay, qn, kn)
     T = q.shape[2]
@@ -48,6 +49,14 @@ def linear_attention(
     y0, S, z = _chunked(q0, k0, v0, S, z, decay, qn0, kn0)
     y1, S, z = _chunked(q1, k1, v1, S, z, decay, qn1, kn1)
     return torch.cat((y0, y1), 2), S, z
+
+
+def _weights(q: Tensor, k: Tensor, decay: Tensor, qn: Tensor, kn: Tensor) -> Tensor:
+    """How much each value counts in each answer, from the empty state, of one row: (H, T, T)."""
+    _, H, T, K = q.shape
+    values = torch.eye(T).to(q).expand(1, H, T, T)
+    empty = q.new_zeros(1, H, K, T), q.new_zeros(1, H, K)
+    return linear_attention(q, k, values, *empty, decay=decay, qn=qn, kn=kn)[0][0]
 
 
 def _naive(

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from seqzoo.ops import choose
+from seqzoo.ops import choose, note, watch
 
 CHUNK = 32
 EMPTY = -1e38  # p of the empty state: e^p is zero, and p + w stays finite
@@ -40,6 +40,7 @@ def wkv4(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[T
     Returns:
         y (B, T, D) and the state after the last token.
     """
+    watch(lambda: _weights(k[:1], w, u))
     form = choose("wkv4", k, k.shape[1])
     if form == "naive" or k.shape[1] == 1:
         return _naive(k, v, w, u, state)
@@ -52,6 +53,17 @@ def wkv4(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[T
     y0, state = _chunked(k[:, :whole], v[:, :whole], w, u, state)
     y1, state = _chunked(k[:, whole:], v[:, whole:], w, u, state)
     return torch.cat((y0, y1), 1), state
+
+
+def _weights(k: Tensor, w: Tensor, u: Tensor) -> Tensor:
+    """How much each value counts in each answer, from the empty state, of one row: (D, T, T)."""
+    _, T, D = k.shape
+    values = torch.eye(T).to(k)[..., None].expand(T, T, D)  # row s of the batch: only value s is 1
+    zeros = k.new_zeros(T, D)
+    y, _ = wkv4(
+        k.expand(T, T, D), values, w, u, WKVState(zeros, zeros, torch.full_like(zeros, EMPTY))
+    )
+    return y.permute(2, 1, 0)  # (s, t, D) -> (D, t, s)
 
 
 def _naive(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
@@ -113,6 +125,7 @@ def _chunked(
     scale = torch.stack(scales[:-1], 1)  # (B, N, D): of the state at the start of each chunk
     top = torch.maximum(scale, peak)
     if (top - fixed_k.reshape(B, N, C, D).amin(2)).amax() > LIMIT:
+        note("wkv4", "scan")
         return _scan(k, v, w, u, state)
 
     # Channel first, so that a channel's matrix meets its tokens without another copy.

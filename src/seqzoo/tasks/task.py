@@ -36,6 +36,7 @@ class Task(Protocol):
     carries: bool  # whether a batch goes on from the state the last one left
     best: str  # the metric whose least value chooses the best checkpoint
     quick_is_less: bool  # whether a quick evaluation leaves anything out
+    seq_len: int  # tokens a training sequence; the mean, where they differ
 
     def setup(self, model: LanguageModel) -> None:
         """See which model it is to be: whether its state can be carried."""

@@ -44,6 +44,7 @@ class Translation:
             self.note += (
                 f"; {dropped:,} pairs longer than task.max_len={self.max_len} tokens are left out"
             )
+        self.seq_len = round(self.lengths[self.usable].mean()) if len(self.usable) else 0
         self._plan: tuple[int, list[np.ndarray]] = (-1, [])
         self.steps_per_epoch = len(self._epoch(0))
 

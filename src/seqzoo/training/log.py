@@ -37,7 +37,7 @@ class Log:
             not step
         ):  # the HPARAMS tab reads the start of a session here, and its metrics from the scalars
             values = {
-                k: str(v) if isinstance(v, bool) or v is None else v
+                k: v if isinstance(v, (int, float, str)) and not isinstance(v, bool) else str(v)
                 for k, v in hyperparameters.items()
             }
             _, start, self._end = hparams(values, {})
@@ -56,6 +56,10 @@ class Log:
     def sample(self, text: str, step: int) -> None:
         self.samples.write(f"--- step {step}\n{text}\n\n")
         self.board.add_text("sample", "    " + text.replace("\n", "\n    "), step)
+
+    def speed(self, seq_len: int, tokens_per_second: float) -> None:
+        """The run as one point of throughput against sequence length, beside those of a bench."""
+        self.board.add_scalar("bench/train_tokens_per_second", tokens_per_second, seq_len)
 
     def close(self) -> None:
         self.board._get_file_writer().add_summary(self._end)

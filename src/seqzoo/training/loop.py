@@ -17,10 +17,12 @@ import torch
 import torch.nn.functional as F
 
 from seqzoo import state as states
+from seqzoo.config import flat
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.tasks.task import IGNORE, Task
 from seqzoo.training import checkpoint
+from seqzoo.training.device import keep_freed_memory, pick_device, pick_dtype
 from seqzoo.training.log import Log, Progress
 from seqzoo.training.optim import adamw, schedule
 
@@ -57,6 +59,7 @@ def train(
         )
     device = pick_device(settings["device"])
     dtype = pick_dtype(settings["dtype"], device)
+    keep_freed_memory()
     model.to(device)
     task.setup(model)
     optimizer = adamw(
@@ -94,7 +97,7 @@ def train(
             layer.compile()
 
     describe(model, task, config, folder)
-    log = Log(folder, step=done["step"], hyperparameters=_flat(config))
+    log = Log(folder, step=done["step"], hyperparameters=flat(config))
     show = Progress(quiet=quiet)
     show.say(
         f"{config['model']['name']}, {model.n_parameters():,} parameters, "
@@ -285,6 +288,7 @@ def train(
         "epochs": round(task.epochs(done["batches"]), 4),
         "train_seconds": round(train_seconds, 3),
         "tokens_per_second": round(done["tokens"] / max(done["step_seconds"], 1e-9), 1),
+        "seq_len": task.seq_len,
         "device": device.type,
         "dtype": dtype,
         "threads": torch.get_num_threads(),
@@ -304,6 +308,7 @@ def train(
     if status == "finished":
         final.setdefault("best", final["last"])
         summary |= {**final["best"], "best_step": best.get("step", done["step"]), **final}
+    log.speed(task.seq_len, summary["tokens_per_second"])
     log.close()
     checkpoint.save_model(model, str(folder / "model" / "model.safetensors"))
     checkpoint.write(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
@@ -317,37 +322,6 @@ def describe(model: LanguageModel, task: Task, config: Mapping[str, Any], folder
     described = {**config["model"], "vocab_size": model.vocab_size}
     (out / "config.json").write_text(json.dumps(described, indent=1) + "\n")
     task.tokenizer.save(out / "tokenizer.json")
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is some, else the CPU.
-
-    Raises:
-        UserError: the device is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except Exception:
-        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise UserError(
-            f"trainer.device={name}: not on this machine: use auto, {', '.join(known)}"
-        ) from None
-    return device
-
-
-def pick_dtype(name: str, device: torch.device) -> str:
-    """`auto` is bfloat16 where the hardware multiplies it, else float32."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capable = torch.backends.cpu.get_cpu_capability()
-        fast = capable.startswith("AVX512") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "bfloat16" if fast else "float32"
 
 
 @contextmanager
@@ -367,13 +341,3 @@ def _interruptible() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, (int, float, str, bool)) else str(value)
-    return flat

@@ -1,0 +1,265 @@
+"""Training runs side by side: curves against steps, tokens, seconds and FLOPs; a table; what
+differs. And bench runs of one machine, held to their own noise."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seqzoo import config, report
+from seqzoo.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+AXES = {"step": "steps", "tokens": "tokens", "seconds": "seconds", "flops": "FLOPs"}
+HIGHER = ("exact", "bleu", "chrf", "tokens_per_second")  # is better; of others, lower
+SHOWN = ("parameters", "steps", "tokens", "train_seconds", "tokens_per_second", "flops")
+
+
+@dataclass
+class Trained:
+    """A run's numbers, without its model.
+
+    Attributes:
+        name: what tells it from the others: its model, and the keys that differ.
+        keys: its configuration, flat.
+        metrics: the lines of metrics.jsonl.
+        summary: summary.json; {} of a run that has not ended.
+        flops_per_token: of training, a forward and a backward pass.
+    """
+
+    folder: Path
+    name: str
+    keys: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    summary: dict[str, Any]
+    flops_per_token: float
+
+    def curve(self, metric: str, axis: str) -> list[tuple[float, float]]:
+        """(x, value) wherever the metric was logged."""
+        scale = self.flops_per_token if axis == "flops" else 1
+        column = "tokens" if axis == "flops" else axis
+        return [
+            (line[column] * scale, line[metric])
+            for line in self.metrics
+            if line.get(metric) is not None
+        ]
+
+    def result(self, metric: str) -> float:
+        """The summary's value, of the best checkpoint; of a run without one, the last logged."""
+        logged = [math.nan, *(value for _, value in self.curve(metric, "step"))]
+        return float(self.summary.get(metric, logged[-1]))
+
+
+def find(paths: Sequence[str | Path], marker: str = "metrics.jsonl") -> list[Path]:
+    """The run directories among some folders and below them, in order, none twice.
+
+    Raises:
+        UserError: a folder in which there is none.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        below = sorted(file.parent for file in path.rglob(marker)) if path.is_dir() else []
+        if not below:
+            raise UserError(
+                f"{path}: no run in it: give directories that seqzoo made, or one above"
+            )
+        found |= dict.fromkeys(below)
+    return list(found)
+
+
+def load(folders: Sequence[Path]) -> list[Trained]:
+    """Read runs back, and name them by what differs."""
+    from seqzoo.info import flops_of_token
+    from seqzoo.models.zoo import build
+
+    runs = []
+    for folder in folders:
+        saved = config.read_config(folder)
+        path = folder / "summary.json"
+        summary = json.loads(path.read_text()) if path.exists() else {}
+        text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+        vocab = json.loads((folder / "model" / "config.json").read_text())["vocab_size"]
+        first, growth = flops_of_token(build(vocab_size=vocab, **saved["model"]).eval())
+        seq_len = summary.get("seq_len", saved["task"].get("seq_len", 1))
+        mean = first + growth * (seq_len - 1) / 2
+        runs.append(
+            Trained(
+                folder=folder,
+                name=saved["model"]["name"],
+                keys=config.flat(saved),
+                metrics=[json.loads(line) for line in text.splitlines()],
+                summary=summary,
+                flops_per_token=3 * mean,
+            )
+        )
+    names = [_name(run, [r for r in runs if r.name == run.name]) for run in runs]
+    for run, name in zip(runs, names, strict=True):
+        run.name = name
+    return runs
+
+
+def different(runs: Sequence[Trained]) -> list[str]:
+    """The keys whose values are not the same in all runs that have them."""
+    keys = dict.fromkeys(key for run in runs for key in run.keys)
+    return [k for k in keys if len({repr(run.keys[k]) for run in runs if k in run.keys}) > 1]
+
+
+def _name(run: Trained, same_model: Sequence[Trained]) -> str:
+    """The model's name, then what tells the run from the others of its model."""
+    told = [f"{k.rpartition('.')[2]}={config.shown(run.keys[k])}" for k in different(same_model)]
+    name = " ".join([run.name, *told])
+    twins = [r for r in same_model if r.keys == run.keys]
+    return name if len(twins) == 1 else f"{name} ({run.folder.name})"
+
+
+def pick_metric(runs: Sequence[Trained], wanted: str | None) -> str:
+    """The metric asked for, or the first validation metric that every run has.
+
+    Raises:
+        UserError: not all runs have it.
+    """
+    common = [
+        key
+        for key in dict.fromkeys(k for line in runs[0].metrics for k in line)
+        if "/" in key
+        and all(run.curve(key, "step") for run in runs)
+        and not isinstance(runs[0].curve(key, "step")[0][1], str)
+    ]
+    ordered = [k for k in common if k.startswith("val/")] + common
+    if not ordered or (wanted is not None and wanted not in common):
+        raise UserError(
+            f"--metric {wanted or 'val/loss'}: not in all of these runs"
+            f"{config.nearest(wanted or '', common)}"
+        )
+    return wanted or ordered[0]
+
+
+# ---- what is written
+
+
+def write(runs: Sequence[Trained], metric: str, out: Path) -> str:
+    """compare.json, .csv, .md, .png, .svg and report.html in `out`.
+
+    Returns:
+        The tables, in Markdown.
+    """
+    sign = -1 if metric.endswith(HIGHER) else 1
+    runs = sorted(runs, key=lambda run: sign * run.result(metric))
+    out.mkdir(parents=True, exist_ok=True)
+    records = [{"run": run.name, **_record(run, metric), "folder": str(run.folder)} for run in runs]
+    (out / "compare.json").write_text(
+        json.dumps({"metric": metric, "runs": records}, indent=1) + "\n"
+    )
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    (out / "compare.csv").write_text(text.getvalue(), encoding="utf-8")
+    shown = [table(runs, metric), differences(runs)]
+    tables = "\n".join(report.markdown(*one) for one in shown if one[1])
+    (out / "compare.md").write_text(tables, encoding="utf-8")
+    whole = figure(runs, metric)
+    report.save(whole, out / "compare")
+    parts = [report.svg(whole), *(report.html_table(*one) for one in shown if one[1])]
+    page = report.page(f"seqzoo compare: {metric}", *parts)
+    (out / "report.html").write_text(page, encoding="utf-8")
+    return tables
+
+
+def _record(run: Trained, metric: str) -> dict[str, Any]:
+    last = run.metrics[-1] if run.metrics else {}
+    known = {"steps": last.get("step"), "tokens": last.get("tokens"), **run.summary}
+    return {
+        metric: run.result(metric),
+        **{key: known.get(key) for key in SHOWN if key != "flops"},
+        "flops": known["tokens"] and known["tokens"] * run.flops_per_token,
+        "status": known.get("status", "running or killed"),
+    }
+
+
+def table(runs: Sequence[Trained], metric: str) -> report.Table:
+    """The result of each, the best first."""
+    rows = []
+    for run in runs:
+        record = _record(run, metric)
+        cells = [
+            f"{record['flops']:.2e}" if k == "flops" else report.number(record[k]) for k in SHOWN
+        ]
+        rows.append([run.name, f"{record[metric]:.4f}", *cells, record["status"]])
+    return ["run", metric, *SHOWN, "status"], rows
+
+
+def differences(runs: Sequence[Trained]) -> report.Table:
+    """The hyper-parameters that differ; a run whose model lacks a key has none there."""
+    keys = [key for key in different(runs) if key != "model.name"]
+    shown = [[config.shown(r.keys[k]) if k in r.keys else "" for k in keys] for r in runs]
+    return ["run", *keys], [
+        [r.name, *row] for r, row in zip(runs, shown, strict=True)
+    ] if keys else []
+
+
+@report.style()
+def figure(runs: Sequence[Trained], metric: str) -> Figure:
+    """The metric against steps, tokens, seconds and FLOPs."""
+    from matplotlib.figure import Figure
+
+    colours = report.colours([run.name for run in runs])
+    whole = Figure(figsize=(10, 7), layout="constrained")
+    for axes, (axis, text) in zip(
+        whole.subplots(2, 2, sharey=True).flat, AXES.items(), strict=True
+    ):
+        for run in runs:
+            if curve := run.curve(metric, axis):
+                axes.plot(
+                    *zip(*curve, strict=True),
+                    marker="o",
+                    color=colours[run.name],
+                    label=run.name,
+                )
+        axes.set(xlabel=text, ylabel=metric)
+    lines, names = whole.axes[0].get_legend_handles_labels()
+    whole.legend(lines, names, loc="outside lower center", ncols=min(4, len(names)))
+    return whole
+
+
+# ---- bench runs
+
+
+def benches(folders: Sequence[Path]) -> tuple[str, int, int]:
+    """Two benches: the ratio of each point they share, and whether it is within the noise that the
+    two print together.
+
+    Returns:
+        The table in Markdown, the points that agree, and all.
+
+    Raises:
+        UserError: not two, or nothing in common.
+    """
+    if len(folders) != 2:
+        raise UserError(f"{len(folders)} benches: give two of them, or training runs")
+    first, second = (json.loads((folder / "bench.json").read_text()) for folder in folders)
+    keys = ("model", "mode", "length", "batch_size")
+    others = {tuple(row[k] for k in keys): row for row in second["points"] if row["status"] == "ok"}
+    rows, agree = [], 0
+    for row in first["points"]:
+        other = others.get(tuple(row[k] for k in keys))
+        if other is None or row["status"] != "ok":
+            continue
+        ratio = other["milliseconds"] / row["milliseconds"]
+        noise = math.hypot(row["noise"] or 0, other["noise"] or 0)
+        within = abs(math.log(ratio)) <= noise
+        agree += within
+        shown = [f"{ratio:.3f}", f"{100 * noise:.0f} %", "" if within else "apart"]
+        rows.append([f"{row['model']} {row['mode']}", report.length(row["length"]), *shown])
+    if not rows:
+        raise UserError(f"{folders[0]} and {folders[1]} have no point in common")
+    head = ["point", "T", "time, second / first", "noise", ""]
+    return report.markdown(head, rows), agree, len(rows)

@@ -1,0 +1,287 @@
+"""The bench: what is planned, measured, fitted and written; and two benches beside each other."""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from seqzoo import compare, report
+from seqzoo.bench import figures, plan, results, runner
+from seqzoo.bench.figures import PANELS
+from seqzoo.errors import UserError
+from seqzoo.models.zoo import FAMILIES
+
+SMALL = [
+    "bench.lengths=[16,32]",
+    "bench.parameters=20000",
+    "bench.batch_size=2",
+    "bench.rounds=2",
+    "bench.seconds=0.005",
+    "bench.device=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where runs/bench/a, of all families, and b, of two, are: made by the command line."""
+    folder = tmp_path_factory.mktemp("benches")
+    for name, models in (("a", "all"), ("b", "[lstm,transformer]")):
+        given = [*SMALL, f"models={models}", f"hydra.run.dir=runs/bench/{name}"]
+        done = subprocess.run(
+            [sys.executable, "-m", "seqzoo", "bench", *given],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+    return folder / "runs/bench"
+
+
+@pytest.fixture(scope="module")
+def bench(benches: Path) -> dict[str, Any]:
+    return json.loads((benches / "a/bench.json").read_text())
+
+
+# ---- the plan
+
+
+@pytest.mark.parametrize(
+    ("given", "lengths"),
+    [
+        ("64..512", [64, 128, 256, 512]),
+        ("64..500", [64, 128, 256, 500]),
+        ("3..3", [3]),
+        ([9, 4, 9], [4, 9]),
+        (7, [7]),
+    ],
+)
+def test_lengths(given: object, lengths: list[int]) -> None:
+    assert plan.parse_lengths(given) == lengths
+
+
+@pytest.mark.parametrize("given", ["64-512", "512..64", "0..4", [], [0], [1.5], "", None, True])
+def test_lengths_refused(given: object) -> None:
+    with pytest.raises(UserError, match="bench.lengths"):
+        plan.parse_lengths(given)
+
+
+# ---- a point
+
+
+def answer(value: int) -> int:
+    return value + 1
+
+
+def run_out_of_memory() -> None:
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
+def die() -> None:
+    os.kill(os.getpid(), 9)
+
+
+def hang() -> None:
+    time.sleep(60)
+
+
+def break_() -> None:
+    raise RuntimeError("a defect")
+
+
+@pytest.mark.parametrize(
+    ("function", "status"),
+    [
+        (run_out_of_memory, runner.MEMORY),
+        (die, runner.MEMORY),
+        (hang, runner.SLOW),
+        (break_, runner.FAILED),
+    ],
+)
+def test_how_a_point_ends(function: Callable[[], None], status: str) -> None:
+    assert runner.Server().run(function, timeout=5 if function is hang else 60)[0] == status
+
+
+def test_a_point_that_ends_well() -> None:
+    assert runner.Server().run(answer, 1, timeout=60) == (runner.OK, 2)
+
+
+def test_longer_lengths_are_left_out(tmp_path: Path) -> None:
+    budget = ["bench.max_step_seconds=0.001", "models=rnn", "bench.modes=[train]", "bench.rounds=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "seqzoo", "bench", *SMALL, *budget, "hydra.run.dir=a"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads((tmp_path / "a/bench.json").read_text())["points"]
+    assert first["status"] == runner.SLOW and second["status"] == runner.SKIPPED
+    assert second["note"] == "too slow at T=16" and second["tokens_per_second"] is None
+    assert "too slow" in (tmp_path / "a/bench.md").read_text()
+
+
+# ---- statistics
+
+
+def test_fit_finds_the_exponent() -> None:
+    x = np.log([512, 1024, 2048, 4096])
+    slope, error = results.fit(x, 2 * x + 3, [0.01] * 4)
+    assert math.isclose(slope, 2) and 0 < error < 0.01
+    bent, wide = results.fit(x, 2 * x + np.array([0, 0.2, 0.2, 0]), [0.01] * 4)
+    assert math.isclose(bent, 2) and wide > 0.3
+    assert results.fit(x[:2], x[:2], [None, None]) == (pytest.approx(1), None)
+
+
+def test_noise_covers_another_run() -> None:
+    """Of pairs of runs of one machine, 95 in 100 agree within what the two print."""
+    draw = np.random.default_rng(1)
+
+    def rows() -> list[dict[str, Any]]:
+        rounds = np.exp(draw.normal(0, 0.05, (100, 3)))
+        made = [{"samples": [[t] for t in three], "noise": None} for three in rounds]
+        results._add_noise(made)
+        return [{**row, "value": np.median(three)} for row, three in zip(made, rounds, strict=True)]
+
+    agree = [
+        abs(math.log(a["value"] / b["value"])) <= math.hypot(a["noise"], b["noise"])
+        for _ in range(5)
+        for a, b in zip(rows(), rows(), strict=True)
+    ]
+    assert 0.92 < np.mean(agree) < 0.99
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.5])
+def test_crossover(noise: float) -> None:
+    models = {"grows": {"grows": True}, "flat": {"grows": False}}
+    points = [
+        {"model": name, "mode": "decode", "length": T, "status": "ok", "noise": noise}
+        | {"milliseconds": ms(T)}
+        for name, ms in (("grows", lambda T: T / 100), ("flat", lambda T: 3.0))
+        for T in (100, 200, 400)
+    ]
+    found = results.crossovers(points, models)
+    if noise > math.log(4 / 3):
+        assert not found
+        return
+    (cross,) = found
+    assert cross["length"] == pytest.approx(300, rel=0.01)
+    assert cross["value"] == pytest.approx(3, rel=0.01)
+
+
+# ---- what is measured
+
+
+def test_every_point_has_every_field(benches: Path, bench: dict[str, Any]) -> None:
+    assert len(bench["points"]) == len(FAMILIES) * 3 * 2
+    for row in bench["points"]:
+        assert row["status"] == "ok", row
+        missing = [key for key in results.COLUMNS if key != "note" and row[key] in (None, "")]
+        assert not missing, (row["model"], missing)
+    with (benches / "a/bench.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == results.COLUMNS and len(table) == len(bench["points"])
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_state_bytes_are_flat_or_linear(bench: dict[str, Any], model: str) -> None:
+    """A cache grows by the same number of bytes a token, whatever else has a constant size."""
+    for mode in results.FIGURES:
+        short, long = results.measured(bench["points"], model, mode)
+        grown = long["state_bytes"] - short["state_bytes"]
+        if bench["models"][model]["grows"]:
+            about = bench["models"][model]["keys"]
+            width = 4 if bench["machine"]["dtype"] == "float32" else 2
+            assert grown == 16 * 2 * about["n_layers"] * about["dim"] * width
+        else:
+            assert grown == 0
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_parameters_are_matched(bench: dict[str, Any], model: str) -> None:
+    assert abs(bench["models"][model]["parameters"] / 20_000 - 1) < 0.35  # small widths are coarse
+
+
+def test_flops_of_attention_grow(bench: dict[str, Any]) -> None:
+    for model, about in bench["models"].items():
+        assert (about["flops_growth"] > 0) == about["grows"], model
+
+
+# ---- what is written
+
+
+def test_figure_has_every_curve(bench: dict[str, Any]) -> None:
+    drawn = figures.figure(bench)
+    for axes, panel in zip(drawn.axes, figures.PANELS, strict=True):
+        assert axes.get_title() == panel.title
+        for curve, model in zip(axes.containers, bench["models"], strict=True):
+            values = [value / panel.scale for _, value in panel.curve(bench, model)]
+            assert list(curve[0].get_ydata()) == values and curve.get_label() == model
+
+
+def test_files(benches: Path) -> None:
+    names = {path.name for path in (benches / "a").iterdir()}
+    files = {f"bench.{kind}" for kind in ("csv", "json", "md", "png", "svg")}
+    assert files | {"report.html", "config.yaml", "tensorboard"} == names
+    page = (benches / "a/report.html").read_text()
+    assert page.count("<svg") == 1 and page.count("<table") >= 8
+    assert "src=" not in page and "<link" not in page and "@import" not in page
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_board_has_a_run_a_model(benches: Path, bench: dict[str, Any], model: str) -> None:
+    board = EventAccumulator(str(benches / "a/tensorboard" / model), size_guidance={"scalars": 0})
+    board.Reload()
+    for panel in PANELS:
+        points = [(e.step, e.value) for e in board.Scalars(f"bench/{panel.tag}")]
+        assert points == [(T, pytest.approx(v)) for T, v in panel.curve(bench, model)]
+        assert [e.step for e in board.Scalars(f"bench_log2/{panel.tag}")] == [4, 5]
+
+
+def test_board_has_layout_figures_and_machine(benches: Path) -> None:
+    board = EventAccumulator(str(benches / "a/tensorboard"))
+    board.Reload()
+    tags = board.Tags()
+    assert set(tags["images"]) == {f"bench/{panel.tag}" for panel in PANELS}
+    assert {"custom_scalars__config__", "bench/text_summary"} <= set(tags["tensors"])
+
+
+def test_two_benches_are_held_together(benches: Path) -> None:
+    text, agree, points = compare.benches([benches / "a", benches / "b"])
+    assert points == 2 * 3 * 2 and text.count("\n") == points + 2 and agree <= points
+    assert compare.benches([benches / "b"] * 2)[1] == points  # a bench agrees with itself
+
+
+# ---- numbers and tables
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (41_812.3, "41,800"),
+        (1.2345, "1.23"),
+        (12.345, "12.3"),
+        (123.45, "123"),
+        (0.04567, "0.0457"),
+        (0, "0"),
+        (12, "12"),
+        (None, ""),
+    ],
+)
+def test_number(value: float | None, text: str) -> None:
+    assert report.number(value) == text
+
+
+def test_markdown_is_aligned() -> None:
+    lines = report.markdown(["run", "loss"], [["a long name", "1.5"], ["b", "22.25"]]).splitlines()
+    assert len(set(map(len, lines))) == 1 and lines[1].endswith(": |")

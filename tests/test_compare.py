@@ -1,0 +1,80 @@
+"""Training runs side by side."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from seqzoo import cli, compare
+
+SMALL = [
+    "task.seq_len=16",
+    "task.batch_size=2",
+    "task.sample_tokens=5",
+    "model.dim=16",
+    "model.n_layers=1",
+    "trainer.max_steps=4",
+    "trainer.eval_every=2",
+    "trainer.device=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Path:
+    """A folder of four runs: two models at two lengths."""
+    folder = tmp_path_factory.mktemp("sweep")
+    with pytest.raises(SystemExit) as left:
+        cli.main(
+            ["train", "-m", "model=gru,transformer", "task.seq_len=8,16", *SMALL[1:]]
+            + [f"task.path={text_file}", f"hydra.sweep.dir={folder}"]
+        )
+    assert left.value.code == 0
+    return folder
+
+
+def test_names_tell_runs_apart(sweep: Path) -> None:
+    runs = compare.load(compare.find([sweep]))
+    assert [run.name for run in runs] == [
+        f"{model} seq_len={T}" for model in ("gru", "transformer") for T in (8, 16)
+    ]
+    assert {"model.name", "task.seq_len"} <= set(compare.different(runs))
+
+
+def test_flops_are_tokens_times_what_one_takes(sweep: Path) -> None:
+    short, long = compare.load(compare.find([sweep]))[2:]
+    assert short.name == "transformer seq_len=8"
+    assert long.flops_per_token > short.flops_per_token > 0  # attention reads what came before
+    (tokens, _), (flops, _) = (short.curve("val/loss", axis)[-1] for axis in ("tokens", "flops"))
+    assert flops == pytest.approx(tokens * short.flops_per_token)
+
+
+def test_compare_command(sweep: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["compare", str(sweep), "--out", str(tmp_path / "out")])
+    assert left.value.code == 0
+    assert "gru seq_len=8" in capfd.readouterr().out
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {f"compare.{kind}" for kind in ("csv", "json", "md", "png", "svg")} | {
+        "report.html"
+    }
+    with (tmp_path / "out/compare.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    losses = [float(row["val/loss"]) for row in rows]
+    assert len(rows) == 4 and losses == sorted(losses)
+    for row in rows:
+        summary = json.loads((Path(row["folder"]) / "summary.json").read_text())
+        assert float(row["val/loss"]) == summary["val/loss"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["missing"], "missing: no run in it"), (["--metric", "val/los"], "did you mean 'val/loss'?")],
+)
+def test_refusals(
+    sweep: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    given = arguments if arguments[0] == "missing" else [str(sweep), *arguments]
+    with pytest.raises(SystemExit) as left:
+        cli.main(["compare", *given])
+    assert left.value.code == 2 and said in capfd.readouterr().err

@@ -1,0 +1,103 @@
+"""Looking inside: weights that reproduce what the operation did, gradients, files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import seqzoo
+from seqzoo import cli, inspection, ops
+from seqzoo.models.zoo import FAMILIES
+from seqzoo.ops.attention import causal_attention
+from seqzoo.ops.linear_attention import linear_attention
+from seqzoo.ops.wkv4 import EMPTY, WKVState, wkv4
+
+
+def test_attention_weights_give_the_output() -> None:
+    q, k, v = (torch.randn(1, 2, 9, 4) for _ in range(3))
+    with ops.watching() as calls:
+        y = causal_attention(q, k, v)
+    torch.testing.assert_close(calls[0]() @ v[0], y[0])
+
+
+def test_linear_attention_weights_give_the_output() -> None:
+    q, k = (torch.rand(1, 2, 70, 4) for _ in range(2))
+    v, S, z = torch.randn(1, 2, 70, 5), torch.zeros(1, 2, 4, 5), torch.zeros(1, 2, 4)
+    with ops.watching() as calls:
+        y, *_ = linear_attention(q, k, v, S, z, decay=torch.tensor([0.0, -0.1]), qn=q, kn=k)
+    torch.testing.assert_close(calls[0]() @ v[0], y[0])
+
+
+def test_wkv4_weights_give_the_output() -> None:
+    k, v = torch.randn(1, 40, 6), torch.randn(1, 40, 6)
+    zeros = torch.zeros(1, 6)
+    state = WKVState(zeros, zeros, torch.full((1, 6), EMPTY))
+    with ops.watching() as calls:
+        y, _ = wkv4(k, v, -torch.rand(6), torch.randn(6), state)
+    weights = calls[0]()  # (D, T, T)
+    torch.testing.assert_close(torch.einsum("dts,sd->td", weights, v[0]), y[0])
+    torch.testing.assert_close(weights.sum(-1), torch.ones(6, 40))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_dependence_is_the_gradient(name: str) -> None:
+    """Against a difference of losses, where the embedding of one token is moved a little."""
+    torch.manual_seed(0)
+    model = seqzoo.build(name, vocab_size=11, dim=16, n_layers=2).double().eval()
+    for parameter in model.parameters():  # some families begin with matrices of zeros
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    text = torch.randint(11, (1, 8))
+    text[0, 2] = 10  # a token that is there once
+    text[0, [0, 1, 3, 4, 5, 6, 7]] %= 10
+    norm = inspection.dependence(model, text)[7 - 1 - 2]
+    loss = lambda: torch.nn.functional.cross_entropy(model(text[:, :-1])[0][:, -1], text[:, -1])  # noqa: E731
+    row, gradient = model.embedding.weight.data[10], []
+    for i in range(16):
+        row[i] += 1e-6
+        above = loss().item()
+        row[i] -= 2e-6
+        gradient.append((above - loss().item()) / 2e-6)
+        row[i] += 1e-6
+    if model.head.weight is not model.embedding.weight:
+        assert norm == pytest.approx(np.linalg.norm(gradient), rel=1e-3)
+
+
+def test_the_last_row_of_sensitivity_is_dependence() -> None:
+    model = seqzoo.build("gru", vocab_size=11, dim=16, n_layers=2).eval()
+    text = torch.randint(11, (1, 8))
+    rows = inspection.sensitivity(model, text)
+    np.testing.assert_allclose(rows[-1][::-1], inspection.dependence(model, text), rtol=1e-5)
+    assert not np.triu(rows, 1).any()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_inspect_command(
+    name: str,
+    tmp_path: Path,
+    text_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["task.seq_len=16", "task.batch_size=2", "task.sample_tokens=5", "trainer.max_steps=2"]
+    keys = ["model.dim=16", "model.n_layers=2", f"task.path={text_file}", "hydra.run.dir=run"]
+
+    def command(*arguments: str) -> None:
+        with pytest.raises(SystemExit) as left:
+            cli.main(arguments)
+        assert left.value.code == 0
+
+    command("train", f"model={name}", *small, *keys)
+    capfd.readouterr()
+    command("inspect", "run", "--length", "24", "--texts", "2")
+    printed = capfd.readouterr().out.split()
+    weighted = name in ("transformer", "linear_transformer", "rwkv4")
+    assert len(printed) == 4 + weighted and all(Path(path).stat().st_size for path in printed)
+    numbers = json.loads(Path("run/inspect/inspect.json").read_text())
+    assert len(numbers["loss_by_position"]) == len(numbers["dependence"]["trained"]) == 24
+    board = Path("run/tensorboard/inspect")
+    assert (board / "projector_config.pbtxt").exists()
+    labels = {path.parent.name: path.read_text() for path in board.rglob("metadata.tsv")}
+    assert "⏎" in labels["input"].splitlines() and "[e]" in labels["contextual"]
