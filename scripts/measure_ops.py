@@ -1,4 +1,4 @@
-"""The measurements behind three choices in the code; prints a Markdown table each.
+"""The measurements behind four choices in the code; prints a Markdown table each.
 
     python scripts/measure_ops.py
 
@@ -6,7 +6,8 @@
    SDPA (`seqzoo.ops.choose`).
 2. The growing cache: what copying it by `torch.cat` adds to a decoding step
    (`seqzoo.mixers.attention`).
-3. Dropout from random bytes, or `nn.Dropout` (`seqzoo.models.block`).
+3. RNN and GRU on a CPU, in bfloat16 or in float32 (`seqzoo.ops.recurrent`).
+4. Dropout from random bytes, or `nn.Dropout` (`seqzoo.models.block`).
 """
 
 from __future__ import annotations
@@ -83,6 +84,33 @@ def cache() -> None:
         print(f"| {length:,} | {step:.2f} ms | {copied:.2f} ms | {copied / step:.0%} |", flush=True)
 
 
+def cells() -> None:
+    print("\n| cell | B | T | bfloat16: train | read | float32: train | read |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
+    for kind in (torch.nn.RNN, torch.nn.GRU):
+        cell = kind(208, 208, batch_first=True)
+        for B, T in ((2, 1024), (8, 256), (16, 128), (32, 64)):
+            x = torch.randn(B, T, 208)
+
+            def read(narrow: bool, cell=cell, x=x) -> torch.Tensor:
+                with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+                    return cell(x)[0]
+
+            def infer(narrow: bool, read=read) -> None:
+                with torch.inference_mode():
+                    read(narrow)
+
+            times = milliseconds(
+                lambda read=read: read(True).float().sum().backward(),
+                lambda infer=infer: infer(True),
+                lambda read=read: read(False).sum().backward(),
+                lambda infer=infer: infer(False),
+                repeats=5,
+            )
+            shown = " | ".join(f"{t:.1f} ms" for t in times)
+            print(f"| {kind.__name__} | {B} | {T:,} | {shown} |", flush=True)
+
+
 def dropout() -> None:
     print("\n| elements | from bytes | nn.Dropout |\n|--:|--:|--:|")
     for n in (2**16, 2**20):
@@ -95,4 +123,5 @@ if __name__ == "__main__":
     attention()
     one_query()
     cache()
+    cells()
     dropout()

@@ -74,6 +74,10 @@ def _precise_if_short(x: Tensor) -> AbstractContextManager[object]:
 
 
 def _fast(cell: nn.RNN | nn.GRU, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    with _precise_if_short(x):
+    # On a CPU these two have no 16-bit kernel: autocast converts the weights at every step, which
+    # pays off only where a large batch is trained. See `scripts/measure_ops.py`.
+    training = torch.is_grad_enabled() and x.shape[0] > 8
+    plain = x.device.type == "cpu" and not training
+    with torch.autocast("cpu", enabled=False) if plain else _precise_if_short(x):
         y, hs = cell(x, h[None])
     return y, hs[0]
