@@ -3,11 +3,9 @@ differs. And bench runs of one machine, held to their own noise."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,12 +156,9 @@ def write(runs: Sequence[Trained], metric: str, out: Path) -> str:
     (out / "compare.json").write_text(
         json.dumps({"metric": metric, "runs": records}, indent=1) + "\n"
     )
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    (out / "compare.csv").write_text(text.getvalue(), encoding="utf-8")
-    shown = [table(runs, metric), differences(runs)]
+    text = report.to_csv(list(records[0]), records)
+    (out / "compare.csv").write_text(text, encoding="utf-8")
+    shown = [table(records, metric), differences(runs)]
     tables = "\n".join(report.markdown(*one) for one in shown if one[1])
     (out / "compare.md").write_text(tables, encoding="utf-8")
     whole = figure(runs, metric)
@@ -180,20 +175,18 @@ def _record(run: Trained, metric: str) -> dict[str, Any]:
     return {
         metric: run.result(metric),
         **{key: known.get(key) for key in SHOWN if key != "flops"},
-        "flops": known["tokens"] and known["tokens"] * run.flops_per_token,
+        "flops": known["tokens"] * run.flops_per_token,
         "status": known.get("status", "running or killed"),
     }
 
 
-def table(runs: Sequence[Trained], metric: str) -> report.Table:
-    """The result of each, the best first."""
+def table(records: Sequence[Mapping[str, Any]], metric: str) -> report.Table:
+    """The result of each, in their order."""
     rows = []
-    for run in runs:
-        record = _record(run, metric)
-        cells = [
-            f"{record['flops']:.2e}" if k == "flops" else report.number(record[k]) for k in SHOWN
-        ]
-        rows.append([run.name, f"{record[metric]:.4f}", *cells, record["status"]])
+    for record in records:
+        cells = {key: report.number(record[key]) for key in SHOWN}
+        cells["flops"] = f"{record['flops']:.2e}"
+        rows.append([record["run"], f"{record[metric]:.4f}", *cells.values(), record["status"]])
     return ["run", metric, *SHOWN, "status"], rows
 
 
@@ -225,8 +218,7 @@ def figure(runs: Sequence[Trained], metric: str) -> Figure:
                     label=run.name,
                 )
         axes.set(xlabel=text, ylabel=metric)
-    lines, names = whole.axes[0].get_legend_handles_labels()
-    whole.legend(lines, names, loc="outside lower center", ncols=min(4, len(names)))
+    report.legend_below(whole, 4)
     return whole
 
 

@@ -239,8 +239,7 @@ def together(findings: Sequence[tuple[str, Findings]]) -> dict[str, Figure]:
         axes.plot(at, losses, color=colours[name], marker=".", label=name)
     for where, title in ((before, "at initialisation"), (after, "trained")):
         where.set(yscale="log", title=title, xlabel="distance T - t, tokens")
-    lines, names = before.get_legend_handles_labels()
-    dependence.legend(lines, names, loc="outside lower center", ncols=min(3, len(names)))
+    report.legend_below(dependence, 3)
     before.set_ylabel("norm of dL_T / dx_t, of dL_T / dx_T = 1")
     axes.set(xscale="log", xlabel="position in the context, tokens", ylabel="loss, nats a token")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -269,10 +268,8 @@ def _draw_maps(maps: Mapping[str, np.ndarray], tokens: Sequence[str], title: str
     rows = -(-len(maps) // columns)
     labels = [_visible(token) for token in tokens]
     whole = Figure(figsize=(6.2 * columns, 5.8 * rows + 0.3), layout="constrained")
-    grid = list(whole.subplots(rows, columns, squeeze=False).flat)
-    for axes in grid[len(maps) :]:
-        axes.set_visible(False)
-    for axes, (name, values) in zip(grid, maps.items(), strict=False):
+    grid = report.grid(whole, len(maps), columns)
+    for axes, (name, values) in zip(grid, maps.items(), strict=True):
         top = float(values.max()) or 1.0
         shown = np.where(values > 0, values, np.nan)
         image = axes.imshow(shown, norm=LogNorm(top * 1e-4, top), cmap="viridis")

@@ -67,12 +67,9 @@ def bench(cfg: dict[str, Any], plan: Any, folder: Path, command: str) -> None:
     write.write(found, folder)
     for title, head, rows in tables.tables(found):
         print(f"\n{title}\n{markdown(head, rows)}", end="")
-    runs = (
-        Path(*folder.parts[: folder.parts.index("runs") + 1]) if "runs" in folder.parts else folder
-    )
     print(
         f"\nwritten to {folder}: report.html, bench.md, bench.csv, bench.json, bench.png, bench.svg"
-        f"\nnext:\n  {_command()} dashboard {shlex.quote(str(runs))}"
+        f"\nnext:\n  {_command()} dashboard {_runs(folder)}"
     )
 
 
@@ -112,7 +109,6 @@ def _closing(summary: dict[str, Any], cfg: dict[str, Any], folder: Path) -> str:
         use = f"{seqzoo} translate {run} " + ('"forty-two"' if ours else "< sentences.txt")
     else:
         use = f"{seqzoo} eval {run}"
-    runs = Path(*folder.parts[: folder.parts.index("runs") + 1]) if "runs" in folder.parts else run
     other = "gru" if summary["model"] == "lstm" else "lstm"
     return "\n".join(
         [
@@ -123,10 +119,16 @@ def _closing(summary: dict[str, Any], cfg: dict[str, Any], folder: Path) -> str:
             *numbers,
             "\nnext:",
             f"  {use}",
-            f"  {seqzoo} dashboard {runs}",
+            f"  {seqzoo} dashboard {_runs(folder)}",
             f"  {seqzoo} train model={other} task={summary['task']}",
         ]
     )
+
+
+def _runs(folder: Path) -> str:
+    """The folder of all runs that a run directory is in, or itself, as one would type it."""
+    parts = folder.parts
+    return shlex.quote(str(Path(*parts[: parts.index("runs") + 1]) if "runs" in parts else folder))
 
 
 def _short(folder: Path) -> Path:

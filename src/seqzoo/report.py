@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Table = tuple[list[str], list[list[str]]]  # head, rows
@@ -75,6 +77,21 @@ def colours(names: Sequence[str]) -> dict[str, Any]:
     return {name: palette[order.index(name) % len(palette)] for name in names}
 
 
+def grid(figure: Figure, count: int, columns: int) -> list[Axes]:
+    """`count` axes in rows of at most `columns`."""
+    columns = min(columns, count)
+    axes = list(figure.subplots(-(-count // columns), columns, squeeze=False).flat)
+    for spare in axes[count:]:
+        spare.set_visible(False)
+    return axes[:count]
+
+
+def legend_below(figure: Figure, columns: int) -> None:
+    """One legend of the first axes' curves for the whole figure."""
+    lines, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=min(columns, len(names)))
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """Three digits that mean something: 41,800; 1.23; 0.0456."""
     if value is None:
@@ -109,6 +126,15 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     rule = line(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
     return line(head) + rule + "".join(map(line, rows))
+
+
+def to_csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line a row, below the names of the columns."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -70,13 +70,9 @@ def figure(results: Mapping[str, Any]) -> Figure:
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     whole = Figure(figsize=(4 * columns, 3.2 * rows + 0.5), layout="constrained")
-    grid = list(whole.subplots(rows, columns, squeeze=False).flat)
-    for axes in grid[len(panels) :]:
-        axes.set_visible(False)
-    for axes, panel in zip(grid, panels, strict=False):
+    for axes, panel in zip(report.grid(whole, len(panels), columns), panels, strict=True):
         draw(axes, panel, results)
-    lines, names = whole.axes[0].get_legend_handles_labels()
-    whole.legend(lines, names, loc="outside lower center", ncols=len(names))
+    report.legend_below(whole, len(results["models"]))
     whole.suptitle(subtitle(results), fontsize=9)
     return whole
 

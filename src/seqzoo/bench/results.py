@@ -1,9 +1,7 @@
-"""From samples to figures one can believe: medians, noise, exponents, crossovers; and tables."""
+"""From samples to figures one can believe: medians, noise, exponents, crossovers."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +18,10 @@ COLUMNS = (
     "model mode length batch_size status tokens_per_second milliseconds noise repeats rounds "
     "steady state_bytes peak_bytes base_bytes flops peak_share backend dim parameters note"
 ).split()
-FIGURES = {  # mode: column, what it is
-    "train": ("tokens_per_second", "training, tokens/s"),
-    "prefill": ("tokens_per_second", "prefill, tokens/s"),
-    "decode": ("milliseconds", "decoding at context T, ms/token"),
+FIGURES = {  # the column that is a mode's figure
+    "train": "tokens_per_second",
+    "prefill": "tokens_per_second",
+    "decode": "milliseconds",
 }
 
 
@@ -174,8 +172,7 @@ def crossovers(
             continue
         i = ahead[-1]
         share = lead[i] / (lead[i] - lead[i + 1])
-        column, _ = FIGURES[mode]
-        value = (ours[both[i]][column], ours[both[i + 1]][column])
+        value = [ours[both[j]][FIGURES[mode]] for j in (i, i + 1)]
         found.append(
             {
                 "mode": mode,
@@ -192,15 +189,3 @@ def measured(points: Sequence[Mapping[str, Any]], model: str, mode: str) -> list
     """The rows of a model's mode that have a figure, lengths ascending."""
     rows = [row for row in points if (row["model"], row["mode"]) == (model, mode)]
     return sorted((row for row in rows if row["status"] == "ok"), key=lambda row: row["length"])
-
-
-# ---- tables
-
-
-def to_csv(points: Sequence[Mapping[str, Any]]) -> str:
-    """One line a point, columns as COLUMNS."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(points)
-    return out.getvalue()

@@ -10,7 +10,7 @@ from typing import Any
 
 from seqzoo import report
 from seqzoo.bench.figures import PANELS, figure, single
-from seqzoo.bench.results import to_csv
+from seqzoo.bench.results import COLUMNS
 from seqzoo.bench.tables import about, tables
 
 NOTES = """\
@@ -24,7 +24,7 @@ Circles in the figure: beyond them a state that grows is the slower one for good
 def write(results: Mapping[str, Any], folder: Path) -> None:
     """Everything a bench leaves in its directory."""
     (folder / "bench.json").write_text(json.dumps(results, indent=1) + "\n")
-    (folder / "bench.csv").write_text(to_csv(results["points"]))
+    (folder / "bench.csv").write_text(report.to_csv(COLUMNS, results["points"]))
     (folder / "bench.md").write_text(markdown(results))
     whole = figure(results)
     report.save(whole, folder / "bench")
