@@ -143,22 +143,25 @@ def test_fit_finds_the_exponent() -> None:
     assert results.fit(x[:2], x[:2], [None, None]) == (pytest.approx(1), None)
 
 
-def test_noise_covers_another_run() -> None:
-    """Of pairs of runs of one machine, 95 in 100 agree within what the two print."""
+@pytest.mark.parametrize("slowed", [0.0, 0.3])
+def test_noise_covers_another_run(slowed: float) -> None:
+    """Of pairs of runs of one machine, 95 in 100 agree within what the two print; also where a busy
+    neighbour slows a third of the rounds down."""
     draw = np.random.default_rng(1)
 
     def rows() -> list[dict[str, Any]]:
-        rounds = np.exp(draw.normal(0, 0.05, (100, 3)))
-        made = [{"samples": [[t] for t in three], "noise": None} for three in rounds]
+        noise = draw.normal(0, 0.05, (100, 7))
+        noise += (draw.random((100, 7)) < slowed) * draw.uniform(0.1, 0.6, (100, 7))
+        made: list[dict[str, Any]] = [{"samples": list(one)} for one in np.exp(noise)]
         results._add_noise(made)
-        return [{**row, "value": np.median(three)} for row, three in zip(made, rounds, strict=True)]
+        return [{**row, "value": np.quantile(row["samples"], results.FAST)} for row in made]
 
     agree = [
         abs(math.log(a["value"] / b["value"])) <= math.hypot(a["noise"], b["noise"])
         for _ in range(5)
         for a, b in zip(rows(), rows(), strict=True)
     ]
-    assert 0.92 < np.mean(agree) < 0.99
+    assert 0.92 < np.mean(agree) < (1 if slowed else 0.99)
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.5])

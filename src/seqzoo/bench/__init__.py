@@ -5,7 +5,7 @@ plan        which points: (model, mode, length); torch-free
 measure     what one point costs: seconds, bytes, the kernels that ran
   | samples of every round
 runner      rounds, budgets, what is left out
-  | samples -> statistics: median, noise, exponents
+  | samples -> statistics: quartiles, noise, exponents
 results     one object: bench.json; bench.csv, tables
   |
 figures, board      bench.svg, bench.png, report.html; TensorBoard

@@ -1,4 +1,4 @@
-"""From samples to figures one can believe: medians, noise, exponents, crossovers."""
+"""From samples to figures one can believe: quartiles, noise, exponents, crossovers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import numpy as np
 
 # 97.5 % quantiles of Student's t distribution by degrees of freedom.
 _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
+FAST = 0.25  # the quantile over rounds that is a point's figure
 _PRIOR = 8  # how many degrees of freedom the noise of a mode as a whole counts for at one point
 
 COLUMNS = (
-    "model mode length batch_size status tokens_per_second milliseconds noise repeats rounds "
-    "steady state_bytes peak_bytes base_bytes flops peak_share backend dim parameters note"
+    "model mode length batch_size status tokens_per_second milliseconds noise median_milliseconds "
+    "spread repeats rounds steady state_bytes peak_bytes base_bytes flops peak_share backend dim "
+    "parameters note"
 ).split()
 FIGURES = {  # the column that is a mode's figure
     "train": "tokens_per_second",
@@ -26,18 +28,19 @@ FIGURES = {  # the column that is a mode's figure
 
 
 def summarise(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What `runner.run` returned, with a row of COLUMNS for each point instead of its samples, and
-    the exponents.
+    """What `runner.run` returned, with a row of COLUMNS for each point, its `samples` (seconds a
+    call, of each round) beside them, and the exponents.
 
-    `milliseconds` is the median over rounds of the rounds' medians, of one call: a step, a prompt,
-    a token of each sequence. `noise` is relative: the figure of another run of the same machine is
-    within it of this one's true value in 95 of 100 cases, as far as rounds tell.
+    `milliseconds` is of one call: a step, a prompt, a token of each sequence. It is the lower
+    quartile over rounds of the rounds' medians, because a busy neighbour only ever slows a round
+    down: from one bench to the next the quartile moves half as much as the median does.
+    `median_milliseconds` is the median over rounds; `spread` the distance between the quartiles,
+    relative to it. `noise` is relative: the true value is within it of the figure in 95 of 100
+    cases, as far as rounds tell.
     """
     points = [_row(point, raw) for point in raw["points"]]
     for mode in FIGURES:
         _add_noise([row for row in points if row["mode"] == mode])
-    for row in points:
-        del row["samples"]
     return {**raw, "points": points, "exponents": list(exponents(points, raw["models"]))}
 
 
@@ -46,11 +49,13 @@ def _row(point: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
     rounds, about = point["rounds"], raw["models"][point["model"]]
     row |= {key: value for key, value in point.items() if key in COLUMNS}
     row |= {"dim": about["keys"]["dim"], "parameters": about["parameters"], "rounds": len(rounds)}
-    row["samples"] = [one["times"] for one in rounds]
+    row["samples"] = [statistics.median(one["times"]) for one in rounds]
+    if len(rounds) == 1:  # what differs from one round to the next is not to be seen then
+        row["samples"] = rounds[0]["times"]
     if not rounds:
         return row
     T, B = point["length"], point["batch_size"]
-    seconds = statistics.median(statistics.median(one["times"]) for one in rounds)
+    seconds, median, upper = (float(np.quantile(row["samples"], q)) for q in (FAST, 0.5, 0.75))
     first, growth = about["flops_first"], about["flops_growth"]
     if point["mode"] == "decode":
         tokens, flops = B, B * (first + (T - 1) * growth)
@@ -60,6 +65,8 @@ def _row(point: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
     return row | {
         "tokens_per_second": tokens / seconds,
         "milliseconds": 1000 * seconds,
+        "median_milliseconds": 1000 * median,
+        "spread": (upper - seconds) / median,
         "repeats": sum(len(one["times"]) for one in rounds),
         "steady": all(one["steady"] for one in rounds),
         "state_bytes": rounds[0]["state_bytes"],
@@ -72,26 +79,25 @@ def _row(point: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _add_noise(rows: Sequence[dict[str, Any]]) -> None:
-    """The half width of the 95 % interval of each median, relative.
+    """The half width of the 95 % interval of each figure, relative.
 
-    Rounds are few, so a point's own spread says little of it: it is pooled with the spread of the
-    whole mode, as a variance known from _PRIOR rounds would be. Of one round, the spread inside it
-    is all there is; it does not see what differs from one round to the next.
+    How far a figure moves is found by drawing its rounds again, with repetition (the bootstrap).
+    Rounds are few, so a point's own answer says little: it is pooled with that of the whole mode,
+    as a variance known from _PRIOR rounds would be.
     """
-    spreads: dict[int, tuple[float, int]] = {}  # variance of a sample's logarithm; samples
+    variances: dict[int, tuple[float, int]] = {}  # of the figure's logarithm; samples
     for index, row in enumerate(rows):
-        samples = row["samples"] if len(row["samples"]) > 1 else (row["samples"] or [[]])[0]
-        if len(samples) > 1:
-            logs = [math.log(np.median(one)) for one in samples]
-            spreads[index] = statistics.variance(logs), len(samples)
-    if not spreads:
+        if (n := len(row["samples"])) > 1:
+            drawn = np.random.default_rng(0).integers(n, size=(1000, n))
+            figures = np.quantile(np.log(row["samples"])[drawn], FAST, axis=1)
+            variances[index] = float(figures.var()) * n / (n - 1), n
+    if not variances:
         return
-    whole = statistics.mean(variance for variance, _ in spreads.values())
-    for index, (own, n) in spreads.items():
+    whole = statistics.mean(variance for variance, _ in variances.values())
+    for index, (own, n) in variances.items():
         freedom = n - 1 + _PRIOR
-        variance = ((n - 1) * own + _PRIOR * whole) / freedom
-        of_median = 1.0 if n < 3 else 1.25  # against the mean's, for a normal distribution
-        rows[index]["noise"] = t_quantile(freedom) * of_median * math.sqrt(variance / n)
+        pooled = ((n - 1) * own + _PRIOR * whole) / freedom
+        rows[index]["noise"] = t_quantile(freedom) * math.sqrt(pooled)
 
 
 def t_quantile(freedom: int) -> float:
