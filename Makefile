@@ -45,7 +45,7 @@ lint: setup ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup ## throughput, memory and state of all families against sequence length: about 15 minutes
+bench: setup ## throughput, memory and state of six families against sequence length: about 15 minutes
 	$(BIN)/seqzoo bench
 
 dashboard: setup ## TensorBoard on runs/

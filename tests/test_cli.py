@@ -458,7 +458,11 @@ COMPLETIONS = {
     "seqzoo train model=ls": ["lstm"],
     "seqzoo train -m model=rnn,ls": ["rnn,lstm"],
     "seqzoo train trainer.max_": [f"trainer.max_{n}=" for n in ("epochs", "seconds", "steps")],
-    "seqzoo train model=transformer model.n_": ["model.n_heads=", "model.n_layers="],
+    "seqzoo train model=transformer model.n_": [
+        "model.n_heads=",
+        "model.n_kv_heads=",
+        "model.n_layers=",
+    ],
     "seqzoo train task=translation task.batch": ["task.batch_tokens="],
     "seqzoo train task.tokenizer=b": ["bpe", "byte"],
     "seqzoo train task.path=te": ["text.txt"],

@@ -17,7 +17,9 @@ from seqzoo.mixers.linear_attention import LinearAttention
 from seqzoo.mixers.recurrent import GRU, LSTM, RNN
 from seqzoo.mixers.rwkv4 import ChannelMix, TimeMix
 from seqzoo.ops.attention import causal_attention, rotate
-from seqzoo.ops.linear_attention import linear_attention
+from seqzoo.ops.linear_scan import linear_scan
+from seqzoo.ops.local import causal_conv
+from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.wkv4 import EMPTY, WKVState, wkv4
 
 
@@ -49,23 +51,111 @@ def test_rotation_depends_on_distance_only() -> None:
     assert_close(rotate(rotate(q, torch.tensor([[5]])), torch.tensor([[-5]])), q)
 
 
+def test_grouped_heads_are_shared() -> None:
+    q, k, v = randn(2, 6, 9, 4), randn(2, 2, 9, 4, seed=1), randn(2, 2, 9, 4, seed=2)
+    each = causal_attention(q, k.repeat_interleave(3, 1), v.repeat_interleave(3, 1))
+    for form in ("naive", "sdpa"):
+        with ops.backend(form):
+            assert_close(causal_attention(q, k, v), each)
+
+
 def test_linear_attention_is_the_normalised_sum() -> None:
     """Katharopoulos et al. 2020, eq. 9: a kernel in place of the exponential, over all pairs."""
-    q, k, v = (
-        randn(2, 3, 130, 4).exp(),
-        randn(2, 3, 130, 4, seed=1).exp(),
-        randn(2, 3, 130, 5, seed=2),
+    torch.manual_seed(0)
+    keys = {"dim": 12, "n_heads": 3, "position": "none", "normaliser": "sum", "chunk": 16}
+    x = randn(2, 50, 12)
+    for feature in ("elu", "relu", "learned", "taylor"):
+        mixer = LinearAttention(**keys, feature=feature, decay="retention").double()
+        q, k, v = mixer.qkv(x).view(2, 50, 3, 3, 4).permute(2, 0, 3, 1, 4)
+        time = torch.arange(50)
+        kernel = mixer.feature(q) @ mixer.feature(k).mT
+        if feature == "taylor":
+            score = q @ k.mT / 2
+            assert_close(kernel, 1 + score + score**2 / 2)
+        kernel = (kernel * (mixer.decay * (time[:, None] - time)).exp()).tril()
+        expected = kernel @ v / (kernel.sum(-1, keepdim=True) + 1e-6)
+        assert_close(mixer(x)[0], mixer.out(expected.transpose(1, 2).flatten(2)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    T=st.integers(1, 150),
+    speed=st.sampled_from((0.0, 0.01, 1.0, 5.0, 100.0)),
+    size=st.sampled_from((1, 6)),
+    delta=st.booleans(),
+    bonus=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_matrix_state_survives_any_decay(
+    T: int, speed: float, size: int, delta: bool, bonus: bool, seed: int
+) -> None:
+    """In float32, chunked: decays of nothing to everything, a head or a channel, with the delta
+    rule and the bonus or without, against the recurrence in float64."""
+    q, k, v = randn(2, 3, T, 6, seed=seed), randn(2, 3, T, 6, seed=seed + 1), randn(2, 3, T, 5)
+    S = randn(2, 3, 6, 5, seed=seed + 2)
+    log_w = -speed * randn(2, 3, T, size, seed=seed + 3).abs()
+    k = F.normalize(k, dim=-1)
+    given_ = [q, k, v, S, log_w]
+    more = {}
+    if delta:
+        more |= {"a": -k * randn(2, 3, T, 1, seed=seed + 4).sigmoid(), "b": k}
+    if bonus:
+        more["u"] = randn(3, 6, seed=seed + 5)
+    with ops.backend("naive"):
+        expected = matrix_state(*given_, **more)
+    for least in (None, float(log_w.min())):
+        narrow = {name: t.float() for name, t in more.items()}
+        for result, value in zip(
+            matrix_state(*(t.float() for t in given_), **narrow, least=least), expected, strict=True
+        ):
+            assert_close(result, value.float(), atol=1e-4 * float(value.abs().max()), rtol=0)
+
+
+def test_matrix_state_is_the_delta_rule() -> None:
+    """Yang et al. 2024, eq. 3: the value that is stored at a key is replaced by a mixture."""
+    k, v, beta = (
+        F.normalize(randn(1, 1, 7, 4), dim=-1),
+        randn(1, 1, 7, 3),
+        randn(1, 1, 7, 1).sigmoid(),
     )
-    decay = torch.tensor([0.0, -0.1, -1.0], dtype=torch.float64)
-    time = torch.arange(130)
-    lag = time[:, None] - time
-    kernel = (q @ k.mT) * (decay[:, None, None] * lag).exp().tril()
-    expected = kernel @ v / (kernel.sum(-1, keepdim=True) + 1e-6)
-    zeros = torch.zeros(2, 3, 4, 5, dtype=torch.float64)
-    for form in ("naive", "chunked"):
-        with ops.backend(form):
-            y, _, _ = linear_attention(q, k, v, zeros, zeros[..., 0], decay=decay, qn=q, kn=k)
-        assert_close(y, expected)
+    S = torch.zeros(4, 3, dtype=torch.float64)
+    for t in range(7):
+        stored = k[0, 0, t] @ S
+        mixed = beta[0, 0, t] * v[0, 0, t] + (1 - beta[0, 0, t]) * stored
+        S = S - torch.outer(k[0, 0, t], stored) + torch.outer(k[0, 0, t], mixed)
+    _, given_ = matrix_state(k, beta * k, v, S.new_zeros(1, 1, 4, 3), a=-beta * k, b=k)
+    assert_close(given_[0, 0], S)
+
+
+@pytest.mark.parametrize("form", ("loop", "scan"))
+@pytest.mark.parametrize("T", (1, 2, 65))
+def test_linear_scan_is_the_recurrence(form: str, T: int) -> None:
+    a, b, h = randn(2, T, 3).sigmoid(), randn(2, T, 3, seed=1), randn(2, 3, seed=2)
+    given_ = [t.requires_grad_() for t in (a, b, h)]
+    with ops.backend("naive"):
+        expected = linear_scan(*given_)
+    with ops.backend(form):
+        result = linear_scan(*given_)
+    assert_close(result, expected)
+    weights = randn(2, T, 3, seed=3)
+    for one, other in zip(
+        torch.autograd.grad((result * weights).sum(), given_),
+        torch.autograd.grad((expected * weights).sum(), given_),
+        strict=True,
+    ):
+        assert_close(one, other)
+
+
+def test_causal_conv_is_a_weighted_sum_of_the_last_tokens() -> None:
+    x, weight = randn(2, 9, 3), randn(3, 4, seed=1)
+    expected = torch.zeros_like(x)
+    for t in range(9):
+        for i in range(4):
+            if t - 3 + i >= 0:
+                expected[:, t] += weight[:, i] * x[:, t - 3 + i]
+    y, seen = causal_conv(x, weight, None)
+    assert_close(y, expected)
+    assert_close(seen, x[:, -3:])
 
 
 def test_wkv_is_the_weighted_average() -> None:
@@ -148,7 +238,15 @@ def test_the_papers_initial_states() -> None:
         (GRU(dim=8), (zeros,)),
         (LSTM(dim=8), (zeros, zeros)),
         (
-            LinearAttention(dim=8, n_heads=2, position="rope", decay="none"),
+            LinearAttention(
+                dim=8,
+                n_heads=2,
+                feature="elu",
+                position="rope",
+                decay="none",
+                normaliser="sum",
+                chunk=64,
+            ),
             (
                 torch.zeros(2, 2, 4, 4, dtype=torch.float64),
                 torch.zeros(2, 2, 4, dtype=torch.float64),

@@ -22,6 +22,7 @@ ORDER = [
     "info",
     "laws",
     "run",
+    "exchange",
     "report",
     "bench",
     "compare",

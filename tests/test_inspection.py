@@ -11,7 +11,7 @@ import seqzoo
 from seqzoo import cli, inspection, ops
 from seqzoo.models.zoo import FAMILIES
 from seqzoo.ops.attention import causal_attention
-from seqzoo.ops.linear_attention import linear_attention
+from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.wkv4 import EMPTY, WKVState, wkv4
 
 
@@ -22,12 +22,15 @@ def test_attention_weights_give_the_output() -> None:
     torch.testing.assert_close(calls[0]() @ v[0], y[0])
 
 
-def test_linear_attention_weights_give_the_output() -> None:
-    q, k = (torch.rand(1, 2, 70, 4) for _ in range(2))
-    v, S, z = torch.randn(1, 2, 70, 5), torch.zeros(1, 2, 4, 5), torch.zeros(1, 2, 4)
+@pytest.mark.parametrize("delta", (False, True))
+def test_matrix_state_weights_give_the_output(delta: bool) -> None:
+    q, k, v = (torch.randn(1, 2, 70, n) for n in (4, 4, 5))
+    k = torch.nn.functional.normalize(k, dim=-1)
+    more = {"a": -0.5 * k, "b": k} if delta else {}
+    decay = -torch.rand(1, 2, 70, 4)
     with ops.watching() as calls:
-        y, *_ = linear_attention(q, k, v, S, z, decay=torch.tensor([0.0, -0.1]), qn=q, kn=k)
-    torch.testing.assert_close(calls[0]() @ v[0], y[0])
+        y, _ = matrix_state(q, k, v, torch.zeros(1, 2, 4, 5), decay, **more)
+    torch.testing.assert_close(calls[0]() @ v[0], y[0], atol=1e-4, rtol=1e-4)
 
 
 def test_wkv4_weights_give_the_output() -> None:
@@ -93,7 +96,7 @@ def test_inspect_command(
     capfd.readouterr()
     command("inspect", "run", "--length", "24", "--texts", "2")
     printed = capfd.readouterr().out.split()
-    weighted = name in ("transformer", "linear_transformer", "rwkv4")
+    weighted = name not in ("rnn", "lstm", "gru", "mingru", "minlstm")
     assert len(printed) == 4 + weighted and all(Path(path).stat().st_size for path in printed)
     numbers = json.loads(Path("run/inspect/inspect.json").read_text())
     assert len(numbers["loss_by_position"]) == len(numbers["dependence"]["trained"]) == 24

@@ -87,6 +87,8 @@ def test_charlm(
                 60,
                 "--seed",
                 seed,
+                "--temperature",
+                1.5,
                 "--top-p",
                 0.95,
             )

@@ -72,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(sub)
     sub.add_argument("--split", default="val", choices=("val", "test"), help="default: val")
     sub.add_argument("--path", help="another file to measure on: a text, or a TSV of pairs")
+    _add_cache(sub)
 
     sub = add("generate", _generate, "write on from a prompt, token by token")
     _add_run(sub)
@@ -86,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--top-k", type=_count, help="choose among the K likeliest tokens")
     sub.add_argument("--top-p", type=_share, help="among the fewest of probability P together")
     sub.add_argument("--seed", type=_seed, help="the same seed writes the same text")
+    _add_cache(sub)
 
     sub = add("translate", _translate, "translate sentences, or the lines of standard input")
     _add_run(sub)
@@ -111,6 +113,23 @@ def parser() -> argparse.ArgumentParser:
     sub = add("verify", _verify, "check the laws of the state protocol on this machine")
     sub.add_argument("models", nargs="*", metavar="MODEL", help="names of models (default: all)")
 
+    sub = add("import", _import, "make a run of an official RWKV checkpoint, version 4 to 7")
+    sub.add_argument("file", metavar="FILE", help="a .pth or .safetensors file")
+    sub.add_argument("--out", required=True, metavar="RUN", help="the run directory to make")
+    sub.add_argument(
+        "--vocabulary", help="what its tokens stand for: the RWKV World file, or a tokenizer.json"
+    )
+
+    sub = add("export", _export, "write a run's model for other software")
+    _add_run(sub)
+    sub.add_argument(
+        "--format",
+        required=True,
+        choices=("rwkv", "hf"),
+        help="rwkv: a .pth for the rwkv package; hf: a folder for transformers",
+    )
+    sub.add_argument("--out", required=True, help="the file or folder to write")
+
     sub = add("dashboard", _dashboard, "open TensorBoard on a folder of runs")
     sub.add_argument("folder", nargs="?", default="runs", metavar="DIR", help="default: runs")
     sub.add_argument("--port", type=_port, default=6006, help="0: any free one (default: 6006)")
@@ -135,6 +154,15 @@ def _add_run(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
         "--checkpoint", choices=("best", "last"), help="whose weights (default: the best)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: auto)")
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache",
+        metavar="POLICY:SIZE",
+        help="keep so many tokens only, of a Transformer: window, sinks, tova, h2o, random; with "
+        ":prompt after it, a text is read at once and then cut",
+    )
 
 
 def _number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], Any]:
@@ -171,7 +199,7 @@ def _load(
     instead: str = "",
 ) -> Any:
     """The run, once what can be refused without torch has been; its task has the key `needs`."""
-    from seqzoo.models.zoo import check_model
+    from seqzoo.models.zoo import check_model, family, model_keys
 
     folder = Path(folder or options.folder)
     saved = config.read_config(folder)
@@ -180,10 +208,19 @@ def _load(
     config.check_device("--device", options.device)
     if not (folder / "model" / "tokenizer.json").exists():
         raise UserError(f"{folder}: this run has no model yet: wait for one, or train again")
-    check_model(saved["model"])
+    other = {}
+    if getattr(options, "cache", None):
+        config.cache_policy("--cache", options.cache)
+        name = saved["model"]["name"]
+        if "cache" not in config.defaults("model", name, family(name).yaml):
+            raise UserError(
+                f"--cache {options.cache}: the state of {name} does not grow: leave it out"
+            )
+        other["cache"] = options.cache
+    check_model({**model_keys(**saved["model"]), **other})
     from seqzoo.run import load
 
-    return load(folder, device=options.device, checkpoint=options.checkpoint)
+    return load(folder, device=options.device, checkpoint=options.checkpoint, **other)
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -239,7 +276,35 @@ def _inspect(options: argparse.Namespace) -> None:
         print(*inspection.write_together(list(found.values()), out), sep="\n")
 
 
+def _export(options: argparse.Namespace) -> None:
+    out = Path(options.out)
+    if out.exists():
+        raise UserError(f"--out {out}: exists already: give a new name")
+    run = _load(options)
+    from seqzoo import exchange
+
+    if options.format == "rwkv":
+        exchange.export_rwkv(run, out)
+        print(f"{out}: for the rwkv package")
+    else:
+        print(f"{out}: for transformers' {exchange.export_hf(run, out)}")
+
+
 # ---- other commands
+
+
+def _import(options: argparse.Namespace) -> None:
+    out = Path(options.out)
+    if out.exists():
+        raise UserError(f"--out {out}: exists already: give a new name")
+    for option in (options.file, options.vocabulary):
+        if option is not None and not Path(option).is_file():
+            raise UserError(f"{option}: no such file")
+    from seqzoo import exchange
+
+    vocabulary = Path(options.vocabulary) if options.vocabulary else None
+    keys = exchange.import_rwkv(Path(options.file), out, vocabulary)
+    print(f"{out}: " + ", ".join(f"{key} {value}" for key, value in keys.items()))
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -20,14 +20,16 @@ CONFIGS = next(p for p in (_HERE.parent / "configs", _HERE.parents[2] / "configs
 
 ANY_SIZE = (0, math.inf)
 COUNTS = frozenset(  # whole numbers from 1 up
-    "dim n_layers n_heads max_len mlp_ratio seq_len batch_size batch_tokens grad_accumulation "
+    "dim n_layers n_heads max_len seq_len batch_size batch_tokens grad_accumulation "
     "max_steps eval_every checkpoint_every sample_every sample_tokens limit n_pairs "
     "val_pairs test_pairs vocab_size eval_pairs log_every val_max_chars parameters tokens "
-    "decode_batch_size rounds threads".split()
+    "decode_batch_size rounds threads expand state_size mix_rank decay_rank rate_rank value_rank "
+    "gate_rank n_kv_heads chunk".split()
 )
 RANGES: dict[str, tuple[float, float]] = {  # closed at both ends; others: any number from 0 up
     **dict.fromkeys(COUNTS, (1, math.inf)),
     "dropout": (0, 0.95),
+    "mlp_ratio": (1e-3, math.inf),
     "val_fraction": (1e-6, 0.9),
     "beta1": (0, 0.9999),
     "beta2": (0, 0.99999),
@@ -41,9 +43,11 @@ RANGES: dict[str, tuple[float, float]] = {  # closed at both ends; others: any n
     "reset": (0, 1),
     "seed": (0, 2**63 - 1),
 }
+CACHE_POLICIES = ("window", "sinks", "tova", "h2o", "random")  # of seqzoo.ops.bounded_cache
+CACHE_READINGS = ("tokens", "prompt")
 NULLABLE = tuple(
     "max_steps max_seconds max_epochs eval_every checkpoint_every sample_every grad_clip "
-    "parameters tokens threads".split()
+    "parameters tokens threads decay_rank rate_rank value_rank gate_rank n_kv_heads cache".split()
 )
 
 
@@ -189,6 +193,23 @@ def check_device(option: str, name: Any) -> None:
         raise UserError(
             f"{option}={name}: not on this machine, whose torch is built for CPUs: use cpu or auto"
         )
+
+
+def cache_policy(where: str, text: str) -> tuple[str, int, str]:
+    """`tova:256` or `tova:256:prompt` as a policy, its size and how prompts are read.
+
+    Raises:
+        UserError: anything else; `where` is what it was given as.
+    """
+    name, _, rest = text.partition(":")
+    size, _, reading = rest.partition(":")
+    reading = reading or CACHE_READINGS[0]
+    if name in CACHE_POLICIES and re.fullmatch("[1-9][0-9]*", size) and reading in CACHE_READINGS:
+        return name, int(size), reading
+    raise UserError(
+        f"{where}={text}: give POLICY:SIZE, such as tova:256, or POLICY:SIZE:prompt; policies: "
+        f"{', '.join(CACHE_POLICIES)}"
+    )
 
 
 # ---- run directories

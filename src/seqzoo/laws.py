@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from seqzoo import ops
+from seqzoo.config import CACHE_POLICIES
 from seqzoo.models.language_model import LanguageModel
-from seqzoo.models.zoo import build, family, model_keys
+from seqzoo.models.zoo import CHOICES, build, family, model_keys
 from seqzoo.state import State, grows, leaves, map_leaves, nbytes, select
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -30,22 +31,26 @@ class Layers(nn.Module):
         self.layers = model.layers
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
-        after = []
+        after, handed = [], []
         for layer, before in zip(self.layers, state or (None,) * len(self.layers), strict=True):
-            x, new = layer(x, before)
+            x, new, *handed = layer(x, before, *handed)
             after.append(new)
         return x, tuple(after)
 
 
 def variants(name: str) -> Iterator[dict[str, Any]]:
     """The keys of each variant of a family: its defaults, and every value of every choice on its
-    own."""
+    own. Norms and the MLP's activation are left out, which see one token at a time."""
     yield {}
     defaults = model_keys(name)
-    for key, values in {"block": ("classic", "prenorm"), **family(name).choices}.items():
+    for key, values in {"block": CHOICES["block"], **family(name).choices}.items():
         for value in values:
-            if value != defaults[key]:
+            if key in defaults and value != defaults[key]:
                 yield {key: value}
+    if "n_kv_heads" in defaults:
+        yield {"n_kv_heads": 1}
+    if "cache" in defaults:
+        yield from ({"cache": f"{policy}:5"} for policy in CACHE_POLICIES)
 
 
 def example(name: str, dtype: torch.dtype = torch.float64, seed: int = 0, **keys: Any) -> Layers:
@@ -132,7 +137,7 @@ def precision(f: nn.Module, x: Tensor) -> float:
     with torch.autocast(x.device.type, torch.bfloat16):
         y, state = f(x, None)
         y, state = f(x, state)
-    kept = [leaf for part in _parts(state) if not grows(part) for leaf in leaves(part)]
+    kept = [leaf for part in _parts(state) if not grows(part) for leaf in _accumulated(part)]
     narrow = any(leaf.is_floating_point() and leaf.element_size() < 4 for leaf in kept)
     return math.inf if narrow or y.dtype != x.dtype else 0.0
 
@@ -234,6 +239,11 @@ def _error(expected: Tensor, given: Tensor) -> float:
         return 0.0
     error = float((expected - given).abs().max() / max(1.0, float(expected.abs().max())))
     return error if math.isfinite(error) else math.inf
+
+
+def _accumulated(part: State) -> Iterator[Tensor]:
+    """Those leaves of a mixer's state that accumulate: all, unless it says which."""
+    return iter(part.accumulated()) if hasattr(part, "accumulated") else leaves(part)
 
 
 def _parts(state: State) -> Iterator[State]:

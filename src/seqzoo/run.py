@@ -126,7 +126,9 @@ class Run:
             return task.evaluate(self.model, split, quick=False)
 
 
-def load(folder: str | Path, *, device: str = "auto", checkpoint: str | None = None) -> Run:
+def load(
+    folder: str | Path, *, device: str = "auto", checkpoint: str | None = None, **model_keys: Any
+) -> Run:
     """Read a run directory back.
 
     Args:
@@ -134,6 +136,8 @@ def load(folder: str | Path, *, device: str = "auto", checkpoint: str | None = N
         device: `auto`, `cpu`, `cuda`.
         checkpoint: `best` or `last`; without it the exported model, or the best checkpoint of an
             unfinished run.
+        **model_keys: in place of the run's own, such as `cache="tova:64"`; none that changes a
+            weight's shape.
 
     Raises:
         UserError: the folder is no run, has no such checkpoint, or a damaged one.
@@ -153,7 +157,8 @@ def load(folder: str | Path, *, device: str = "auto", checkpoint: str | None = N
         verify(at)
         weights = at / "model.safetensors"
     tokenizer = Tokenizer.load(folder / "model" / "tokenizer.json")
-    model = build(vocab_size=tokenizer.vocab_size, **config["model"])
+    described = json.loads((folder / "model" / "config.json").read_text())
+    model = build(vocab_size=described["vocab_size"], **{**config["model"], **model_keys})
     model.to(pick_device(device))
     load_weights(weights, model)
     return Run(folder, config, model.eval(), tokenizer)

@@ -204,18 +204,15 @@ def sample(
     call: Callable[[], object], device: torch.device, *, first: float, seconds: float
 ) -> dict[str, Any]:
     """Times of a call until `seconds` are over, after warming up until two calls in a row took the
-    same within 10 %. `first` is what the very first took: one that is long already warms up
-    enough."""
-    warm = [first] if first > seconds else [first, timed(call, device)[0]]
-    while (
-        len(warm) > 1
-        and abs(warm[-1] / warm[-2] - 1) > 0.1
-        and len(warm) < 10
-        and sum(warm) < 4 * seconds
+    same within 10 %; the second of them counts if it is long enough to. `first` is what the very
+    first call took."""
+    warm = [first, timed(call, device)[0]]
+    while abs(warm[-1] / warm[-2] - 1) > 0.1 and (
+        len(warm) < 4 or (len(warm) < 10 and sum(warm) < 4 * seconds)
     ):
         warm.append(timed(call, device)[0])
     repeats = max(1, round(SAMPLE / warm[-1]))
-    times: list[float] = []
+    times = [warm[-1]] if repeats == 1 else []
     while not times or (sum(times) * repeats < seconds and len(times) < 100):
         times.append(timed(call, device, repeats)[0])
     half = max(1, len(times) // 2)

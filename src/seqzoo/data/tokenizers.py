@@ -7,7 +7,7 @@ and decoding is the same few lines for all kinds: every id stands for some bytes
 
 import codecs
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,7 +19,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from seqzoo.errors import UserError
 
 Kind = Literal["char", "byte", "bpe"]
-KINDS: tuple[str, ...] = get_args(Kind)
+KINDS: tuple[str, ...] = get_args(Kind)  # that can be made of a text
 
 # Cutting before a newline that a visible character follows changes no BPE id: the pre-tokenizer
 # ends a word there anyway.
@@ -27,10 +27,11 @@ _BPE_CHUNK = re.compile(r"[\s\S]{16384,}?(?=\n\S)|[\s\S]+")
 
 
 class Tokenizer:
-    """One of three vocabularies around a `tokenizers.Tokenizer`.
+    """One of four vocabularies around a `tokenizers.Tokenizer`.
 
     `char`: the characters of the training text by code point; `byte`: id = number of specials +
-    byte value, so that any text can be encoded; `bpe`: byte-level BPE, which also encodes any text.
+    byte value, so that any text can be encoded; `bpe`: byte-level BPE, which also encodes any text;
+    `longest`: at every place the longest token that fits, as the RWKV World models have it.
     Specials have the first ids. They are never found inside a text and never decoded to one.
     """
 
@@ -40,7 +41,7 @@ class Tokenizer:
         vocab = inner.get_vocab()
         added = inner.get_added_tokens_decoder()
         self._specials = {token.content: index for index, token in added.items()}
-        self.kind: Kind = _kind(inner.model, len(self._specials))
+        self.kind: Kind | Literal["longest"] = _kind(inner.model, len(self._specials))
         to_bytes = str.encode if self.kind == "char" else _byte_level_bytes
         self._bytes = [
             b"" if token in self._specials else to_bytes(token)
@@ -48,6 +49,12 @@ class Tokenizer:
         ]
         if self.kind == "char":
             self._table = _lookup_table(vocab, self._specials, inner.model.unk_token)
+        if self.kind == "longest":
+            self._ids = {token: index for index, token in enumerate(self._bytes) if token}
+            sizes: list[set[int]] = [set() for _ in range(256)]
+            for token in self._ids:
+                sizes[token[0]].add(len(token))
+            self._sizes = [sorted(found, reverse=True) for found in sizes]
 
     @classmethod
     def train(
@@ -73,6 +80,36 @@ class Tokenizer:
         else:
             raise UserError(f"task.tokenizer: unknown kind {kind!r}: use one of {', '.join(KINDS)}")
         inner.add_special_tokens(list(specials))
+        return cls(inner)
+
+    @classmethod
+    def longest_match(cls, tokens: Mapping[int, bytes]) -> "Tokenizer":
+        """A vocabulary of given tokens, of which every text takes the longest that fits, from left
+        to right. Ids begin at 1; 0 is the special `<|endoftext|>`.
+
+        Raises UserError for ids with gaps, or a byte that is no token.
+        """
+        missing = set(range(1, len(tokens) + 1)) - tokens.keys()
+        if missing:
+            raise UserError(f"a vocabulary of {len(tokens)} tokens has none of id {min(missing)}")
+        single = {token for token in tokens.values() if len(token) == 1}
+        if len(single) < 256:
+            raise UserError(f"a vocabulary without {256 - len(single)} of the 256 bytes")
+        letters = {
+            index: "".join(_BYTE_LETTERS[b] for b in token) for index, token in tokens.items()
+        }
+        vocab = {"<|endoftext|>": 0, **{token: index for index, token in letters.items()}}
+        inner = tokenizers.Tokenizer(
+            models.WordPiece(
+                vocab,
+                unk_token="<|endoftext|>",
+                continuing_subword_prefix="",
+                max_input_chars_per_word=2**31,
+            )
+        )
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        inner.decoder = decoders.ByteLevel()
+        inner.add_special_tokens(["<|endoftext|>"])
         return cls(inner)
 
     @classmethod
@@ -112,6 +149,8 @@ class Tokenizer:
         data = _encode_unicode(text, "utf-8")
         if self.kind == "byte":
             return np.frombuffer(data, np.uint8).astype(self.dtype) + len(self._specials)
+        if self.kind == "longest":
+            return self._array(self._longest(data))
         encodings = self._inner.encode_batch_fast(_BPE_CHUNK.findall(text))
         return np.concatenate([np.zeros(0, self.dtype), *(self._array(e.ids) for e in encodings)])
 
@@ -119,16 +158,28 @@ class Tokenizer:
         """Ids of each text: the same as `encode` one by one, in a fraction of the time."""
         if self.kind == "bpe":
             return [self._array(e.ids) for e in self._inner.encode_batch_fast(texts)]
+        if self.kind == "longest":
+            return [self.encode(text) for text in texts]
         lengths = map(len, texts if self.kind == "char" else map(str.encode, texts))
         return cut(self.encode("".join(texts)), lengths)
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         """The text of ids, specials skipped; bytes that are no UTF-8 become U+FFFD."""
-        return b"".join([self._bytes[i] for i in np.asarray(ids).tolist()]).decode(errors="replace")
+        known = [self._bytes[i] for i in np.asarray(ids).tolist() if i < len(self._bytes)]
+        return b"".join(known).decode(errors="replace")
 
     def stream(self) -> "TextStream":
         """Decodes one id at a time: what it returns joins to what `decode` returns."""
         return TextStream(self._bytes)
+
+    def _longest(self, data: bytes) -> list[int]:
+        ids, start = [], 0
+        while start < len(data):
+            sizes = self._sizes[data[start]]
+            token = next(t for n in sizes if (t := data[start : start + n]) in self._ids)
+            ids.append(self._ids[token])
+            start += len(token)
+        return ids
 
     def _array(self, ids: list[int]) -> np.ndarray:
         return np.array(ids, self.dtype)
@@ -155,7 +206,8 @@ class TextStream:
 
     def __call__(self, token: int) -> str:
         """The text that this id makes certain, often one character, sometimes none."""
-        return self._decoder.decode(self._token_bytes[token])
+        known = token < len(self._token_bytes)  # an imported model may have more tokens than these
+        return self._decoder.decode(self._token_bytes[token] if known else b"")
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD for an incomplete character, otherwise nothing."""
@@ -210,9 +262,11 @@ def _bpe_tokenizer(
     return inner
 
 
-def _kind(model: models.Model, n_specials: int) -> Kind:
+def _kind(model: models.Model, n_specials: int) -> Kind | Literal["longest"]:
     if isinstance(model, models.WordLevel):
         return "char"
+    if isinstance(model, models.WordPiece):
+        return "longest"
     ids = [model.token_to_id(letter) for letter in _BYTE_LETTERS]
     return "byte" if ids == list(range(n_specials, n_specials + 256)) else "bpe"
 

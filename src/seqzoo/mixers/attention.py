@@ -1,5 +1,5 @@
 """Softmax attention as a state machine: its state is the cache of keys and values, which grows by
-one a token."""
+one a token, or is cut to a fixed size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seqzoo.ops import attention
+from seqzoo.config import cache_policy
+from seqzoo.ops import attention, bounded_cache
+from seqzoo.ops.bounded_cache import BoundedCache, CachePolicy
 
 
 class KVCache(NamedTuple):
@@ -35,24 +37,41 @@ class CausalAttention(nn.Module):
 
     Args:
         dim: width D, divisible by n_heads.
+        n_kv_heads: heads of keys and values, each shared by n_heads / n_kv_heads heads of queries;
+            None: as many as n_heads.
         position: `rope` turns queries and keys by their position (Su et al. 2021, arXiv
             2104.09864); with any other value positions are the embedding's business.
+        cache: a policy such as `tova:256`: the state is then a cache of that many tokens
+            (`seqzoo.ops.bounded_cache`); None: everything is kept.
         n_layers: of the model, for GPT-2's initialisation of the output projection.
     """
 
-    def __init__(self, *, dim: int, n_heads: int, position: str, n_layers: int) -> None:
+    def __init__(
+        self,
+        *,
+        dim: int,
+        n_heads: int,
+        n_kv_heads: int | None = None,
+        position: str,
+        cache: str | None = None,
+        n_layers: int,
+    ) -> None:
         super().__init__()
-        self.n_heads = n_heads
+        shared = n_kv_heads or n_heads
+        self.heads = (n_heads, shared, shared)  # of queries, keys, values
         self.rope = position == "rope"
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.policy = CachePolicy(*cache_policy("cache", cache)) if cache else None
+        self.qkv = nn.Linear(dim, sum(self.heads) * (dim // n_heads), bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
         nn.init.normal_(self.qkv.weight, std=0.02)
         nn.init.normal_(self.out.weight, std=0.02 / (2 * n_layers) ** 0.5)
 
-    def forward(self, x: Tensor, state: KVCache | None = None) -> tuple[Tensor, KVCache]:
+    def forward(
+        self, x: Tensor, state: KVCache | BoundedCache | None = None
+    ) -> tuple[Tensor, KVCache | BoundedCache]:
         B, T, D = x.shape
-        qkv = self.qkv(x).view(B, T, 3, self.n_heads, D // self.n_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, K) each
+        qkv = self.qkv(x).view(B, T, sum(self.heads), -1).transpose(1, 2)
+        q, k, v = qkv.split(self.heads, 1)  # (B, H or G, T, K)
         first = (
             torch.zeros(B, dtype=torch.long, device=x.device) if state is None else state.position
         )
@@ -61,6 +80,12 @@ class CausalAttention(nn.Module):
                 T, device=x.device
             )
             q, k = attention.rotate(q, positions), attention.rotate(k, positions)
+        if self.policy is not None:
+            bounded = (
+                state if isinstance(state, BoundedCache) else bounded_cache.empty(self.policy, k)
+            )
+            y, bounded = bounded_cache.attend(self.policy, q, k, v, bounded)
+            return self.out(y.transpose(1, 2).flatten(2)).to(x.dtype), bounded
         if state is not None:
             k = torch.cat((state.k.to(k.dtype), k), 2)
             v = torch.cat((state.v.to(v.dtype), v), 2)

@@ -8,44 +8,64 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.ops import attention, float32_or_wider, linear_attention
+from seqzoo.ops import attention, float32_or_wider
+from seqzoo.ops.matrix_state import matrix_state
+
+EPS = 1e-6  # keeps the normaliser from zero, as in the authors' code
 
 
 class AttentionMemory(NamedTuple):
-    """The sums of eq. 18 and 19, in float32 or wider."""
+    """The sums of eq. 18 and 19 for M features, in float32 or wider."""
 
-    S: Tensor  # (B, H, K, K): attention memory
-    z: Tensor  # (B, H, K): normaliser
+    S: Tensor  # (B, H, M, K): attention memory
+    z: Tensor  # (B, H, M): normaliser; (B, H, 0) where there is none
 
 
 class LinearAttention(nn.Module):
-    """Causal linear attention with phi = elu + 1 (Katharopoulos et al. 2020, arXiv 2006.16236, eq.
-    16-20).
+    """Causal linear attention (Katharopoulos et al. 2020, arXiv 2006.16236, eq. 16-20).
+
+        S_t = g S_{t-1} + phi(k_t) v_t^T        z_t = g z_{t-1} + phi(k_t)
+        y_t = phi(q_t) S_t / (phi(q_t) . z_t + 1e-6)
 
     No 1/sqrt(K), as in the paper. Projections have biases, as in the authors' code.
 
     Args:
         dim: width D, divisible by n_heads.
+        feature: phi, which makes M features of a head's K numbers, one of FEATURES.
         position: with `rope`, mapped queries and keys are turned in the numerator only (Su et al.
             2021, eq. 19). The memory is kept relative to the next token, so no position is stored.
-        decay: `none` is the paper's sum over everything read; with `retention` a token keeps the
-            share 1 - 2^-e of what came before, e from 1 for the first head to 7 for the last:
+        decay: `none` is the paper's sum over everything read, g = 1; with `retention` a token keeps
+            the share 1 - 2^-e of what came before, e from 1 for the first head to 7 for the last:
             half-lives from 1 to some 90 tokens, so that a stream of any length stays in balance
             (after Sun et al. 2023, arXiv 2307.08621, where e is 5 + h).
+        normaliser: `sum` is the paper's z; with `rms` every head's answer is divided by its root
+            mean square instead (Qin et al. 2022, arXiv 2210.10340, eq. 8).
+        chunk: tokens that are read at once by matrix products.
     """
 
-    decay: Tensor  # (H,): log of what a token keeps of the one before
+    decay: Tensor  # (H, 1, 1): log g
 
-    def __init__(self, *, dim: int, n_heads: int, position: str, decay: str) -> None:
+    def __init__(
+        self,
+        *,
+        dim: int,
+        n_heads: int,
+        feature: str,
+        position: str,
+        decay: str,
+        normaliser: str,
+        chunk: int,
+    ) -> None:
         super().__init__()
-        self.n_heads = n_heads
+        self.n_heads, self.normaliser, self.chunk = n_heads, normaliser, chunk
         self.rope = position == "rope"
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
+        self.feature = FEATURES[feature](dim // n_heads)
         rates = torch.zeros(n_heads)
         if decay == "retention":
             rates = torch.log1p(-(2.0 ** -torch.linspace(1 if n_heads > 1 else 7, 7, n_heads)))
-        self.register_buffer("decay", rates, persistent=False)
+        self.register_buffer("decay", rates[:, None, None], persistent=False)
 
     def forward(
         self, x: Tensor, state: AttentionMemory | None = None
@@ -55,16 +75,88 @@ class LinearAttention(nn.Module):
         qkv = self.qkv(x).view(B, T, 3, H, K).permute(2, 0, 3, 1, 4)
         with torch.autocast(x.device.type, enabled=False):
             q, k, v = float32_or_wider(*qkv.unbind(0))  # (B, H, T, K) each
-            q, k = F.elu(q) + 1, F.elu(k) + 1
-            S, z = state or (q.new_zeros(B, H, K, K), q.new_zeros(B, H, K))
-            qn, kn = q, k
-            if self.rope:
-                positions = torch.arange(T, device=x.device)[None]
-                q, k = attention.rotate(q, positions), attention.rotate(k, positions)
-            decay = self.decay.to(q.dtype)
-            y, S, z = linear_attention.linear_attention(q, k, v, S, z, decay=decay, qn=qn, kn=kn)
-            if self.rope:  # a key turned by its position p is now one turned by p - T
-                back = torch.full((1, K), -T, device=x.device)
-                S = attention.rotate(S.transpose(-1, -2), back).transpose(-1, -2)
+            q, k = self.feature(q), self.feature(k)  # (B, H, T, M)
+            M = q.shape[-1]
+            S, z = state or (q.new_zeros(B, H, M, K), q.new_zeros(B, H, M))
+            if self.normaliser == "rms":
+                z = z[..., :0]
+                y, S = self._read(q, k, v, S)
+                y = F.rms_norm(y, (K,))
+            elif self.rope:  # z sees queries and keys unturned: a normaliser must stay positive
+                total, z_ = self._sum(q, k, torch.ones_like(v[..., :1]), z[..., None])
+                y, S = self._read(q, k, v, S)
+                y, z = y / (total + EPS), z_[..., 0]
+            else:  # z is one more column of S
+                v = torch.cat((v, torch.ones_like(v[..., :1])), -1)
+                y, both = self._sum(q, k, v, torch.cat((S, z[..., None]), -1))
+                y = y[..., :K] / (y[..., K:] + EPS)
+                S, z = both[..., :K], both[..., K]
         y = y.transpose(1, 2).reshape(B, T, D).to(x.dtype)
         return self.out(y).to(x.dtype), AttentionMemory(S, z)
+
+    def _sum(self, q: Tensor, k: Tensor, v: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+        return matrix_state(q, k, v, S, self.decay.to(q.dtype)[None], chunk=self.chunk)
+
+    def _read(self, q: Tensor, k: Tensor, v: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+        """The numerator and S, with queries and keys turned to their positions."""
+        if not self.rope:
+            return self._sum(q, k, v, S)
+        T = q.shape[2]
+        positions = torch.arange(T, device=q.device)[None]
+        y, S = self._sum(attention.rotate(q, positions), attention.rotate(k, positions), v, S)
+        back = torch.full((1, S.shape[-1]), -T, device=q.device)  # a key at p is now one at p - T
+        return y, attention.rotate(S.transpose(-1, -2), back).transpose(-1, -2)
+
+
+# ---- feature maps: (.., K) -> (.., M), all but the last without a negative number
+
+
+class Elu(nn.Module):
+    """elu + 1 (Katharopoulos et al. 2020, eq. 7)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.elu(x) + 1
+
+
+class Relu(nn.Module):
+    """max(x, 0). A query that meets no key with it gets zero."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x)
+
+
+class Learned(nn.Module):
+    """Softmax of W x beside softmax of -W x, with W the identity at first; M = 2 K (Zhang et al.
+    2024, arXiv 2402.04347, eq. 6). One W for all heads of a layer, where theirs has one each."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(size, size, bias=False)
+        nn.init.eye_(self.map.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.map(x.to(self.map.weight.dtype)).to(x.dtype)
+        return torch.cat((x.softmax(-1), (-x).softmax(-1)), -1)
+
+
+class Taylor(nn.Module):
+    """Features whose product is 1 + s + s^2 / 2 with s = q.k / sqrt(K), always positive; M = 1 + K
+    + K^2, so heads should be small (Arora et al. 2024, arXiv 2402.18668, section 3.1)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.scale = size**-0.25
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * self.scale
+        squares = (x[..., :, None] * x[..., None, :]).flatten(-2) * 0.5**0.5
+        return torch.cat((torch.ones_like(x[..., :1]), x, squares), -1)
+
+
+FEATURES = {"elu": Elu, "relu": Relu, "learned": Learned, "taylor": Taylor}

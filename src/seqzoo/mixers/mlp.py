@@ -7,22 +7,44 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Position-wise feed-forward network, W2 gelu(W1 x) (Vaswani et al. 2017, eq. 2, with GELU as
-    in GPT-2).
+    """Position-wise feed-forward network, W2 f(W1 x) (Vaswani et al. 2017, eq. 2).
 
     Its state is ``()``: it remembers nothing.
+
+    Args:
+        dim: width D.
+        mlp_ratio: hidden width / D.
+        n_layers: of the model, for GPT-2's initialisation of W2.
+        activation: f: `gelu` as in GPT-2, `relu`, `relu2`, its square (So et al. 2021, arXiv
+            2109.08668); or `swiglu`, where the hidden layer is silu(W3 x) * (W1 x) (Shazeer 2020,
+            arXiv 2002.05202, eq. 6; 2/3 of the hidden width then has as many parameters).
     """
 
-    def __init__(self, *, dim: int, mlp_ratio: float, n_layers: int) -> None:
+    def __init__(
+        self, *, dim: int, mlp_ratio: float, n_layers: int, activation: str = "gelu"
+    ) -> None:
         super().__init__()
         hidden = round(mlp_ratio * dim)
+        self.activation = activation
         self.up = nn.Linear(dim, hidden)
+        self.gate = nn.Linear(dim, hidden) if activation == "swiglu" else None
         self.down = nn.Linear(hidden, dim)
         gpt2_init(self.up)
         gpt2_init(self.down, residual_layers=n_layers)
+        if self.gate is not None:
+            gpt2_init(self.gate)
 
     def forward(self, x: Tensor, state: tuple[()] | None = None) -> tuple[Tensor, tuple[()]]:
-        return self.down(F.gelu(self.up(x))).to(x.dtype), ()
+        hidden = self.up(x)
+        if self.gate is not None:
+            hidden = F.silu(self.gate(x)) * hidden
+        elif self.activation == "gelu":
+            hidden = F.gelu(hidden)
+        else:
+            hidden = F.relu(hidden)
+            if self.activation == "relu2":
+                hidden = hidden.square()
+        return self.down(hidden).to(x.dtype), ()
 
 
 def gpt2_init(linear: nn.Linear, residual_layers: int | None = None) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seqzoo.ops import float32_or_wider
+from seqzoo.ops.local import token_shift
 from seqzoo.ops.wkv4 import EMPTY, WKVState, wkv4
 
 
@@ -96,27 +97,6 @@ class ChannelMix(nn.Module):
         k = self.key(torch.lerp(before, x, self.time_mix_k.to(x.dtype))).relu().square()
         r = self.receptance(torch.lerp(before, x, self.time_mix_r.to(x.dtype)))
         return (r.sigmoid() * self.value(k)).to(x.dtype), ChannelState(shift)
-
-
-def token_shift(x: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The token before each of x, (B, T, D), given the one before the first, and the last token of
-    x, (B, D)."""
-    first = torch.zeros_like(x[:, :1]) if last is None else last[:, None].to(x.dtype)
-    return torch.cat((first, x[:, :-1]), 1), x[
-        :, -1
-    ].clone()  # a view would keep the whole chunk alive
-
-
-def init_embedding(embedding: nn.Embedding, head: nn.Linear) -> None:
-    """A tiny embedding, scaled up by the layer norm that follows it, and an orthogonal head.
-
-    The official code draws the embedding between minus and plus the initial learning rate; here the
-    bound is 1e-3, whatever the rate.
-    """
-    nn.init.uniform_(embedding.weight, -1e-3, 1e-3)
-    vocab, dim = head.weight.shape
-    if head.weight is not embedding.weight:
-        nn.init.orthogonal_(head.weight, gain=0.5 * max(1.0, vocab / dim) ** 0.5)
 
 
 def _empty(k: Tensor) -> WKVState:

@@ -1,14 +1,17 @@
-"""How a mixer becomes a layer: the three arrangements of mixer, norm, residual and channel
+"""How a mixer becomes a layer: the four arrangements of mixer, norm, residual and channel
 mixer."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from seqzoo.state import State
+
+NORMS: dict[str, Any] = {"layer": nn.LayerNorm, "rms": partial(nn.RMSNorm, eps=1e-6)}
 
 
 class Stack(nn.Module):
@@ -27,29 +30,48 @@ class Stack(nn.Module):
 
 class PreNorm(nn.Module):
     """x + mixer(norm(x)), then x + channel(norm(x)): GPT-2's and RWKV's block. State: the two
-    mixers' states."""
+    mixers' states. What else the mixer returns is handed to the next layer's."""
 
-    def __init__(self, *, mixer: nn.Module, channel: nn.Module, dim: int, dropout: float) -> None:
+    def __init__(
+        self, *, mixer: nn.Module, channel: nn.Module, dim: int, dropout: float, norm: str = "layer"
+    ) -> None:
         super().__init__()
-        self.norm, self.channel_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.norm, self.channel_norm = NORMS[norm](dim), NORMS[norm](dim)
         self.mixer, self.channel = mixer, channel
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+    def forward(self, x: Tensor, state: State = None, *handed: Tensor) -> tuple[Any, ...]:
         time_state, channel_state = state or (None, None)
-        y, time_state = self.mixer(self.norm(x), time_state)
+        y, time_state, *handed_on = self.mixer(self.norm(x), time_state, *handed)
         x = x + self.dropout(y)
         y, channel_state = self.channel(self.channel_norm(x), channel_state)
-        return x + self.dropout(y), (time_state, channel_state)
+        return x + self.dropout(y), (time_state, channel_state), *handed_on
+
+
+class Residual(nn.Module):
+    """x + mixer(norm(x)), for a mixer that mixes the channels too: Mamba's block. State: the
+    mixer's."""
+
+    def __init__(self, *, mixer: nn.Module, dim: int, dropout: float, norm: str = "layer") -> None:
+        super().__init__()
+        self.norm = NORMS[norm](dim)
+        self.mixer = mixer
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        y, state = self.mixer(self.norm(x), state)
+        return x + self.dropout(y), state
 
 
 class PostNorm(nn.Module):
     """norm(x + mixer(x)), then norm(x + channel(x)): the block of Vaswani et al. 2017. State: as
     PreNorm."""
 
-    def __init__(self, *, mixer: nn.Module, channel: nn.Module, dim: int, dropout: float) -> None:
+    def __init__(
+        self, *, mixer: nn.Module, channel: nn.Module, dim: int, dropout: float, norm: str = "layer"
+    ) -> None:
         super().__init__()
-        self.norm, self.channel_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.norm, self.channel_norm = NORMS[norm](dim), NORMS[norm](dim)
         self.mixer, self.channel = mixer, channel
         self.dropout = Dropout(dropout)
 
@@ -87,4 +109,9 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
-ARRANGEMENTS: dict[str, Any] = {"stack": Stack, "prenorm": PreNorm, "postnorm": PostNorm}
+ARRANGEMENTS: dict[str, Any] = {
+    "stack": Stack,
+    "residual": Residual,
+    "prenorm": PreNorm,
+    "postnorm": PostNorm,
+}

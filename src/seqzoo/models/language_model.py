@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seqzoo.models.block import Dropout
+from seqzoo.models.block import NORMS, Dropout
 from seqzoo.state import State, grows
 
 
@@ -63,7 +63,8 @@ class LanguageModel(nn.Module):
         layers: blocks and other mixers of width `dim`, in order.
         tie_embeddings: use the embedding's matrix as the head's.
         norm_in: a layer norm after the embedding (RWKV's ln0).
-        norm_out: a layer norm before the head; a plain stack of recurrent layers has none.
+        norm_out: a norm before the head; a plain stack of recurrent layers has none.
+        norm: its kind, `layer` or `rms`.
         max_len: the most tokens it can read from one empty state; None where there is no end.
     """
 
@@ -77,6 +78,7 @@ class LanguageModel(nn.Module):
         tie_embeddings: bool,
         norm_in: bool,
         norm_out: bool,
+        norm: str,
         max_len: int | None,
     ) -> None:
         super().__init__()
@@ -85,7 +87,7 @@ class LanguageModel(nn.Module):
         self.norm_in = nn.LayerNorm(dim) if norm_in else nn.Identity()
         self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(layers)
-        self.norm_out = nn.LayerNorm(dim) if norm_out else nn.Identity()
+        self.norm_out = NORMS[norm](dim) if norm_out else nn.Identity()
         self.head = nn.Linear(dim, vocab_size, bias=False)
         if tie_embeddings:
             self.head.weight = self.embedding.weight
@@ -95,9 +97,10 @@ class LanguageModel(nn.Module):
         after the last."""
         x = self.dropout(self.norm_in(self.embedding(tokens)))
         states = state or (None,) * len(self.layers)
-        after = []
+        after: list[State] = []
+        handed: list[Tensor] = []  # what a layer gives the next one beside x
         for layer, before in zip(self.layers, states, strict=True):
-            x, new = layer(x, before)
+            x, new, *handed = layer(x, before, *handed)
             after.append(new)
         return self.head(self.norm_out(x)), tuple(after)
 

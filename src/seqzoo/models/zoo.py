@@ -13,13 +13,18 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from seqzoo.config import check, check_keys, defaults, nearest
+from seqzoo.config import cache_policy, check, check_keys, defaults, nearest
 from seqzoo.errors import UserError
 
 if TYPE_CHECKING:
     from seqzoo.models.language_model import LanguageModel
 
 POSITIONS = ("rope", "learned", "sinusoidal", "none")
+CHOICES = {  # of keys that families share
+    "block": ("classic", "prenorm"),
+    "norm": ("layer", "rms"),
+    "activation": ("gelu", "relu", "relu2", "swiglu"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Family:
         channel: the channel mixer of its classic block; the pre-norm recipe always has the MLP.
         norm_in: whether there is a layer norm after the embedding, as its `init` may need.
         init: what initialises embedding and head.
+        head_multiple: what the numbers of a head must be a multiple of.
         choices: the values allowed for its own keys.
         yaml: where its default values are, if not in ``configs/model``.
     """
@@ -41,6 +47,7 @@ class Family:
     channel: str = "seqzoo.mixers.mlp:MLP"
     norm_in: bool = False
     init: str = "seqzoo.models.init:normal"
+    head_multiple: int = 1
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     yaml: str | None = None
 
@@ -55,17 +62,49 @@ FAMILIES: dict[str, Family] = {
     "linear_transformer": Family(
         "seqzoo.mixers.linear_attention:LinearAttention",
         "postnorm",
-        choices={"position": POSITIONS, "decay": ("none", "retention")},
+        choices={
+            "position": POSITIONS,
+            "decay": ("none", "retention"),
+            "feature": ("elu", "relu", "learned", "taylor"),
+            "normaliser": ("sum", "rms"),
+        },
     ),
     "rwkv4": Family(
         "seqzoo.mixers.rwkv4:TimeMix",
         "prenorm",
         channel="seqzoo.mixers.rwkv4:ChannelMix",
         norm_in=True,
-        init="seqzoo.mixers.rwkv4:init_embedding",
+        init="seqzoo.models.init:rwkv4",
     ),
+    "rwkv5": Family(
+        "seqzoo.mixers.rwkv5:TimeMix",
+        "prenorm",
+        channel="seqzoo.mixers.rwkv4:ChannelMix",
+        norm_in=True,
+        init="seqzoo.models.init:rwkv",
+    ),
+    "rwkv6": Family(
+        "seqzoo.mixers.rwkv6:TimeMix",
+        "prenorm",
+        channel="seqzoo.mixers.rwkv6:ChannelMix",
+        norm_in=True,
+        init="seqzoo.models.init:rwkv",
+    ),
+    "rwkv7": Family(
+        "seqzoo.mixers.rwkv7:TimeMix",
+        "prenorm",
+        channel="seqzoo.mixers.rwkv7:ChannelMix",
+        norm_in=True,
+        init="seqzoo.models.init:rwkv",
+    ),
+    "retnet": Family("seqzoo.mixers.retention:Retention", "prenorm", head_multiple=2),
+    "gla": Family("seqzoo.mixers.gla:GatedLinearAttention", "prenorm", head_multiple=2),
+    "deltanet": Family("seqzoo.mixers.deltanet:DeltaNet", "prenorm"),
+    "mamba2": Family("seqzoo.mixers.mamba2:Mamba2", "residual"),
+    "mingru": Family("seqzoo.mixers.minimal:MinGRU", "prenorm"),
+    "minlstm": Family("seqzoo.mixers.minimal:MinLSTM", "prenorm"),
 }
-ALIASES = {"rwkv": "rwkv4"}  # the newest of a line; configs/model/rwkv.yaml says the same to Hydra
+ALIASES = {"rwkv": "rwkv7"}  # the newest of a line; configs/model/rwkv.yaml says the same to Hydra
 
 
 def family(name: str) -> Family:
@@ -90,7 +129,7 @@ def check_model(keys: Mapping[str, Any]) -> None:
     check_keys(
         "model", keys, defaults("model", ALIASES.get(keys["name"], keys["name"]), entry.yaml)
     )
-    check("model", keys, choices={"block": ("classic", "prenorm"), **entry.choices})
+    check("model", keys, choices={**CHOICES, **entry.choices})
     dim, heads = keys["dim"], keys.get("n_heads", 1)
     if dim % heads:
         below = dim - dim % heads or heads
@@ -101,10 +140,29 @@ def check_model(keys: Mapping[str, Any]) -> None:
             f"model.dim ({dim}) must be divisible by model.n_heads ({heads}): "
             f"try model.dim={below} or model.n_heads={fits}"
         )
+    if dim // heads % entry.head_multiple:
+        unit = heads * entry.head_multiple
+        raise UserError(
+            f"model.dim ({dim}) / model.n_heads ({heads}) must be a multiple of "
+            f"{entry.head_multiple}: try model.dim={max(1, dim // unit) * unit}"
+        )
     if keys.get("position") == "rope" and dim // heads % 2:
         raise UserError(
             f"model.position=rope turns pairs, and a head has {dim // heads} numbers "
             "(dim / n_heads): choose an even size, or model.position=sinusoidal"
+        )
+    if keys.get("position") == "rope" and keys.get("feature") == "taylor":
+        raise UserError(
+            "model.position=rope turns pairs, and model.feature=taylor makes an odd number of "
+            "features: choose another position or feature"
+        )
+    if keys.get("cache") is not None:
+        cache_policy("model.cache", keys["cache"])
+    shared = keys.get("n_kv_heads") or heads
+    if heads % shared:
+        raise UserError(
+            f"model.n_heads ({heads}) must be divisible by model.n_kv_heads ({shared}): "
+            f"try model.n_kv_heads={max(d for d in range(1, shared + 1) if heads % d == 0)}"
         )
 
 
@@ -140,7 +198,7 @@ def build(name: str, *, vocab_size: int, **keys: Any) -> LanguageModel:
 
     entry = family(name)
     keys = model_keys(name, **keys)
-    classic = keys["block"] == "classic"
+    classic = keys.get("block", "classic") == "classic"
     arrangement = entry.classic if classic else "prenorm"
     layers: list[Any] = []
     added = keys.get("position") in ("learned", "sinusoidal")
@@ -150,7 +208,7 @@ def build(name: str, *, vocab_size: int, **keys: Any) -> LanguageModel:
         )
     for layer in range(keys["n_layers"]):
         given = {**keys, "layer": layer, "mixer": _make(entry.mixer, {**keys, "layer": layer})}
-        if arrangement != "stack":
+        if arrangement in ("prenorm", "postnorm"):
             given["channel"] = _make(entry.channel if classic else Family.channel, given)
         layers.append(_call(ARRANGEMENTS[arrangement], given))
     model = LanguageModel(
@@ -160,7 +218,8 @@ def build(name: str, *, vocab_size: int, **keys: Any) -> LanguageModel:
         dropout=keys["dropout"],
         tie_embeddings=keys["tie_embeddings"],
         norm_in=entry.norm_in,
-        norm_out=arrangement == "prenorm",
+        norm_out=arrangement in ("prenorm", "residual"),
+        norm=keys.get("norm", "layer"),
         max_len=keys["max_len"] if added else None,
     )
     _load(entry.init)(model.embedding, model.head)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 BACKENDS: dict[str, tuple[str, ...]] = {
     "attention": ("naive", "sdpa"),
-    "linear_attention": ("naive", "chunked"),
+    "linear_scan": ("naive", "loop", "scan"),
+    "matrix_state": ("naive", "chunked"),
     "recurrent": ("naive", "torch"),
     "wkv4": ("naive", "scan", "chunked"),
 }
@@ -97,6 +98,8 @@ def _form(op: str, x: Tensor, length: int) -> str:
         small = length <= 512 or x.shape[-2] == 1
         plain = x.device.type == "cpu" and x.dtype == torch.bfloat16 and small
         return "naive" if plain else "sdpa"
+    if op == "linear_scan" and x.device.type == "cpu":
+        return "loop"
     return BACKENDS[op][-1]
 
 

@@ -17,14 +17,17 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     2017, eq. 1).
 
     Args:
-        q: (B, H, T, K); k, v: (B, H, S, K): the keys and values of every token read so far, the
-            newest last.
+        q: (B, H, T, K).
+        k, v: (B, G, S, K): the keys and values of every token read so far, the newest last; each of
+            their G heads serves H / G heads of queries (Ainslie et al. 2023, arXiv 2305.13245).
 
     Returns:
         (B, H, T, K)
     """
     T, S = q.shape[-2], k.shape[-2]
     watch(lambda: causal_attention(q[:1], k[:1], torch.eye(S).to(v).expand(1, v.shape[1], S, S))[0])
+    if q.shape[1] != k.shape[1]:
+        k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
     if choose("attention", q, S) == "naive":
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
         if T > 1:

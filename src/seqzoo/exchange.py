@@ -1,0 +1,385 @@
+"""Checkpoints of others in, ours out: official RWKV files of versions 4 to 7, and folders that
+`transformers` loads.
+
+Our RWKV modules have the official names and shapes, so a checkpoint is renamed, never reshaped.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file, save_model
+from torch import Tensor
+
+from seqzoo import config
+from seqzoo.data.tokenizers import Tokenizer
+from seqzoo.errors import UserError
+from seqzoo.models.zoo import build, model_keys
+from seqzoo.run import Run
+
+OFFICIAL = (  # a name of ours, the official one; in order, on the beginning of a name
+    (r"embedding\.", "emb."),
+    (r"norm_in\.", "blocks.0.ln0."),
+    (r"norm_out\.", "ln_out."),
+    (r"layers\.(\d+)\.norm\.", r"blocks.\1.ln1."),
+    (r"layers\.(\d+)\.channel_norm\.", r"blocks.\1.ln2."),
+    (r"layers\.(\d+)\.mixer\.", r"blocks.\1.att."),
+    (r"layers\.(\d+)\.channel\.", r"blocks.\1.ffn."),
+)
+MARKS = {  # what only the checkpoints of a version have
+    "rwkv7": "blocks.0.att.r_k",
+    "rwkv6": "blocks.0.att.time_maa_w1",
+    "rwkv5": "blocks.0.att.time_mix_g",
+    "rwkv4": "blocks.0.att.time_first",
+}
+UNUSED = re.compile(r"blocks\.0\.att\.v[012]$")  # of RWKV-7: layer 0 has no values to mix in
+
+
+# ---- in
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .pth or .safetensors file, as float32. Nothing in the file is run.
+
+    Raises:
+        UserError: no such file, or not one of tensors by name.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file: give an RWKV checkpoint, .pth or .safetensors")
+    try:
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return {str(name): value.float() for name, value in tensors.items()}
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{path}: not a file of tensors by name ({reason}): give an RWKV checkpoint, .pth or "
+            ".safetensors"
+        ) from None
+
+
+def recognise(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The model's configuration, read off names and shapes.
+
+    Raises:
+        UserError: no RWKV of version 4 to 7, or a shape that the models here cannot have.
+    """
+    name = next((name for name, mark in MARKS.items() if mark in tensors), None)
+    if name is None or "emb.weight" not in tensors or "blocks.0.ffn.key.weight" not in tensors:
+        some = ", ".join(list(tensors)[:3])
+        raise UserError(f"not an RWKV checkpoint of version 4 to 7: it has {some}, ...")
+    dim = tensors["emb.weight"].shape[1]
+    inner = tensors["blocks.0.att.key.weight"].shape[0]
+    if inner != dim:
+        raise UserError(f"an attention width of {inner} beside a width of {dim} is not supported")
+    layers = {int(n.split(".")[1]) for n in tensors if n.startswith("blocks.")}
+    keys: dict[str, Any] = {
+        "dim": dim,
+        "n_layers": len(layers),
+        "mlp_ratio": tensors["blocks.0.ffn.key.weight"].shape[0] / dim,
+        "tie_embeddings": False,
+    }
+
+    def rank(matrix: str) -> int:
+        return tensors[f"blocks.{max(layers)}.att.{matrix}"].shape[1]
+
+    if name in ("rwkv5", "rwkv6"):
+        keys["n_heads"] = tensors["blocks.0.att.time_faaaa"].shape[0]
+    if name == "rwkv6":
+        keys |= {"mix_rank": rank("time_maa_w1") // 5, "decay_rank": rank("time_decay_w1")}
+    if name == "rwkv7":
+        keys["n_heads"] = tensors["blocks.0.att.r_k"].shape[0]
+        keys |= {"decay_rank": rank("w1"), "rate_rank": rank("a1"), "gate_rank": rank("g1")}
+        if len(layers) > 1:
+            keys["value_rank"] = rank("v1")
+    return model_keys(name, **keys)
+
+
+def import_rwkv(path: Path, folder: Path, vocabulary: Path | None) -> dict[str, Any]:
+    """Make a run directory of an official checkpoint.
+
+    Args:
+        vocabulary: the RWKV World vocabulary (a line a token: id, literal, length), or a
+            `tokenizer.json`; None: bytes, where the model has 256 tokens.
+
+    Returns:
+        The model's configuration.
+
+    Raises:
+        UserError: a file that is something else, a tensor too many, missing or of another shape.
+    """
+    tensors = read(path)
+    keys = recognise(tensors)
+    vocab_size = tensors["emb.weight"].shape[0]
+    tokenizer = _tokenizer(vocabulary, vocab_size)
+    model = build(vocab_size=vocab_size, **keys)
+    ours = {_official(name): parameter for name, parameter in model.named_parameters()}
+    for name in list(tensors):
+        if UNUSED.search(name) and name not in ours:
+            del tensors[name]
+    for what, names in (("missing", ours.keys() - tensors), ("not known", tensors.keys() - ours)):
+        if names:
+            raise UserError(
+                f"{path}: {min(names)} is {what}, of {len(names)}, for {keys['name']} with "
+                f"{keys['n_layers']} layers"
+            )
+    with torch.no_grad():
+        for name, parameter in ours.items():
+            given = tensors[name]
+            if given.numel() != parameter.numel():
+                raise UserError(
+                    f"{path}: {name} is {tuple(given.shape)}, and should be "
+                    f"{tuple(parameter.shape)}"
+                )
+            parameter.copy_(given.view_as(parameter))
+    task = {**config.defaults("task", "charlm"), "tokenizer": tokenizer.kind}
+    trainer = config.defaults("trainer", "default")
+    whole = {"model": keys, "task": task, "trainer": trainer}
+    (folder / "model").mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
+    described = {**keys, "vocab_size": vocab_size}
+    (folder / "model" / "config.json").write_text(json.dumps(described, indent=1) + "\n")
+    tokenizer.save(folder / "model" / "tokenizer.json")
+    save_model(model, str(folder / "model" / "model.safetensors"))
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    summary = {
+        "model": keys["name"],
+        "task": "charlm",
+        "parameters": model.n_parameters(),
+        "status": "imported",
+        "imported_from": path.name,
+        "sha256": digest,
+    }
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    return keys
+
+
+def _tokenizer(path: Path | None, vocab_size: int) -> Tokenizer:
+    if path is None:
+        if vocab_size == 256:
+            return Tokenizer.train("byte", [])
+        raise UserError(
+            f"the model has {vocab_size:,} tokens: give what they stand for by --vocabulary FILE, "
+            "the RWKV World vocabulary or a tokenizer.json"
+        )
+    if path.suffix == ".json":
+        tokenizer = Tokenizer.load(path)
+    else:
+        tokenizer = Tokenizer.longest_match(_world(path))
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            f"{path}: {tokenizer.vocab_size:,} tokens are more than the model's {vocab_size:,}"
+        )
+    return tokenizer
+
+
+def _world(path: Path) -> dict[int, bytes]:
+    """Ids and what they stand for, of a file with lines such as `257 "\\n\\n" 2`."""
+    tokens = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            index, rest = line.split(" ", 1)
+            literal, size = rest.rsplit(" ", 1)
+            token = ast.literal_eval(literal)
+            token = token.encode() if isinstance(token, str) else token
+            if len(token) != int(size):
+                raise ValueError
+            tokens[int(index)] = token
+        except (ValueError, SyntaxError, AttributeError, TypeError):
+            raise UserError(
+                f"{path}, line {number}: not `ID LITERAL LENGTH`: give the RWKV World vocabulary"
+            ) from None
+    return tokens
+
+
+# ---- out
+
+
+def export_rwkv(run: Run, path: Path) -> None:
+    """Write what the `rwkv` package reads.
+
+    Raises:
+        UserError: not an RWKV with its own channel mixing.
+    """
+    keys = run.config["model"]
+    name = keys["name"]
+    if name not in MARKS or keys["block"] != "classic":
+        raise UserError(
+            f"--format rwkv: {run.folder} is a {name} with block={keys.get('block', 'prenorm')}: "
+            f"only {', '.join(sorted(MARKS))} with block=classic have that form"
+        )
+    tensors = {_official(n): p.detach().cpu().clone() for n, p in run.model.named_parameters()}
+    if keys["tie_embeddings"]:
+        tensors["head.weight"] = tensors["emb.weight"].clone()
+    torch.save(tensors, path)
+
+
+def export_hf(run: Run, folder: Path) -> str:
+    """Write config.json, model.safetensors and tokenizer.json for `transformers`.
+
+    Returns:
+        The class that loads them.
+
+    Raises:
+        UserError: a configuration that no class there has, with the reason.
+    """
+    keys = run.config["model"]
+    shape = {"rwkv4": _as_rwkv, "transformer": _as_transformer}.get(keys["name"])
+    if shape is None:
+        raise UserError(
+            f"--format hf: transformers has no model of the form of {keys['name']} here: "
+            "export rwkv4 or transformer"
+        )
+    tensors = {n: p.detach().cpu().contiguous() for n, p in run.model.named_parameters()}
+    settings, named = shape(keys, tensors, run)
+    settings |= {
+        "vocab_size": run.model.vocab_size,
+        "tie_word_embeddings": keys["tie_embeddings"],
+        "torch_dtype": "float32",
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+    run.tokenizer.save(folder / "tokenizer.json")
+    return str(settings["architectures"][0])
+
+
+Shaped = tuple[dict[str, Any], dict[str, Tensor]]
+
+
+def _as_rwkv(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Run) -> Shaped:
+    if keys["block"] != "classic":
+        raise UserError("--format hf: RwkvForCausalLM has RWKV's channel mixing: block=classic")
+    long = {"time_mix_k": "time_mix_key", "time_mix_v": "time_mix_value"}
+    long["time_mix_r"] = "time_mix_receptance"
+    named = {}
+    for name, tensor in tensors.items():
+        name = _official(name).replace("blocks.0.ln0.", "blocks.0.pre_ln.")
+        name = name.replace(".att.", ".attention.").replace(".ffn.", ".feed_forward.")
+        name = name.replace("emb.", "embeddings.", 1) if name.startswith("emb.") else name
+        head, _, last = name.rpartition(".")
+        name = f"{head}.{long.get(last, last)}"
+        named[name if name.startswith("head.") else f"rwkv.{name}"] = tensor
+    return {
+        "architectures": ["RwkvForCausalLM"],
+        "model_type": "rwkv",
+        "hidden_size": keys["dim"],
+        "attention_hidden_size": keys["dim"],
+        "intermediate_size": round(keys["mlp_ratio"] * keys["dim"]),
+        "num_hidden_layers": keys["n_layers"],
+        "context_length": run.config["task"].get("seq_len", 1024),
+        "rescale_every": 0,
+        "layer_norm_epsilon": 1e-5,
+    }, named
+
+
+def _as_transformer(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Run) -> Shaped:
+    """As a Llama or a GPT-2, whichever can express it."""
+    if keys["block"] != "prenorm":
+        raise UserError("--format hf: neither Llama nor GPT-2 has a norm after the residual")
+    wanted = {
+        "Llama": {"position": "rope", "norm": "rms", "activation": "swiglu"},
+        "GPT-2": {"position": "learned", "norm": "layer", "activation": "gelu", "n_kv_heads": None},
+    }
+    apart = {
+        name: [f"{k}={v}" for k, v in form.items() if keys[k] != v] for name, form in wanted.items()
+    }
+    if not apart["Llama"]:
+        return _as_llama(keys, tensors, run)
+    if not apart["GPT-2"]:
+        return _as_gpt2(keys, tensors)
+    reasons = "; ".join(f"{name} would need {', '.join(keys)}" for name, keys in apart.items())
+    raise UserError(f"--format hf: {reasons}")
+
+
+def _as_llama(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Run) -> Shaped:
+    shared = keys["n_kv_heads"] or keys["n_heads"]
+    size = keys["dim"] // keys["n_heads"]
+    named = {"model.embed_tokens.weight": tensors["embedding.weight"]}
+    named["model.norm.weight"] = tensors["norm_out.weight"]
+    if not keys["tie_embeddings"]:
+        named["lm_head.weight"] = tensors["head.weight"]
+    for i in range(keys["n_layers"]):
+        ours, theirs = f"layers.{i}.", f"model.layers.{i}."
+        named[theirs + "input_layernorm.weight"] = tensors[ours + "norm.weight"]
+        named[theirs + "post_attention_layernorm.weight"] = tensors[ours + "channel_norm.weight"]
+        parts = tensors[ours + "mixer.qkv.weight"].split([keys["dim"], *[shared * size] * 2])
+        for letter, part in zip("qkv", parts, strict=True):
+            named[theirs + f"self_attn.{letter}_proj.weight"] = part.contiguous()
+        named[theirs + "self_attn.o_proj.weight"] = tensors[ours + "mixer.out.weight"]
+        for part in ("up", "gate", "down"):
+            for kind in ("weight", "bias"):
+                named[theirs + f"mlp.{part}_proj.{kind}"] = tensors[f"{ours}channel.{part}.{kind}"]
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": keys["dim"],
+        "intermediate_size": round(keys["mlp_ratio"] * keys["dim"]),
+        "num_hidden_layers": keys["n_layers"],
+        "num_attention_heads": keys["n_heads"],
+        "num_key_value_heads": shared,
+        "max_position_embeddings": run.config["task"].get("seq_len", 1024),
+        "rope_theta": 10000.0,
+        "rms_norm_eps": 1e-6,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": True,
+    }, named
+
+
+def _as_gpt2(keys: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Shaped:
+    named = {
+        "transformer.wte.weight": tensors["embedding.weight"],
+        "transformer.wpe.weight": tensors["layers.0.table"],
+        "transformer.ln_f.weight": tensors["norm_out.weight"],
+        "transformer.ln_f.bias": tensors["norm_out.bias"],
+    }
+    if not keys["tie_embeddings"]:
+        named["lm_head.weight"] = tensors["head.weight"]
+    places = {"mixer.qkv": "attn.c_attn", "mixer.out": "attn.c_proj"}
+    places |= {"channel.up": "mlp.c_fc", "channel.down": "mlp.c_proj"}
+    for i in range(keys["n_layers"]):
+        ours, theirs = f"layers.{i + 1}.", f"transformer.h.{i}."  # layer 0 adds the positions
+        for kind in ("weight", "bias"):
+            named[theirs + f"ln_1.{kind}"] = tensors[ours + f"norm.{kind}"]
+            named[theirs + f"ln_2.{kind}"] = tensors[ours + f"channel_norm.{kind}"]
+        for place, their in places.items():
+            weight = tensors[ours + place + ".weight"]
+            named[theirs + their + ".weight"] = weight.t().contiguous()  # theirs is input by output
+            bias = tensors.get(ours + place + ".bias")
+            named[theirs + their + ".bias"] = (
+                weight.new_zeros(len(weight)) if bias is None else bias
+            )
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "n_embd": keys["dim"],
+        "n_layer": keys["n_layers"],
+        "n_head": keys["n_heads"],
+        "n_inner": round(keys["mlp_ratio"] * keys["dim"]),
+        "n_positions": keys["max_len"],
+        "activation_function": "gelu",
+        "layer_norm_epsilon": 1e-5,
+    }, named
+
+
+def _official(name: str) -> str:
+    """The official name of a parameter of ours."""
+    for ours, theirs in OFFICIAL:
+        renamed, found = re.subn(f"^{ours}", theirs, name)
+        if found:
+            return renamed
+    return name

@@ -1,0 +1,69 @@
+"""Gated linear attention (Yang et al. 2023, arXiv 2312.06635).
+
+B batch, T time, D width, H heads, K = D / 2 H numbers of a key, V = D / H of a value.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqzoo.ops import float32_or_wider
+from seqzoo.ops.matrix_state import matrix_state
+
+TEMPERATURE = 16  # tau of section 4.4: decays begin near 1
+RANK = 16  # of the gate's projection, ibid.
+
+
+class GatedMemory(NamedTuple):
+    """The state of eq. 3, in float32 or wider."""
+
+    S: Tensor  # (B, H, K, V)
+
+
+class GatedLinearAttention(nn.Module):
+    """Gated linear attention (eq. 3 and section 4.4): every channel of a key forgets by its own
+    gate, which the data sets.
+
+        S_t = diag(alpha_t) S_{t-1} + k_t v_t^T        y_t = q_t S_t / sqrt(K)
+        alpha_t = sigmoid(x_t W_1 W_2 + b)^(1/16)
+
+    Each head's answer is divided by its root mean square (the paper's layer norm, without its
+    mean), times silu(x W_r + b_r).
+
+    Args:
+        dim: width D, divisible by 2 n_heads.
+        n_layers: of the model, for GPT-2's initialisation of the output projection.
+    """
+
+    def __init__(self, *, dim: int, n_heads: int, n_layers: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.query, self.key = (nn.Linear(dim, dim // 2, bias=False) for _ in range(2))
+        self.value = nn.Linear(dim, dim, bias=False)
+        self.forget = nn.Sequential(
+            nn.Linear(dim, RANK, bias=False), nn.Linear(RANK, dim // 2, bias=True)
+        )
+        self.gate = nn.Linear(dim, dim)
+        self.norm = nn.Parameter(torch.ones(dim // n_heads))
+        self.out = nn.Linear(dim, dim, bias=False)
+        for linear in (self.query, self.key, self.value, self.gate):
+            nn.init.xavier_uniform_(linear.weight, gain=2**-2.5)
+        nn.init.normal_(self.out.weight, std=0.02 / (2 * n_layers) ** 0.5)
+
+    def forward(self, x: Tensor, state: GatedMemory | None = None) -> tuple[Tensor, GatedMemory]:
+        q, k, v, alpha = (
+            linear(x).unflatten(2, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, K or V)
+            for linear in (self.query, self.key, self.value, self.forget)
+        )
+        K, V = q.shape[-1], v.shape[-1]
+        with torch.autocast(x.device.type, enabled=False):
+            q, k, v, alpha = float32_or_wider(q, k, v, alpha)
+            (S,) = state or (q.new_zeros(len(x), self.n_heads, K, V),)
+            y, S = matrix_state(q * K**-0.5, k, v, S, F.logsigmoid(alpha) / TEMPERATURE)
+            y = F.rms_norm(y, (V,)) * self.norm.to(y.dtype)
+        y = self.out(F.silu(self.gate(x)) * y.transpose(1, 2).flatten(2).to(x.dtype))
+        return y.to(x.dtype), GatedMemory(S)

@@ -1,0 +1,71 @@
+"""RetNet's multi-scale retention (Sun et al. 2023, arXiv 2307.08621).
+
+B batch, T time, D width, H heads, K = D / H numbers of a key, V = 2 K of a value.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqzoo.ops import attention, float32_or_wider
+from seqzoo.ops.matrix_state import matrix_state
+
+
+class RetentionMemory(NamedTuple):
+    """The state of eq. 6, relative to the next token, in float32 or wider."""
+
+    S: Tensor  # (B, H, K, V)
+
+
+class Retention(nn.Module):
+    """Multi-scale retention (eq. 5-8): linear attention whose heads forget at fixed rates.
+
+        S_t = gamma S_{t-1} + k_t v_t^T    y_t = q_t S_t    gamma = 1 - 2^(-5 - h), h = 0 .. H - 1
+
+    Queries and keys are turned to their positions, keys divided by sqrt(K); each head's answer is
+    divided by its root mean square, times silu(x W_G). What the paper divides by to keep numbers in
+    range before a group norm (its section 2.4) is left out: the norm cancels it.
+
+    Args:
+        dim: width D; D / n_heads is even, for the turning.
+        n_layers: of the model, for GPT-2's initialisation of the output projection.
+    """
+
+    decay: Tensor  # (H, 1, 1): log gamma
+
+    def __init__(self, *, dim: int, n_heads: int, n_layers: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.query, self.key = (nn.Linear(dim, dim, bias=False) for _ in range(2))
+        self.value, self.gate = (nn.Linear(dim, 2 * dim, bias=False) for _ in range(2))
+        self.out = nn.Linear(2 * dim, dim, bias=False)
+        for linear in (self.query, self.key, self.value, self.gate):
+            nn.init.xavier_uniform_(linear.weight, gain=2**-2.5)  # as the authors' code
+        nn.init.normal_(self.out.weight, std=0.02 / (2 * n_layers) ** 0.5)
+        rates = torch.log1p(-(2.0 ** (-5.0 - torch.arange(n_heads))))
+        self.register_buffer("decay", rates[:, None, None], persistent=False)
+
+    def forward(
+        self, x: Tensor, state: RetentionMemory | None = None
+    ) -> tuple[Tensor, RetentionMemory]:
+        B, T, D = x.shape
+        q, k, v = (
+            linear(x).unflatten(2, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, K or V)
+            for linear in (self.query, self.key, self.value)
+        )
+        K, V = q.shape[-1], v.shape[-1]
+        with torch.autocast(x.device.type, enabled=False):
+            q, k, v = float32_or_wider(q, k, v)
+            (S,) = state or (q.new_zeros(B, self.n_heads, K, V),)
+            positions = torch.arange(T, device=x.device)[None]
+            q, k = attention.rotate(q, positions), attention.rotate(k * K**-0.5, positions)
+            y, S = matrix_state(q, k, v, S, self.decay.to(q.dtype)[None])
+            back = torch.full((1, V), -T, device=x.device)  # a key at p is now one at p - T
+            S = attention.rotate(S.transpose(-1, -2), back).transpose(-1, -2)
+            y = F.rms_norm(y, (V,)).transpose(1, 2).flatten(2)
+        y = self.out(F.silu(self.gate(x)) * y.to(x.dtype))
+        return y.to(x.dtype), RetentionMemory(S)

@@ -1,0 +1,90 @@
+"""RWKV-5 "Eagle" (Peng et al. 2024, arXiv 2404.05892): a matrix a head instead of RWKV-4's vector.
+
+B batch, T time, D width, H heads of N numbers. Parameter names are those of the official
+checkpoints (`att.*`). Its channel mixing is RWKV-4's.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqzoo.ops import float32_or_wider
+from seqzoo.ops.local import token_shift
+from seqzoo.ops.matrix_state import matrix_state
+
+
+class TimeState(NamedTuple):
+    """The token before, as the layer norm left it, and the matrix of every head."""
+
+    shift: Tensor  # (B, D)
+    wkv: Tensor  # (B, H, N, N): keys by values, float32 or wider
+
+
+class TimeMix(nn.Module):
+    """Time mixing (eq. 3-8 and 12): with a bonus u for the current token,
+
+        y_t = r_t (S_{t-1} + diag(u) k_t v_t^T)        S_t = diag(w) S_{t-1} + k_t v_t^T
+
+    where w = e^(-e^decay) is a constant of a channel; each head's answer is normalised, times
+    silu(gate).
+
+    Args:
+        dim: width D, divisible by n_heads.
+        layer: index of the block, from 0; with n_layers it sets the initial decays and mixes.
+    """
+
+    def __init__(self, *, dim: int, n_heads: int, layer: int, n_layers: int) -> None:
+        super().__init__()
+        depth = layer / max(1, n_layers - 1)  # 0 to 1
+        height = 1 - layer / n_layers  # 1 to almost 0
+        channel = torch.arange(dim)
+        ratio = (channel / dim)[None, None]
+        along = channel / max(1, dim - 1)  # 0 to 1
+        self.time_mix_k = nn.Parameter(ratio**height)
+        self.time_mix_v = nn.Parameter(ratio**height + 0.3 * depth)
+        self.time_mix_r = nn.Parameter(ratio ** (0.5 * height))
+        self.time_mix_g = nn.Parameter(ratio ** (0.5 * height))
+        decay = -6 + 5 * along ** (0.7 + 1.3 * depth)
+        bonus = depth * (1 - along) + ((channel + 1) % 3 - 1) * 0.1
+        self.time_decay = nn.Parameter(decay.view(n_heads, -1))
+        self.time_faaaa = nn.Parameter(bonus.view(n_heads, -1))
+        self.time_decay.lr_scale = 2.0  # type: ignore[attr-defined]  # see optim.py
+        self.receptance, self.key, self.value, self.output, self.gate = (
+            nn.Linear(dim, dim, bias=False) for _ in range(5)
+        )
+        for linear, gain in (
+            (self.receptance, 1.0),
+            (self.key, 0.1),
+            (self.value, 1.0),
+            (self.gate, 0.1),
+        ):
+            nn.init.orthogonal_(linear.weight, gain)
+        nn.init.zeros_(self.output.weight)
+        self.ln_x = nn.GroupNorm(n_heads, dim, eps=64e-5)  # 1e-5 times 8^2: theirs divides by 8
+        nn.init.constant_(self.ln_x.weight, ((1 + layer) / n_layers) ** 0.7)
+
+    def forward(self, x: Tensor, state: TimeState | None = None) -> tuple[Tensor, TimeState]:
+        B, T, D = x.shape
+        before, shift = token_shift(x, state and state.shift)
+        r, k, v, g = (
+            linear(torch.lerp(before, x, mix.to(x.dtype)))
+            for linear, mix in (
+                (self.receptance, self.time_mix_r),
+                (self.key, self.time_mix_k),
+                (self.value, self.time_mix_v),
+                (self.gate, self.time_mix_g),
+            )
+        )
+        heads = self.time_decay.shape
+        with torch.autocast(x.device.type, enabled=False):
+            r, k, v = float32_or_wider(*(t.view(B, T, *heads).transpose(1, 2) for t in (r, k, v)))
+            log_w, u = (-self.time_decay.to(r.dtype).exp()), self.time_faaaa.to(r.dtype)
+            S = state.wkv if state else r.new_zeros(B, *heads, heads[1])
+            y, S = matrix_state(r, k, v, S, log_w[None, :, None], u=u)
+            y = self.ln_x(y.transpose(1, 2).reshape(B * T, D)).view(B, T, D)
+        y = self.output(y.to(x.dtype) * F.silu(g))
+        return y.to(x.dtype), TimeState(shift, S)

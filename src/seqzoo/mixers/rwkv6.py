@@ -1,0 +1,151 @@
+"""RWKV-6 "Finch" (Peng et al. 2024, arXiv 2404.05892): RWKV-5 with mixes and decays that the data
+sets.
+
+B batch, T time, D width, H heads of N numbers, R the rank of a low-rank map. Parameter names are
+those of the official checkpoints (`att.*`, `ffn.*`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqzoo.ops import float32_or_wider
+from seqzoo.ops.local import token_shift
+from seqzoo.ops.matrix_state import matrix_state
+
+
+class TimeState(NamedTuple):
+    """The token before, as the layer norm left it, and the matrix of every head."""
+
+    shift: Tensor  # (B, D)
+    wkv: Tensor  # (B, H, N, N): keys by values, float32 or wider
+
+
+class ChannelState(NamedTuple):
+    """The token before, as the layer norm left it."""
+
+    shift: Tensor  # (B, D)
+
+
+class TimeMix(nn.Module):
+    """Time mixing (eq. 13-19): with a bonus u for the current token,
+
+        y_t = r_t (S_{t-1} + diag(u) k_t v_t^T)        S_t = diag(w_t) S_{t-1} + k_t v_t^T
+
+    where w_t = e^(-e^d_t), d_t = time_decay + tanh(x^w A) B; each head's answer is normalised,
+    times silu(gate).
+
+    Args:
+        dim: width D, divisible by n_heads.
+        mix_rank: R of the five data-dependent mixes.
+        decay_rank: R of the decay.
+        layer: index of the block, from 0; with n_layers it sets the initial decays and mixes.
+    """
+
+    time_maa_x: Tensor
+    time_maa_w: Tensor
+    time_maa_k: Tensor
+    time_maa_r: Tensor
+    time_maa_g: Tensor
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        n_heads: int,
+        mix_rank: int,
+        decay_rank: int,
+        layer: int,
+        n_layers: int,
+    ) -> None:
+        super().__init__()
+        depth = layer / max(1, n_layers - 1)  # 0 to 1
+        height = 1 - layer / n_layers  # 1 to almost 0
+        channel = torch.arange(dim)
+        ratio = (channel / dim)[None, None]
+        along = channel / max(1, dim - 1)  # 0 to 1
+        for name in "xwk":
+            setattr(self, f"time_maa_{name}", nn.Parameter(1 - ratio**height))
+        self.time_maa_v = nn.Parameter(1 - (ratio**height + 0.3 * depth))
+        for name in "rg":
+            setattr(self, f"time_maa_{name}", nn.Parameter(1 - ratio ** (0.5 * height)))
+        self.time_maa_w1 = nn.Parameter(torch.zeros(dim, 5 * mix_rank))
+        self.time_maa_w2 = nn.Parameter(torch.empty(5, mix_rank, dim).uniform_(-0.01, 0.01))
+        self.time_decay = nn.Parameter((-6 + 5 * along ** (0.7 + 1.3 * depth))[None, None])
+        self.time_decay_w1 = nn.Parameter(torch.zeros(dim, decay_rank))
+        self.time_decay_w2 = nn.Parameter(torch.empty(decay_rank, dim).uniform_(-0.01, 0.01))
+        for parameter in (self.time_decay, self.time_decay_w1, self.time_decay_w2):
+            parameter.lr_scale = 2.0  # type: ignore[attr-defined]  # see optim.py
+        for parameter in (
+            self.time_maa_w1,
+            self.time_maa_w2,
+            self.time_decay_w1,
+            self.time_decay_w2,
+        ):
+            parameter.no_decay = True  # type: ignore[attr-defined]
+        bonus = depth * (1 - along) + ((channel + 1) % 3 - 1) * 0.1
+        self.time_faaaa = nn.Parameter(bonus.view(n_heads, -1))
+        self.receptance, self.key, self.value, self.output, self.gate = (
+            nn.Linear(dim, dim, bias=False) for _ in range(5)
+        )
+        for linear, gain in (
+            (self.receptance, 1.0),
+            (self.key, 0.1),
+            (self.value, 1.0),
+            (self.gate, 0.1),
+        ):
+            nn.init.orthogonal_(linear.weight, gain)
+        nn.init.zeros_(self.output.weight)
+        self.ln_x = nn.GroupNorm(n_heads, dim, eps=64e-5)
+        nn.init.constant_(self.ln_x.weight, ((1 + layer) / n_layers) ** 0.7)
+
+    def forward(self, x: Tensor, state: TimeState | None = None) -> tuple[Tensor, TimeState]:
+        B, T, D = x.shape
+        before, shift = token_shift(x, state and state.shift)
+        delta = before - x
+        low = torch.tanh((x + delta * self.time_maa_x) @ self.time_maa_w1)  # (B, T, 5 R)
+        low = low.view(B * T, 5, -1).transpose(0, 1)  # (5, B T, R)
+        moved = (low @ self.time_maa_w2).view(5, B, T, D)
+        base = (self.time_maa_w, self.time_maa_k, self.time_maa_v, self.time_maa_r, self.time_maa_g)
+        xw, xk, xv, xr, xg = (
+            (x + delta * (mix + move)).to(x.dtype) for mix, move in zip(base, moved, strict=True)
+        )
+        r, k, v, g = self.receptance(xr), self.key(xk), self.value(xv), self.gate(xg)
+        d = self.time_decay + torch.tanh(xw @ self.time_decay_w1) @ self.time_decay_w2
+        heads = self.time_faaaa.shape
+        with torch.autocast(x.device.type, enabled=False):
+            r, k, v, d = float32_or_wider(
+                *(t.view(B, T, *heads).transpose(1, 2) for t in (r, k, v, d))
+            )
+            S = state.wkv if state else r.new_zeros(B, *heads, heads[1])
+            y, S = matrix_state(r, k, v, S, -d.exp(), u=self.time_faaaa.to(r.dtype))
+            y = self.ln_x(y.transpose(1, 2).reshape(B * T, D)).view(B, T, D)
+        y = self.output(y.to(x.dtype) * F.silu(g))
+        return y.to(x.dtype), TimeState(shift, S)
+
+
+class ChannelMix(nn.Module):
+    """Channel mixing with a squared ReLU and a receptance gate: RWKV-4's, its mixes in the opposite
+    sense. State: the shifted token."""
+
+    def __init__(self, *, dim: int, mlp_ratio: float, layer: int, n_layers: int) -> None:
+        super().__init__()
+        mix = 1 - ((torch.arange(dim) / dim) ** (1 - layer / n_layers))[None, None]
+        self.time_maa_k, self.time_maa_r = nn.Parameter(mix.clone()), nn.Parameter(mix.clone())
+        hidden = round(mlp_ratio * dim)
+        self.key = nn.Linear(dim, hidden, bias=False)
+        self.receptance = nn.Linear(dim, dim, bias=False)
+        self.value = nn.Linear(hidden, dim, bias=False)
+        nn.init.orthogonal_(self.key.weight, gain=(hidden / dim) ** 0.5 if hidden > dim else 1.0)
+        nn.init.zeros_(self.receptance.weight)
+        nn.init.zeros_(self.value.weight)
+
+    def forward(self, x: Tensor, state: ChannelState | None = None) -> tuple[Tensor, ChannelState]:
+        before, shift = token_shift(x, state and state.shift)
+        k = self.key(torch.lerp(x, before, self.time_maa_k.to(x.dtype))).relu().square()
+        r = self.receptance(torch.lerp(x, before, self.time_maa_r.to(x.dtype)))
+        return (r.sigmoid() * self.value(k)).to(x.dtype), ChannelState(shift)

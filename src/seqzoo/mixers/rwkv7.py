@@ -1,0 +1,190 @@
+"""RWKV-7 "Goose" (Peng et al. 2025, arXiv 2503.14456).
+
+B batch, T time, D width, H heads of N numbers, R the rank of a low-rank map. Parameter names are
+those of the official checkpoints (`att.*`, `ffn.*`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqzoo.ops import float32_or_wider
+from seqzoo.ops.local import token_shift
+from seqzoo.ops.matrix_state import matrix_state
+
+FASTEST = math.exp(-0.5)  # -log w is at most this
+
+
+class TimeState(NamedTuple):
+    """The token before, as the layer norm left it, and the matrix of every head."""
+
+    shift: Tensor  # (B, D)
+    wkv: Tensor  # (B, H, N, N): keys by values, float32 or wider
+
+
+class ChannelState(NamedTuple):
+    """The token before, as the layer norm left it."""
+
+    shift: Tensor  # (B, D)
+
+
+class TimeMix(nn.Module):
+    """Time mixing (section 4.1): the delta rule with a decay, a rate and a direction a channel.
+
+        S_t = diag(w_t) S_{t-1} - (a_t * kappa_t) (kappa_t^T S_{t-1}) + k_t v_t^T    y_t = r_t S_t
+
+        w = exp(-e^(-1/2) sigmoid(w0 + tanh(x^w w1) w2))        a = sigmoid(a0 + x^a a1 a2)
+        kappa = k * k_k, of length 1 in each head               k <- k * (1 + (a - 1) * k_a)
+        v <- v + (v_first - v) * sigmoid(v0 + x^v v1 v2)        v_first: v of the first layer
+
+    Then y is normalised a head, gets (r . (r_k * k)) v added, and is multiplied by sigmoid(x^g g1)
+    g2. S is written keys by values here, the transpose of the paper's.
+
+    Args:
+        dim: width D, divisible by n_heads.
+        decay_rank, rate_rank, value_rank, gate_rank: R of w, a, v and g; where None, what the
+            official code makes of the width.
+        layer: index of the block, from 0; with n_layers it sets the initial decays and mixes.
+    """
+
+    x_r: Tensor
+    x_w: Tensor
+    x_k: Tensor
+    x_v: Tensor
+    x_a: Tensor
+    x_g: Tensor
+    w0: Tensor
+    w1: Tensor
+    w2: Tensor
+    a0: Tensor
+    a1: Tensor
+    a2: Tensor
+    v0: Tensor
+    v1: Tensor
+    v2: Tensor
+    g1: Tensor
+    g2: Tensor
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        n_heads: int,
+        decay_rank: int | None,
+        rate_rank: int | None,
+        value_rank: int | None,
+        gate_rank: int | None,
+        layer: int,
+        n_layers: int,
+    ) -> None:
+        super().__init__()
+        depth = layer / max(1, n_layers - 1)  # 0 to 1
+        height = 1 - layer / n_layers  # 1 to almost 0
+        channel = torch.arange(dim)
+        ratio = (channel / dim)[None, None]
+        along = (channel / max(1, dim - 1))[None, None]  # 0 to 1
+        within = torch.linspace(-1, 1, dim // n_heads).repeat(n_heads)[None, None]
+        zigzag, linear = within * within.abs(), along - 0.5
+        powers = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}
+        for name, power in powers.items():
+            setattr(self, f"x_{name}", nn.Parameter(1 - ratio ** (power * height)))
+        base = {
+            "w": -5.5 + 6 * along ** (1 + depth**0.3) + 2.5 * zigzag,
+            "a": -0.19 + 0.3 * zigzag + 0.4 * linear,
+            "v": 0.73 - 0.4 * linear,
+            "g": None,
+        }
+        if layer == 0:
+            del base["v"]
+        ranks = (decay_rank, rate_rank, value_rank, gate_rank)
+        official = official_ranks(dim)
+        sizes = {name: ranks[i] or official[i] for i, name in enumerate("wavg")}
+        for name, start in base.items():
+            if start is not None:
+                setattr(self, f"{name}0", nn.Parameter(start))
+            down = nn.Parameter(torch.zeros(dim, sizes[name]))
+            up = nn.Parameter(nn.init.orthogonal_(torch.empty(sizes[name], dim), 0.1))
+            for number, parameter in ((1, down), (2, up)):
+                parameter.no_decay = True  # type: ignore[attr-defined]  # see optim.py
+                setattr(self, f"{name}{number}", parameter)
+        self.w0.lr_scale = 2.0  # type: ignore[attr-defined]
+        self.k_k = nn.Parameter(0.71 - 0.1 * linear)
+        self.k_a = nn.Parameter(torch.full_like(linear, 1.02))
+        self.r_k = nn.Parameter(torch.full((n_heads, dim // n_heads), -0.04))
+        self.r_k.no_decay = True  # type: ignore[attr-defined]
+        self.receptance, self.key, self.value, self.output = (
+            nn.Linear(dim, dim, bias=False) for _ in range(4)
+        )
+        for matrix, gain in ((self.receptance, 1.0), (self.key, 0.1), (self.value, 1.0)):
+            nn.init.orthogonal_(matrix.weight, gain)
+        nn.init.zeros_(self.output.weight)
+        self.ln_x = nn.GroupNorm(n_heads, dim, eps=64e-5)
+        nn.init.constant_(self.ln_x.weight, ((1 + layer) / n_layers) ** 0.7)
+
+    def forward(
+        self, x: Tensor, state: TimeState | None = None, v_first: Tensor | None = None
+    ) -> tuple[Tensor, TimeState, Tensor]:
+        """y, the state, and the first layer's values (B, T, D), which each layer hands to the
+        next."""
+        B, T, D = x.shape
+        before, shift = token_shift(x, state and state.shift)
+        mixes = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
+        xr, xw, xk, xv, xa, xg = (torch.lerp(x, before, mix.to(x.dtype)) for mix in mixes)
+        r, k, v = self.receptance(xr), self.key(xk), self.value(xv)
+        w = self.w0 + torch.tanh(xw @ self.w1) @ self.w2
+        a = torch.sigmoid(self.a0 + xa @ self.a1 @ self.a2)
+        g = torch.sigmoid(xg @ self.g1) @ self.g2
+        if v_first is None:
+            v_first = v
+        else:
+            v = torch.lerp(v, v_first, torch.sigmoid(self.v0 + xv @ self.v1 @ self.v2).to(v.dtype))
+        heads = self.r_k.shape
+        with torch.autocast(x.device.type, enabled=False):
+            r, w, k, v, a = float32_or_wider(r, w, k, v, a)
+            kappa = k * self.k_k
+            k = k * (1 + (a - 1) * self.k_a)
+            r, w, k, v, a, kappa = (
+                t.view(B, T, *heads).transpose(1, 2) for t in (r, w, k, v, a, kappa)
+            )
+            kappa = F.normalize(kappa, dim=-1)
+            log_w = -FASTEST * torch.sigmoid(w)
+            S = state.wkv if state else r.new_zeros(B, *heads, heads[1])
+            y, S = matrix_state(r, k, v, S, log_w, a=a * kappa, b=-kappa, least=-FASTEST)
+            bonus = (r * self.r_k[:, None] * k).sum(-1, keepdim=True) * v
+            y = self.ln_x(y.transpose(1, 2).reshape(B * T, D)).view(B, T, D)
+            y = y + bonus.transpose(1, 2).reshape(B, T, D)
+        y = self.output(y.to(x.dtype) * g)
+        return y.to(x.dtype), TimeState(shift, S), v_first
+
+
+def official_ranks(dim: int) -> tuple[int, int, int, int]:
+    """R of w, a, v and g as the official code suggests: multiples of 32."""
+
+    def near(factor: float) -> int:
+        return max(32, 32 * int(round(factor * dim**0.5 / 32)))
+
+    return near(2.5), near(2.5), near(1.7), near(5)
+
+
+class ChannelMix(nn.Module):
+    """Channel mixing with a squared ReLU and no gate (section 4.2). State: the shifted token."""
+
+    def __init__(self, *, dim: int, mlp_ratio: float, layer: int, n_layers: int) -> None:
+        super().__init__()
+        ratio = (torch.arange(dim) / dim)[None, None]
+        self.x_k = nn.Parameter(1 - ratio ** ((1 - layer / n_layers) ** 4))
+        hidden = round(mlp_ratio * dim)
+        self.key = nn.Linear(dim, hidden, bias=False)
+        self.value = nn.Linear(hidden, dim, bias=False)
+        nn.init.orthogonal_(self.key.weight, gain=(hidden / dim) ** 0.5 if hidden > dim else 1.0)
+        nn.init.zeros_(self.value.weight)
+
+    def forward(self, x: Tensor, state: ChannelState | None = None) -> tuple[Tensor, ChannelState]:
+        before, shift = token_shift(x, state and state.shift)
+        k = self.key(torch.lerp(x, before, self.x_k.to(x.dtype))).relu().square()
+        return self.value(k).to(x.dtype), ChannelState(shift)

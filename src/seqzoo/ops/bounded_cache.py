@@ -1,0 +1,130 @@
+"""Softmax attention with a cache of fixed size: a multi-state RNN whose states are M (Oren et al.
+2024, arXiv 2401.06104).
+
+B batch, H heads of queries, G heads of keys and values, T new tokens, M slots, K key size.
+
+A token is attended to together with what the M slots hold. Then, of those M + 1, the one with the
+lowest priority goes, which may be the token itself:
+
+| policy | priority | source |
+|---|---|---|
+| window | the token's position | |
+| sinks | the same, but the first four are never dropped | arXiv 2309.17453 |
+| tova | the weight that the last query gave it, mean over heads | arXiv 2401.06104, section 3.2 |
+| h2o | all weights it ever got, a head; the newest M / 2 are kept | arXiv 2306.14048, alg. 1 |
+| random | a fixed random number: what is kept is a sample of everything read | |
+
+Keys stay turned to the positions they were read at.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SINKS = 4
+
+
+class CachePolicy(NamedTuple):
+    """What a bounded cache keeps.
+
+    Attributes:
+        name: of the table above.
+        size: M.
+        reading: `tokens`: a chunk is read token by token, so that how a text is cut into chunks
+            makes no difference; `prompt`: a chunk attends to all of itself, then is cut once, as
+            implementations read their prompts.
+    """
+
+    name: str
+    size: int
+    reading: str
+
+
+class BoundedCache(NamedTuple):
+    """Slots in the order in which their tokens were read, empty ones first."""
+
+    k: Tensor  # (B, G, M, K)
+    v: Tensor  # (B, G, M, K)
+    slot: Tensor  # (B, G, M): position of the token; -1: empty
+    score: Tensor  # (B, G, M): weights it got so far, float32
+    position: Tensor  # (B,): of the next token
+
+    def accumulated(self) -> tuple[Tensor, ...]:
+        """What must not be rounded; keys and values are stored as they come."""
+        return (self.score,)
+
+
+def empty(policy: CachePolicy, k: Tensor) -> BoundedCache:
+    """The cache before the first token, of the kind of k (B, G, T, K)."""
+    B, G, _, K = k.shape
+    zeros = k.new_zeros(B, G, policy.size, K)
+    slot = torch.full((B, G, policy.size), -1, device=k.device)
+    score = torch.zeros(B, G, policy.size, device=k.device)
+    return BoundedCache(zeros, zeros, slot, score, slot.new_zeros(B))
+
+
+def attend(
+    policy: CachePolicy, q: Tensor, k: Tensor, v: Tensor, cache: BoundedCache
+) -> tuple[Tensor, BoundedCache]:
+    """Read T tokens.
+
+    Args:
+        q: (B, H, T, K); k, v: (B, G, T, K), where G divides H.
+
+    Returns:
+        (B, H, T, K), and the cache after the last token.
+    """
+    if policy.reading == "prompt":
+        return _attend_and_cut(policy, q, k, v, cache)
+    ys = []
+    for t in range(q.shape[2]):
+        token = slice(t, t + 1)
+        y, cache = _attend_and_cut(policy, q[:, :, token], k[:, :, token], v[:, :, token], cache)
+        ys.append(y)
+    return torch.cat(ys, 2), cache
+
+
+def _attend_and_cut(
+    policy: CachePolicy, q: Tensor, k: Tensor, v: Tensor, cache: BoundedCache
+) -> tuple[Tensor, BoundedCache]:
+    (B, H, T, K), G = q.shape, k.shape[1]
+    k, v = torch.cat((cache.k.to(k.dtype), k), 2), torch.cat((cache.v.to(v.dtype), v), 2)
+    new = cache.position[:, None] + torch.arange(T, device=q.device)  # (B, T)
+    slot = torch.cat((cache.slot, new[:, None].expand(B, G, T)), 2)  # (B, G, M + T)
+
+    queries = torch.unflatten(q, 1, (G, H // G)) * K**-0.5
+    scores = queries @ k[:, :, None].transpose(-1, -2)  # (B, G, H / G, T, M + T)
+    hidden = (slot[:, :, None] < 0) | (slot[:, :, None] > new[:, None, :, None])
+    weights = scores.masked_fill(hidden[:, :, None], -torch.inf).softmax(-1)
+    y = (weights @ v[:, :, None]).flatten(1, 2)
+
+    got = weights.detach().float().sum(2)  # (B, G, T, M + T)
+    score = torch.cat((cache.score, cache.score.new_zeros(B, G, T)), 2) + got.sum(2)
+    kept = _priority(policy, slot, score, got[:, :, -1]).topk(policy.size).indices.sort(-1).values
+    rows = kept[..., None].expand(-1, -1, -1, K)
+    return y, BoundedCache(
+        k.gather(2, rows),
+        v.gather(2, rows),
+        slot.gather(2, kept),
+        score.gather(2, kept),
+        cache.position + T,
+    )
+
+
+def _priority(policy: CachePolicy, slot: Tensor, score: Tensor, last: Tensor) -> Tensor:
+    """(B, G, S): what goes first is lowest."""
+    if policy.name == "tova":
+        priority = last.mean(1, keepdim=True).expand_as(last)
+    elif policy.name == "h2o":
+        recent = slot > slot[:, :, -1:] - policy.size // 2
+        priority = score.masked_fill(recent, torch.inf)
+    elif policy.name == "random":
+        priority = torch.sin(slot.double() * 12.9898).mul(43758.5453).frac().abs()
+    else:
+        priority = slot.double()
+        if policy.name == "sinks":
+            priority = priority.masked_fill(slot < SINKS, torch.inf)
+    return priority.masked_fill(slot < 0, -torch.inf)

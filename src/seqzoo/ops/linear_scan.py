@@ -1,0 +1,77 @@
+"""The recurrence of a vector, element by element: h_t = a_t h_{t-1} + b_t.
+
+B batch, T time, D channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqzoo.ops import choose
+
+
+def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+    """All states h_1 to h_T.
+
+    Args:
+        a, b: (B, T, D), float32 or wider; h: (B, D), the state before the first token.
+
+    Returns:
+        (B, T, D)
+    """
+    form = choose("linear_scan", a, a.shape[1])
+    if form == "naive" or a.shape[1] == 1:
+        return _naive(a, b, h)
+    if form == "loop":
+        states: Tensor = _Loop.apply(a, b, h)  # type: ignore[no-untyped-call]
+        return states
+    return _scan(a, b, h)
+
+
+def _naive(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+    hs = []
+    for at, bt in zip(a.unbind(1), b.unbind(1), strict=True):
+        h = at * h + bt
+        hs.append(h)
+    return torch.stack(hs, 1)
+
+
+def _scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+    """Prefixes are doubled, log2 T times: every position then holds what the last `span` tokens
+    make of the state before them."""
+    b = torch.cat((b[:, :1] + a[:, :1] * h[:, None], b[:, 1:]), 1)
+    span = 1
+    while span < a.shape[1]:
+        b = torch.cat((b[:, :span], b[:, span:] + a[:, span:] * b[:, :-span]), 1)
+        a = torch.cat((a[:, :span], a[:, span:] * a[:, :-span]), 1)
+        span *= 2
+    return b
+
+
+class _Loop(torch.autograd.Function):
+    """One fused operation a token, forwards and back: what a CPU does best, since every state is
+    read while it is still in the cache."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+        at, bt = (x.transpose(0, 1).contiguous() for x in (a, b))  # (T, B, D)
+        states = torch.empty_like(bt)
+        before = h
+        for t in range(len(at)):
+            torch.addcmul(bt[t], at[t], before, out=states[t])
+            before = states[t]
+        ctx.save_for_backward(at, states, h)
+        return states.transpose(0, 1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        at, states, h = ctx.saved_tensors
+        g = gradients[0].transpose(0, 1).contiguous().clone()  # becomes the gradient of b
+        for t in range(len(at) - 2, -1, -1):
+            torch.addcmul(g[t], at[t + 1], g[t + 1], out=g[t])
+        before = torch.cat((h[None], states[:-1]))
+        return (g * before).transpose(0, 1), g.transpose(0, 1), at[0] * g[0]

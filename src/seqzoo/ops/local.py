@@ -1,0 +1,42 @@
+"""What looks back by a fixed number of tokens.
+
+B batch, T time, D channels, W taps.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def token_shift(x: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The token before each.
+
+    Args:
+        x: (B, T, D).
+        last: (B, D), the token before the first; None: zeros.
+
+    Returns:
+        (B, T, D), and the last token of x, (B, D).
+    """
+    first = torch.zeros_like(x[:, :1]) if last is None else last[:, None].to(x.dtype)
+    after = x[:, -1].clone()  # a view would keep the whole chunk alive
+    return torch.cat((first, x[:, :-1]), 1), after
+
+
+def causal_conv(x: Tensor, weight: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A convolution along time, each channel by itself: y_t = sum_i weight_i x_{t - W + 1 + i}.
+
+    Args:
+        x: (B, T, D); weight: (D, W).
+        seen: (B, W - 1, D), the tokens before the first; None: zeros.
+
+    Returns:
+        (B, T, D), and the last W - 1 tokens, (B, W - 1, D).
+    """
+    (B, _, D), W = x.shape, weight.shape[1]
+    before = x.new_zeros(B, W - 1, D) if seen is None else seen.to(x.dtype)
+    padded = torch.cat((before, x), 1)
+    y = F.conv1d(padded.transpose(1, 2), weight[:, None].to(x.dtype), groups=D).transpose(1, 2)
+    return y, padded[:, padded.shape[1] - W + 1 :].clone()

@@ -1,0 +1,200 @@
+"""Recurrences of a matrix state, for the whole family of linear attention, in one chunked form.
+
+B batch, H heads, T time, K key size, V value size, C tokens a chunk, N chunks. Per head,
+
+    S_t = diag(w_t) S_{t-1} + a_t (b_t^T S_{t-1}) + k_t v_t^T        S (K, V)
+    y_t = q_t^T S_t,   or with a bonus u   y_t = q_t^T (S_{t-1} + diag(u) k_t v_t^T)
+
+| | w | a, b | source |
+|---|---|---|---|
+| linear attention | 1 | | arXiv 2006.16236, eq. 18 |
+| retention | constant, a head | | 2307.08621, eq. 6 |
+| Mamba-2 (SSD) | a head and token | | 2405.21060, eq. 2 |
+| gated linear attention | a channel and token | | 2312.06635, eq. 3 |
+| RWKV-5, with u | constant, a channel | | 2404.05892, eq. 12 |
+| RWKV-6, with u | a channel and token | | 2404.05892, eq. 18 |
+| DeltaNet | 1 | -beta k, k | 2406.06484, eq. 3 |
+| RWKV-7 | a channel and token | -kappa a, kappa | 2503.14456, eq. 17 |
+
+Inside a chunk everything is matrix products: with G the sum of log w from the chunk's start,
+S_t = e^{G_t} S_0 + sum_{s <= t} e^{G_t - G_s} (a_s x_s + k_s v_s^T), and x_t = b_t^T S_{t-1} is the
+solution of a triangular system (the UT transform of 2406.06484, section 3.2). From chunk to chunk
+only S goes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seqzoo.ops import choose, note, watch
+
+LIMIT = 80.0  # e^80 is still a float32
+
+
+def matrix_state(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    S: Tensor,
+    log_w: Tensor | None = None,
+    *,
+    a: Tensor | None = None,
+    b: Tensor | None = None,
+    u: Tensor | None = None,
+    least: float | None = None,
+    chunk: int = 64,
+) -> tuple[Tensor, Tensor]:
+    """Read T tokens into the state and answer each.
+
+    Args:
+        q, k: (B, H, T, K); v: (B, H, T, V); float32 or wider.
+        S: (B, H, K, V), the state before the first token.
+        log_w: log of the decay, at most 0; anything that broadcasts to (B, H, T, K), a last
+            dimension of 1 being a decay of the whole head. None: nothing is forgotten.
+        a, b: (B, H, T, K), both or neither.
+        u: (H, K), the bonus of the current token, which the state then counts from the next one on.
+        least: what no log_w is below, where that is known beforehand: the chunk's length is then
+            chosen without looking at the data.
+        chunk: tokens a chunk, where no channel decays too fast for it.
+
+    Returns:
+        y (B, H, T, V), and the state after the last token.
+    """
+    T = q.shape[2]
+    if log_w is None:
+        log_w, least = q.new_zeros(1, 1, 1, 1), 0.0
+    log_w = log_w.expand(*log_w.shape[:2], T, log_w.shape[-1])
+    watch(lambda: _weights(q[:1], k[:1], log_w[:1], a, b, u))
+    if choose("matrix_state", q, T) == "naive" or T == 1:
+        return _naive(q, k, v, S, log_w, a, b, u)
+    C, near = _chunk(log_w, least, chunk)
+    whole = T - T % C
+    if whole in (0, T):
+        return _chunked(q, k, v, S, log_w, a, b, u, min(C, T), near)
+    ys = []
+    for part, size in ((slice(whole), C), (slice(whole, T), T - whole)):
+        q_, k_, v_, w_ = (x[:, :, part] for x in (q, k, v, log_w))
+        a_, b_ = (None if x is None else x[:, :, part] for x in (a, b))
+        y, S = _chunked(q_, k_, v_, S, w_, a_, b_, u, size, near)
+        ys.append(y)
+    return torch.cat(ys, 2), S
+
+
+def _weights(
+    q: Tensor, k: Tensor, log_w: Tensor, a: Tensor | None, b: Tensor | None, u: Tensor | None
+) -> Tensor:
+    """How much each value counts in each answer, from the empty state, of one row: (H, T, T)."""
+    _, H, T, K = q.shape
+    values = torch.eye(T).to(q).expand(1, H, T, T)
+    a, b = (None if x is None else x[:1] for x in (a, b))
+    return matrix_state(q, k, values, q.new_zeros(1, H, K, T), log_w, a=a, b=b, u=u)[0][0]
+
+
+def _naive(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    S: Tensor,
+    log_w: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    u: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The definition, a token at a time."""
+    w = log_w.exp()[..., None]  # (B, H, T, K, 1)
+    ys = []
+    for t in range(q.shape[2]):
+        new = k[:, :, t, :, None] * v[:, :, t, None, :]  # (B, H, K, V)
+        seen = S if u is not None else None
+        kept = w[:, :, t] * S
+        if a is not None and b is not None:
+            kept = kept + a[:, :, t, :, None] * (b[:, :, t, None, :] @ S)
+        S = kept + new
+        if u is not None and seen is not None:
+            seen = seen + u[:, :, None] * new
+        ys.append((q[:, :, t, None, :] @ (S if seen is None else seen)).squeeze(2))
+    return torch.stack(ys, 2), S
+
+
+def _chunk(log_w: Tensor, least: float | None, largest: int) -> tuple[int, bool]:
+    """The tokens of a chunk inside which no channel decays by more than float32 can tell, and
+    whether that is sure."""
+    if log_w.shape[-1] == 1:  # such decays are taken pair by pair, whatever they are
+        return largest, least is not None and -least * largest <= 2 * LIMIT
+    if least is None:
+        least = float(log_w.detach().amin())
+    sizes = [largest, min(16, largest)]
+    return next(((C, True) for C in sizes if -least * C <= 2 * LIMIT), (sizes[-1], False))
+
+
+def _chunked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    S: Tensor,
+    log_w: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    u: Tensor | None,
+    C: int,
+    near: bool,
+) -> tuple[Tensor, Tensor]:
+    """Chunks of C tokens; `near` if no channel decays by more than float32 can tell in one."""
+    q, k, v, log_w = (torch.unflatten(x, 2, (-1, C)) for x in (q, k, v, log_w))  # (B, H, N, C, K)
+    near = near or float(-log_w.detach().sum(3).amin()) <= 2 * LIMIT
+    if not near:  # sums of which only small differences count
+        log_w = log_w.double()
+    G = log_w.cumsum(3)  # what is left at t of the chunk's start, log
+    before = G - log_w  # and at t - 1
+    end = G[:, :, :, -1:]
+    reading = G if u is None else before
+    seen = torch.ones(C, C, dtype=torch.bool, device=q.device).tril(0 if u is None else -1)
+
+    y = _decayed(q, reading, k, G, seen, near) @ v
+    if u is not None:
+        y = y + (q * u[:, None, None] * k).sum(-1, keepdim=True) * v
+    to_end = (end - G).to(q.dtype).exp()
+    gained = (k * to_end).transpose(-1, -2) @ v  # (B, H, N, K, V)
+    kept = end.to(q.dtype).exp().transpose(-1, -2)  # (B, H, N, K or 1, 1)
+
+    starts, answers = [], []
+    if a is None or b is None:
+        for n in range(q.shape[2]):
+            starts.append(S)
+            S = kept[:, :, n] * S + gained[:, :, n]
+    else:
+        a, b = (torch.unflatten(x, 2, (-1, C)) for x in (a, b))
+        strictly = seen.tril(-1)
+        system = -_decayed(b, before, a, G, strictly, near)  # its diagonal of ones is understood
+        right = torch.cat(
+            (_decayed(b, before, k, G, strictly, near) @ v, b * before.to(q.dtype).exp()), -1
+        )
+        solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+        own, of_start = solved.split((v.shape[-1], b.shape[-1]), -1)  # x = own + of_start S
+        a_end = (a * to_end).transpose(-1, -2)
+        for n in range(q.shape[2]):
+            starts.append(S)
+            answers.append(own[:, :, n] + of_start[:, :, n] @ S)
+            S = kept[:, :, n] * S + gained[:, :, n] + a_end[:, :, n] @ answers[-1]
+        y = y + _decayed(q, reading, a, G, seen, near) @ torch.stack(answers, 2)
+    y = y + (q * reading.to(q.dtype).exp()) @ torch.stack(starts, 2)
+    return y.flatten(2, 3), S
+
+
+def _decayed(x: Tensor, gx: Tensor, y: Tensor, gy: Tensor, seen: Tensor, near: bool) -> Tensor:
+    """(.., C, C): the sum over channels of x_t y_s e^(gx_t - gy_s), where s is seen by t; else 0.
+
+    The exponential is split at half of the chunk's decay, so that a matrix product can sum.
+    """
+    if gx.shape[-1] == 1:  # one decay for all channels
+        lag = (gx - gy.transpose(-1, -2)).to(x.dtype)
+        return (x @ y.transpose(-1, -2)) * torch.where(seen, lag, -torch.inf).exp()
+    if near:
+        half = gy[..., -1:, :].detach() / 2  # it cancels: no gradient through it
+        product = (x * (gx - half).exp()) @ (y * (half - gy).exp()).transpose(-1, -2)
+        return torch.where(seen, product, 0.0)
+    note("matrix_state", "pairwise")
+    lag = (gx[..., :, None, :] - gy[..., None, :, :]).to(x.dtype)
+    decay = torch.where(seen[..., None], lag, -torch.inf).exp()
+    return torch.einsum("...tk,...sk,...tsk->...ts", x, y, decay)

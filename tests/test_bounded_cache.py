@@ -1,0 +1,113 @@
+"""Caches of a fixed size, against plain implementations of what their papers say."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+import seqzoo
+from seqzoo.config import CACHE_POLICIES, cache_policy
+from seqzoo.errors import UserError
+from seqzoo.ops.attention import causal_attention
+from seqzoo.ops.bounded_cache import SINKS, CachePolicy, attend, empty
+
+H, T, K = 4, 23, 6
+
+
+def inputs(G: int = H) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    return (
+        torch.randn(2, H, T, K, dtype=torch.float64),
+        torch.randn(2, G, T, K, dtype=torch.float64),
+        torch.randn(2, G, T, K, dtype=torch.float64),
+    )
+
+
+@pytest.mark.parametrize("name", CACHE_POLICIES)
+@pytest.mark.parametrize("reading", ("tokens", "prompt"))
+@pytest.mark.parametrize("G", (1, 2, 4))
+def test_a_cache_that_holds_everything_changes_nothing(name: str, reading: str, G: int) -> None:
+    q, k, v = inputs(G)
+    policy = CachePolicy(name, T, reading)
+    y, cache = attend(policy, q, k, v, empty(policy, k))
+    assert_close(y, causal_attention(q, k, v))
+    assert_close(cache.k, k)
+
+
+def plain(name: str, size: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """One row, token by token, with lists."""
+    ys = torch.empty_like(q)
+    kept = [[] for _ in range(H)]  # positions, a head
+    scores = [dict() for _ in range(H)]
+    for t in range(T):
+        weights = []
+        for h in range(H):
+            kept[h].append(t)
+            scores[h][t] = 0.0
+            w = F.softmax(k[h, kept[h]] @ q[h, t] / math.sqrt(K), 0)
+            ys[h, t] = w @ v[h, kept[h]]
+            weights.append(dict(zip(kept[h], w.tolist(), strict=True)))
+            for position in kept[h]:
+                scores[h][position] += weights[h][position]
+        for h in range(H):
+            if len(kept[h]) <= size:
+                continue
+            if name == "window":
+                goes = kept[h][0]
+            elif name == "sinks":
+                goes = next(p for p in kept[h] if p >= SINKS)
+            elif name == "tova":
+                goes = min(kept[h], key=lambda p: sum(one[p] for one in weights))
+            else:  # h2o: the newest half stays
+                goes = min((p for p in kept[h] if p <= t - size // 2), key=lambda p: scores[h][p])
+            kept[h].remove(goes)
+    return ys
+
+
+@pytest.mark.parametrize("name", ("window", "sinks", "tova", "h2o"))
+@pytest.mark.parametrize("size", (6, 11))
+def test_what_is_kept(name: str, size: int) -> None:
+    q, k, v = inputs()
+    policy = CachePolicy(name, size, "tokens")
+    y, cache = attend(policy, q, k, v, empty(policy, k))
+    for row in range(2):
+        assert_close(y[row], plain(name, size, q[row], k[row], v[row]))
+    assert cache.k.shape[2] == size and not hasattr(cache, "last")
+
+
+def test_a_prompt_is_cut_once() -> None:
+    """With `prompt` the answers are full attention's, and what is kept is the last query's
+    choice."""
+    q, k, v = inputs()
+    policy = CachePolicy("tova", 5, "prompt")
+    y, cache = attend(policy, q, k, v, empty(policy, k))
+    assert_close(y, causal_attention(q, k, v))
+    last = (q[:, :, -1:] @ k.mT / math.sqrt(K)).softmax(-1).mean(1)[:, 0]
+    assert_close(cache.slot[:, 0], last.topk(5).indices.sort().values)
+
+
+def test_random_keeps_a_sample_of_everything() -> None:
+    torch.manual_seed(0)
+    policy = CachePolicy("random", 200, "tokens")
+    zeros = torch.zeros(1, 1, 2000, 2)
+    _, cache = attend(policy, zeros, zeros, zeros, empty(policy, zeros))
+    quarter = [
+        int(((cache.slot >= at) & (cache.slot < at + 500)).sum()) for at in range(0, 2000, 500)
+    ]
+    assert min(quarter) > 30 and max(quarter) < 70
+
+
+def test_a_model_with_a_bounded_cache_has_a_flat_state() -> None:
+    model = seqzoo.build("transformer", vocab_size=9, dim=16, n_heads=2, n_layers=2, cache="tova:5")
+    _, one = model(torch.zeros(1, 1, dtype=torch.long))
+    _, many = model(torch.zeros(1, 40, dtype=torch.long))
+    assert seqzoo.nbytes(one) == seqzoo.nbytes(many)
+    assert not model.state_grows
+
+
+@pytest.mark.parametrize("text", ("tova", "tova:0", "tova:x", "lru:4", "tova:4:all", ":4"))
+def test_policies_refused(text: str) -> None:
+    with pytest.raises(UserError, match="tova:256"):
+        cache_policy("--cache", text)
