@@ -33,6 +33,10 @@ test-slow: setup ## tests of minutes: crashes, whole trainings
 test-gpu: setup ## tests on CUDA
 	$(BIN)/pytest -m gpu
 
+test-oracles: setup ## every family against other people's implementations
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[oracles]'
+	$(BIN)/pytest -m oracle
+
 test-browser: setup ## TensorBoard in a headless Chromium
 	$(BIN)/pip install -q --disable-pip-version-check selenium  # and Chromium with chromedriver, by the system
 	$(BIN)/pytest -m browser
@@ -54,4 +58,4 @@ dashboard: setup ## TensorBoard on runs/
 clean: ## remove what make made; runs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
-.PHONY: help setup train test test-slow test-gpu test-all test-browser lint bench dashboard clean
+.PHONY: help setup train test test-slow test-gpu test-all test-oracles test-browser lint bench dashboard clean

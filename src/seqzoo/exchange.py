@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor
 
 from seqzoo import config
-from seqzoo.data.tokenizers import Tokenizer
+from seqzoo.data.tokenizers import KINDS, Tokenizer
 from seqzoo.errors import UserError
 from seqzoo.models.zoo import build, model_keys
 from seqzoo.run import Run
@@ -142,7 +142,9 @@ def import_rwkv(path: Path, folder: Path, vocabulary: Path | None) -> dict[str, 
                     f"{tuple(parameter.shape)}"
                 )
             parameter.copy_(given.view_as(parameter))
-    task = {**config.defaults("task", "charlm"), "tokenizer": tokenizer.kind}
+    task = config.defaults("task", "charlm")
+    if tokenizer.kind in KINDS:
+        task = {**task, "tokenizer": tokenizer.kind}
     trainer = config.defaults("trainer", "default")
     whole = {"model": keys, "task": task, "trainer": trainer}
     (folder / "model").mkdir(parents=True)

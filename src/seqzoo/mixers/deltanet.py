@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.ops import float32_or_wider
+from seqzoo.ops import float32_or_wider, unit
 from seqzoo.ops.local import causal_conv
 from seqzoo.ops.matrix_state import matrix_state
 
@@ -60,7 +60,7 @@ class DeltaNet(nn.Module):
             qkv = F.silu(qkv).view(B, T, 3, H, -1).permute(2, 0, 3, 1, 4)
             q, k, v = qkv.unbind(0)  # (B, H, T, K) each
             K = q.shape[-1]
-            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+            q, k = unit(q), unit(k)
             S = state.S if state else q.new_zeros(B, H, K, K)
             written = beta.sigmoid().transpose(1, 2)[..., None] * k
             y, S = matrix_state(q * K**-0.5, written, v, S, a=-written, b=k)

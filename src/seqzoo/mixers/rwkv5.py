@@ -53,6 +53,8 @@ class TimeMix(nn.Module):
         self.time_decay = nn.Parameter(decay.view(n_heads, -1))
         self.time_faaaa = nn.Parameter(bonus.view(n_heads, -1))
         self.time_decay.lr_scale = 2.0  # type: ignore[attr-defined]  # see optim.py
+        for parameter in (self.time_decay, self.time_faaaa):
+            parameter.no_decay = True  # type: ignore[attr-defined]
         self.receptance, self.key, self.value, self.output, self.gate = (
             nn.Linear(dim, dim, bias=False) for _ in range(5)
         )

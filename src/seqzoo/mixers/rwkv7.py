@@ -10,10 +10,9 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.ops import float32_or_wider
+from seqzoo.ops import float32_or_wider, unit
 from seqzoo.ops.local import token_shift
 from seqzoo.ops.matrix_state import matrix_state
 
@@ -151,7 +150,7 @@ class TimeMix(nn.Module):
             r, w, k, v, a, kappa = (
                 t.view(B, T, *heads).transpose(1, 2) for t in (r, w, k, v, a, kappa)
             )
-            kappa = F.normalize(kappa, dim=-1)
+            kappa = unit(kappa)
             log_w = -FASTEST * torch.sigmoid(w)
             S = state.wkv if state else r.new_zeros(B, *heads, heads[1])
             y, S = matrix_state(r, k, v, S, log_w, a=a * kappa, b=-kappa, least=-FASTEST)

@@ -103,6 +103,12 @@ def _form(op: str, x: Tensor, length: int) -> str:
     return BACKENDS[op][-1]
 
 
+def unit(x: Tensor) -> Tensor:
+    """x with its last dimension scaled to length 1, as `F.normalize` does it, whose reduction is
+    slow on a CPU."""
+    return x * x.square().sum(-1, keepdim=True).clamp(min=1e-24).rsqrt()
+
+
 def float32_or_wider(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors as float32, or as they are where they are wider: what accumulates must not be
     rounded to 16 bits."""

@@ -150,51 +150,71 @@ def _chunked(
     end = G[:, :, :, -1:]
     reading = G if u is None else before
     seen = torch.ones(C, C, dtype=torch.bool, device=q.device).tril(0 if u is None else -1)
-
-    y = _decayed(q, reading, k, G, seen, near) @ v
-    if u is not None:
-        y = y + (q * u[:, None, None] * k).sum(-1, keepdim=True) * v
     to_end = (end - G).to(q.dtype).exp()
     gained = (k * to_end).transpose(-1, -2) @ v  # (B, H, N, K, V)
     kept = end.to(q.dtype).exp().transpose(-1, -2)  # (B, H, N, K or 1, 1)
 
     starts, answers = [], []
     if a is None or b is None:
+        ((qk,),) = _decayed([q], [reading], [seen], [k], G, near)
+        y = qk @ v
         for n in range(q.shape[2]):
             starts.append(S)
             S = kept[:, :, n] * S + gained[:, :, n]
     else:
         a, b = (torch.unflatten(x, 2, (-1, C)) for x in (a, b))
-        strictly = seen.tril(-1)
-        system = -_decayed(b, before, a, G, strictly, near)  # its diagonal of ones is understood
-        right = torch.cat(
-            (_decayed(b, before, k, G, strictly, near) @ v, b * before.to(q.dtype).exp()), -1
+        (qk, qa), (bk, ba) = _decayed(
+            [q, b], [reading, before], [seen, seen.tril(-1)], [k, a], G, near
         )
-        solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
-        own, of_start = solved.split((v.shape[-1], b.shape[-1]), -1)  # x = own + of_start S
+        right = torch.cat((bk @ v, b * before.to(q.dtype).exp()), -1)
+        solved = torch.linalg.solve_triangular(-ba, right, upper=False, unitriangular=True)
+        own, of_start = torch.split(solved, [v.shape[-1], b.shape[-1]], -1)
         a_end = (a * to_end).transpose(-1, -2)
         for n in range(q.shape[2]):
             starts.append(S)
-            answers.append(own[:, :, n] + of_start[:, :, n] @ S)
+            answers.append(own[:, :, n] + of_start[:, :, n] @ S)  # x of this chunk
             S = kept[:, :, n] * S + gained[:, :, n] + a_end[:, :, n] @ answers[-1]
-        y = y + _decayed(q, reading, a, G, seen, near) @ torch.stack(answers, 2)
+        y = qk @ v + qa @ torch.stack(answers, 2)
+    if u is not None:
+        y = y + (q * u[:, None, None] * k).sum(-1, keepdim=True) * v
     y = y + (q * reading.to(q.dtype).exp()) @ torch.stack(starts, 2)
     return y.flatten(2, 3), S
 
 
-def _decayed(x: Tensor, gx: Tensor, y: Tensor, gy: Tensor, seen: Tensor, near: bool) -> Tensor:
-    """(.., C, C): the sum over channels of x_t y_s e^(gx_t - gy_s), where s is seen by t; else 0.
+def _decayed(
+    xs: list[Tensor],
+    reads: list[Tensor],
+    masks: list[Tensor],
+    ys: list[Tensor],
+    G: Tensor,
+    near: bool,
+) -> list[tuple[Tensor, ...]]:
+    """For every x and every y a matrix (.., C, C): the sum over channels of x_t y_s e^(read_t -
+    G_s), where the x's mask lets t see s; else 0.
 
-    The exponential is split at half of the chunk's decay, so that a matrix product can sum.
+    All of them are one matrix product, whose exponential is split at half of the chunk's decay.
     """
-    if gx.shape[-1] == 1:  # one decay for all channels
-        lag = (gx - gy.transpose(-1, -2)).to(x.dtype)
-        return (x @ y.transpose(-1, -2)) * torch.where(seen, lag, -torch.inf).exp()
-    if near:
-        half = gy[..., -1:, :].detach() / 2  # it cancels: no gradient through it
-        product = (x * (gx - half).exp()) @ (y * (half - gy).exp()).transpose(-1, -2)
-        return torch.where(seen, product, 0.0)
-    note("matrix_state", "pairwise")
-    lag = (gx[..., :, None, :] - gy[..., None, :, :]).to(x.dtype)
-    decay = torch.where(seen[..., None], lag, -torch.inf).exp()
-    return torch.einsum("...tk,...sk,...tsk->...ts", x, y, decay)
+    C = G.shape[-2]
+    if near and G.shape[-1] > 1:
+        half = G[..., -1:, :].detach() / 2  # it cancels: no gradient through it
+        written = (half - G).exp()
+        left = torch.cat([x * (g - half).exp() for x, g in zip(xs, reads, strict=True)], -2)
+        right = torch.cat([y * written for y in ys], -2)
+        seen = torch.cat(masks).repeat(1, len(ys))
+        product = torch.where(seen, left @ right.transpose(-1, -2), 0.0)
+    elif G.shape[-1] == 1:  # one decay for all channels
+        lags = [(g - G.transpose(-1, -2)).to(xs[0].dtype) for g in reads]
+        decays = [
+            torch.where(seen, lag, -torch.inf).exp() for seen, lag in zip(masks, lags, strict=True)
+        ]
+        product = torch.cat(xs, -2) @ torch.cat(ys, -2).transpose(-1, -2)
+        product = product * torch.cat([torch.cat(decays, -2)] * len(ys), -1)
+    else:
+        note("matrix_state", "pairwise")
+        rows = []
+        for x, g, seen in zip(xs, reads, masks, strict=True):
+            lag = (g[..., :, None, :] - G[..., None, :, :]).to(x.dtype)
+            decay = torch.where(seen[..., None], lag, -torch.inf).exp()
+            rows.append(tuple(torch.einsum("...tk,...sk,...tsk->...ts", x, y, decay) for y in ys))
+        return rows
+    return [torch.split(row, C, -1) for row in torch.split(product, C, -2)]

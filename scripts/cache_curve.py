@@ -1,0 +1,94 @@
+"""Loss against the size of a bounded cache, of a trained Transformer; beside it models whose state
+is bounded anyway, at the bytes they have.
+
+    python scripts/cache_curve.py TRANSFORMER_RUN [RUN ...] --out docs/cache.svg
+
+Every policy reads token by token, blocks of the Transformer's `task.seq_len` tokens of the held-out
+text, each from the empty state. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import seqzoo
+from seqzoo import report, tasks
+from seqzoo.config import CACHE_POLICIES
+from seqzoo.run import Run
+from seqzoo.tasks.charlm import block_loss
+
+
+def measure(run: Run, text: Tensor, seq_len: int) -> tuple[float, int]:
+    """Nats a token, and bytes of state."""
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        _, state = run.model(text[None, :seq_len])
+        return block_loss(run.model, text, seq_len), seqzoo.nbytes(state)
+
+
+def held_out(run: Run) -> Tensor:
+    keys = run.config["task"]
+    encoded = tasks.prepare(keys, run.tokenizer, whole=False)
+    return torch.from_numpy(np.asarray(encoded.val).astype(np.int64))
+
+
+@report.style()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("transformer", type=Path)
+    parser.add_argument("others", type=Path, nargs="*")
+    parser.add_argument("--out", type=Path, required=True, help="an .svg or .png")
+    options = parser.parse_args()
+
+    whole = seqzoo.load(options.transformer)
+    seq_len = whole.config["task"]["seq_len"]
+    text = held_out(whole)
+    sizes = [seq_len >> i for i in range(5, -1, -1)]
+    full, full_bytes = measure(whole, text, seq_len)
+    curves: dict[str, list[tuple[float, int]]] = {}
+    for policy in CACHE_POLICIES:
+        for size in sizes:
+            run = seqzoo.load(options.transformer, cache=f"{policy}:{size}")
+            curves.setdefault(policy, []).append(measure(run, text, seq_len))
+            print(f"{policy}:{size}\t{curves[policy][-1]}", flush=True)
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for policy, points in curves.items():
+        axes.plot([b for _, b in points], [loss for loss, _ in points], "o-", label=policy)
+    axes.axhline(full, color="grey", lw=0.8, ls=":")
+    axes.annotate("everything kept", (curves["window"][0][1], full), va="bottom", color="grey")
+    others = []
+    for folder in options.others:
+        run = seqzoo.load(folder)
+        loss, size = measure(run, held_out(run), seq_len)
+        name = run.config["model"]["name"]
+        others.append([name, f"{size / 1024:,.1f}", f"{loss:.4f}"])
+        axes.plot(size, loss, "s", color="black", ms=4)
+        axes.annotate(name, (size, loss), xytext=(4, 3), textcoords="offset points")
+    axes.set(
+        xscale="log",
+        xlabel="bytes of state",
+        ylabel=f"nats a character, blocks of {seq_len}",
+        title="Loss against the bytes of a bounded cache",
+    )
+    axes.legend()
+    figure.savefig(options.out, metadata={"Date": None} if options.out.suffix == ".svg" else None)
+
+    rows = [
+        [str(size), f"{curves['window'][i][1] / 1024:,.1f}"]
+        + [f"{curves[policy][i][0]:.4f}" for policy in curves]
+        for i, size in enumerate(sizes)
+    ]
+    print(f"\neverything kept: {full:.4f}, {full_bytes / 1024:,.1f} KiB\n")
+    print(report.markdown(["tokens kept", "KiB", *curves], rows))
+    print(report.markdown(["model", "KiB", "loss"], others))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,456 @@
+"""Every family against an implementation that nobody here wrote: values, and gradients where the
+oracle has them, in float32, to 1e-4 of the largest.
+
+These need the `oracles` extra (`make test-oracles`).
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import golden
+import seqzoo
+from seqzoo import exchange, ops
+from seqzoo.mixers.attention import CausalAttention
+from seqzoo.mixers.linear_attention import LinearAttention
+from seqzoo.mixers.mamba2 import Mamba2
+from seqzoo.mixers.minimal import MinGRU, MinLSTM
+from seqzoo.mixers.mlp import MLP
+from seqzoo.mixers.recurrent import GRU, LSTM, RNN
+from seqzoo.mixers.retention import Retention
+from seqzoo.models.language_model import LanguageModel
+from seqzoo.ops.attention import causal_attention
+from seqzoo.ops.matrix_state import matrix_state
+from seqzoo.run import Run
+
+pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]  # of theirs
+SIZES = [(1, 7), (2, 33), (3, 130)]  # B, T
+SEEDS = (0, 1)
+everywhere = pytest.mark.parametrize(("B", "T"), SIZES)
+seeded = pytest.mark.parametrize("seed", SEEDS)
+
+
+def close(given: Tensor, expected: Tensor) -> None:
+    error = float((given - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    assert error < 1e-4, error
+
+
+def moved(model: nn.Module, seed: int, scale: float = 0.1) -> nn.Module:
+    """Every parameter moved at random: at their initialisation some families are all zero."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * scale)
+    return model
+
+
+def gradients(loss: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, inputs)
+
+
+# ---- the operation of all matrix states, against fla-core's naive forms
+
+
+def heads(B: int, T: int, seed: int, *sizes: int) -> list[Tensor]:
+    torch.manual_seed(seed)
+    return [torch.randn(B, 2, T, size).requires_grad_() for size in sizes]
+
+
+def same(ours: Tensor, theirs: Tensor, *inputs: Tensor) -> None:
+    """Values, and gradients of the same weighted sum."""
+    close(ours, theirs)
+    weights = torch.randn_like(theirs)
+    for one, other in zip(
+        gradients((ours * weights).sum(), *inputs),
+        gradients((theirs * weights).sum(), *inputs),
+        strict=True,
+    ):
+        close(one, other)
+
+
+def by_time(*tensors: Tensor) -> list[Tensor]:
+    """(B, H, T, ..) as (B, T, H, ..), which is how fla has them."""
+    return [tensor.transpose(1, 2) for tensor in tensors]
+
+
+def fla(name: str) -> Any:
+    """A module of fla-core by its file: its packages import Triton, its naive forms need none."""
+    from importlib.metadata import files
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    (path,) = (p for p in files("fla-core") or () if str(p) == f"fla/ops/{name}.py")
+    spec = spec_from_file_location(name.replace("/", "_"), path.locate())
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def zeros(like: Tensor, V: int) -> Tensor:
+    B, H, _, K = like.shape
+    return like.new_zeros(B, H, K, V)
+
+
+@everywhere
+@seeded
+def test_linear_attention(B: int, T: int, seed: int) -> None:
+    q, k, v = heads(B, T, seed, 8, 8, 5)
+    naive = fla("linear_attn/naive").naive_recurrent_linear_attn
+    theirs, _ = naive(*by_time(q, k, v))
+    ours, _ = matrix_state(q * 8**-0.5, k, v, zeros(q, 5))
+    same(ours, theirs.transpose(1, 2), q, k, v)
+
+    mixer = LinearAttention(
+        dim=16,
+        n_heads=2,
+        feature="elu",
+        position="none",
+        decay="none",
+        normaliser="sum",
+        chunk=64,
+    )
+    x = torch.randn(B, T, 16, requires_grad=True)
+    q, k, v = mixer.qkv(x).view(B, T, 3, 2, 8).unbind(2)
+    theirs, _ = naive(F.elu(q) + 1, F.elu(k) + 1, v, normalize=True)
+    same(mixer(x)[0], mixer.out(theirs.flatten(2)), x)
+
+
+@everywhere
+@seeded
+def test_retention(B: int, T: int, seed: int) -> None:
+    q, k, v = heads(B, T, seed, 8, 8, 5)
+    theirs = fla("retention/naive").naive_retention(q, k, v)
+    decay = Retention(dim=16, n_heads=2, n_layers=1).decay
+    ours, _ = matrix_state(q * 8**-0.5, k, v, zeros(q, 5), decay[None])
+    same(ours, theirs, q, k, v)
+
+
+@everywhere
+@seeded
+def test_gated_linear_attention(B: int, T: int, seed: int) -> None:
+    q, k, v, g = heads(B, T, seed, 8, 8, 5, 8)
+    log_w = F.logsigmoid(g)
+    theirs, S = fla("gla/naive").naive_recurrent_gla(
+        *by_time(q, k, v, log_w), output_final_state=True
+    )
+    ours, ours_S = matrix_state(q * 8**-0.5, k, v, zeros(q, 5), log_w)
+    close(ours_S, S)
+    same(ours, theirs.transpose(1, 2), q, k, v, g)
+
+
+@everywhere
+@seeded
+def test_one_decay_a_head(B: int, T: int, seed: int) -> None:
+    q, k, v, g = heads(B, T, seed, 8, 8, 5, 1)
+    log_w = F.logsigmoid(g)
+    theirs, S = fla("simple_gla/naive").naive_recurrent_simple_gla(*by_time(q, k, v, log_w[..., 0]))
+    ours, ours_S = matrix_state(q * 8**-0.5, k, v, zeros(q, 5), log_w)
+    close(ours_S, S)
+    same(ours, theirs.transpose(1, 2), q, k, v, g)
+
+
+@everywhere
+@seeded
+def test_delta_rule(B: int, T: int, seed: int) -> None:
+    q, k, v, beta = heads(B, T, seed, 8, 8, 5, 1)
+    unit, rate = F.normalize(k, dim=-1), beta.sigmoid()
+    theirs, S = fla("delta_rule/naive").delta_rule_recurrence(q, unit, v, rate[..., 0])
+    ours, ours_S = matrix_state(q * 8**-0.5, rate * unit, v, zeros(q, 5), a=-rate * unit, b=unit)
+    close(ours_S, S)
+    same(ours, theirs, q, k, v, beta)
+
+
+@everywhere
+@seeded
+def test_rwkv6_operation(B: int, T: int, seed: int) -> None:
+    q, k, v, g = heads(B, T, seed, 8, 8, 5, 8)
+    log_w, u = -g.exp(), torch.randn(2, 8, requires_grad=True)
+    naive = fla("rwkv6/recurrent_naive").naive_recurrent_rwkv6
+    theirs, S = naive(q, k, v, log_w, u, scale=1.0, output_final_state=True)
+    ours, ours_S = matrix_state(q, k, v, zeros(q, 5), log_w, u=u)
+    close(ours_S, S)
+    same(ours, theirs, q, k, v, g, u)
+
+
+@everywhere
+@seeded
+def test_rwkv7_operation(B: int, T: int, seed: int) -> None:
+    q, k, v, g, kappa, rate = heads(B, T, seed, 8, 8, 5, 8, 8, 8)
+    log_w, unit = -0.6 * g.sigmoid(), F.normalize(kappa, dim=-1)
+    a, b = unit * rate.sigmoid(), -unit
+    theirs, S = fla("generalized_delta_rule/dplr/naive").dplr_recurrence(q, k, v, b, a, log_w)
+    ours, ours_S = matrix_state(q * 8**-0.5, k, v, zeros(q, 5), log_w, a=a, b=b)
+    close(ours_S, S)
+    same(ours, theirs, q, k, v, g, kappa, rate)
+
+
+# ---- whole models
+
+
+def as_run(model: LanguageModel, folder: Path, name: str, **keys: object) -> Run:
+    from seqzoo.data.tokenizers import Tokenizer
+    from seqzoo.models.zoo import model_keys
+
+    config = {"model": model_keys(name, **keys), "task": {"seq_len": 64}}
+    return Run(folder, config, model, Tokenizer.train("byte", []))
+
+
+READ = """
+import os, sys
+os.environ["RWKV_JIT_ON"], os.environ["RWKV_CUDA_ON"] = "0", "0"
+os.environ["RWKV_V7_ON"] = sys.argv[3]
+import torch
+from rwkv.model import RWKV
+model = RWKV(model=sys.argv[1].removesuffix(".pth"), strategy="cpu fp32")
+rows = []
+for tokens in torch.load(sys.argv[2]).tolist():
+    whole, _ = model.forward(tokens, None, full_output=True)
+    state, steps = None, []
+    for token in tokens:
+        logits, state = model.forward([token], state)
+        steps.append(logits)
+    rows.append(torch.stack((whole, torch.stack(steps))))
+torch.save(torch.stack(rows), sys.argv[2])
+"""
+
+
+def rwkv_logits(
+    model: LanguageModel, tokens: Tensor, folder: Path, name: str, **keys: Any
+) -> Tensor:
+    """What the `rwkv` package makes of an exported checkpoint: (B, 2, T, V), read whole and token
+    by token."""
+    exchange.export_rwkv(as_run(model, folder, name, **keys), folder / "model.pth")
+    torch.save(tokens, folder / "io.pt")
+    call = [sys.executable, "-c", READ, folder / "model.pth", folder / "io.pt"]
+    done = subprocess.run(
+        [*map(str, call), str(int(name == "rwkv7"))], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return torch.load(folder / "io.pt")
+
+
+@pytest.mark.parametrize("version", (4, 5, 6, 7))
+@pytest.mark.parametrize(("seed", "dim", "layers"), [(0, 128, 2), (1, 64, 3), (2, 192, 1)])
+def test_rwkv_package(version: int, seed: int, dim: int, layers: int, tmp_path: Path) -> None:
+    name, keys = f"rwkv{version}", {"dim": dim, "n_layers": layers}
+    if version > 4:
+        keys["n_heads"] = dim // 64
+    model = moved(seqzoo.build(name, vocab_size=256, **keys), seed, 0.02)
+    tokens = torch.randint(256, (2, 70))
+    theirs = rwkv_logits(model, tokens, tmp_path, name, **keys)
+    with torch.no_grad():
+        ours, _ = model(tokens)
+    close(ours, theirs[:, 0])
+    close(ours, theirs[:, 1])
+
+
+EXPORTED = {
+    "rwkv": ("rwkv4", {"dim": 32, "n_layers": 3}),
+    "llama": (
+        "transformer",
+        {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
+        | {"norm": "rms", "activation": "swiglu"},
+    ),
+    "gpt2": ("transformer", {"dim": 32, "n_layers": 2, "position": "learned"}),
+    "gpt2-tied": (
+        "transformer",
+        {"dim": 32, "n_layers": 2, "position": "learned", "tie_embeddings": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", EXPORTED)
+@seeded
+def test_transformers(form: str, seed: int, tmp_path: Path) -> None:
+    """Values and the gradient of the embedding, of what `transformers` loads."""
+    from transformers import AutoModelForCausalLM
+
+    name, keys = EXPORTED[form]
+    model = moved(seqzoo.build(name, vocab_size=256, **keys), seed)
+    assert exchange.export_hf(as_run(model, tmp_path, name, **keys), tmp_path / "hf")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    tokens = torch.randint(256, (2, 50))
+    given = theirs(tokens, use_cache=False).logits
+    ours, _ = model(tokens)
+    close(ours, given)
+    weights = torch.randn_like(given)
+    ((given * weights).sum()).backward()
+    ((ours * weights).sum()).backward()
+    assert model.embedding.weight.grad is not None
+    close(model.embedding.weight.grad, theirs.get_input_embeddings().weight.grad)
+
+
+def their_mamba2(ours: Mamba2) -> Any:
+    from transformers import Mamba2Config
+    from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+
+    config = Mamba2Config(
+        hidden_size=16,
+        num_heads=4,
+        head_dim=8,
+        state_size=6,
+        expand=2,
+        n_groups=1,
+        chunk_size=32,
+        use_bias=False,
+        use_conv_bias=True,
+        layer_norm_epsilon=float(torch.finfo(torch.float32).eps),
+    )
+    theirs = Mamba2Mixer(config, layer_idx=0)
+    places = {"project.weight": "in_proj.weight", "conv_bias": "conv1d.bias", "skip": "D"}
+    places |= {"norm": "norm.weight", "out.weight": "out_proj.weight", "conv": "conv1d.weight"}
+    with torch.no_grad():
+        for mine, parameter in ours.named_parameters():
+            target = theirs.get_parameter(places.get(mine, mine))
+            target.copy_(parameter.view_as(target))
+    return theirs
+
+
+@everywhere
+@seeded
+def test_mamba2(B: int, T: int, seed: int) -> None:
+    ours = moved(Mamba2(dim=16, n_heads=4, expand=2, state_size=6), seed)
+    x = torch.randn(B, T, 16, requires_grad=True)
+    same(ours(x)[0], their_mamba2(ours)(x), x)
+
+
+def their_minimal(ours: MinGRU | MinLSTM) -> Any:
+    """Theirs has no biases, and its candidate before the gates."""
+    from minGRU_pytorch.minGRU import minGRU
+    from minGRU_pytorch.minLSTM import minLSTM
+
+    gru = isinstance(ours, MinGRU)
+    theirs = (minGRU if gru else minLSTM)(12, expansion_factor=2.0)
+    *gates, candidate = ours.project.weight.chunk(2 if gru else 3)
+    project = theirs.to_hidden_and_gate if gru else theirs.to_hidden_and_f_i_gate
+    with torch.no_grad():
+        project.weight.copy_(torch.cat((candidate, *gates)))
+        theirs.to_out.weight.copy_(ours.out.weight)
+        ours.project.bias.zero_()
+        ours.out.bias.zero_()
+    return theirs
+
+
+@everywhere
+@seeded
+@pytest.mark.parametrize("kind", (MinGRU, MinLSTM))
+def test_minimal(kind: Any, B: int, T: int, seed: int) -> None:
+    ours = moved(kind(dim=12, expand=2), seed)
+    theirs = their_minimal(ours)
+    x = torch.randn(B, T, 12, requires_grad=True)
+    same(ours(x)[0], theirs(x), x)
+
+
+@everywhere
+@seeded
+@pytest.mark.parametrize("shared", (1, 2, 4))
+def test_attention(B: int, T: int, seed: int, shared: int) -> None:
+    from x_transformers.x_transformers import Attention
+
+    torch.manual_seed(seed)
+    theirs = Attention(16, dim_head=4, heads=4, kv_heads=shared, causal=True)
+    ours = CausalAttention(dim=16, n_heads=4, n_kv_heads=shared, position="none", n_layers=1)
+    with torch.no_grad():
+        parts = (theirs.to_q.weight, theirs.to_k.weight, theirs.to_v.weight)
+        ours.qkv.weight.copy_(torch.cat(parts))
+        ours.out.weight.copy_(theirs.to_out.weight)
+    x = torch.randn(B, T, 16, requires_grad=True)
+    same(ours(x)[0], theirs(x), x)
+
+
+@pytest.mark.parametrize("activation", ("gelu", "relu", "relu2", "swiglu"))
+def test_mlp(activation: str) -> None:
+    from torch.nn import SiLU
+    from x_transformers.x_transformers import FeedForward
+
+    kinds = {
+        "gelu": {},
+        "relu": {"custom_activation": nn.ReLU()},
+        "relu2": {"relu_squared": True},
+        "swiglu": {"glu": True, "custom_activation": SiLU()},
+    }
+    theirs = FeedForward(12, mult=3, **kinds[activation])
+    ours = moved(MLP(dim=12, mlp_ratio=3, n_layers=1, activation=activation), 0)
+    linears = [m for m in theirs.modules() if isinstance(m, nn.Linear)]
+    with torch.no_grad():
+        for kind in ("weight", "bias"):
+            up = [getattr(ours.up, kind)]
+            if ours.gate is not None:
+                up.append(getattr(ours.gate, kind))
+            getattr(linears[0], kind).copy_(torch.cat(up))
+            getattr(linears[1], kind).copy_(getattr(ours.down, kind))
+    x = torch.randn(2, 9, 12, requires_grad=True)
+    same(ours(x)[0], theirs(x), x)
+
+
+@pytest.mark.parametrize("kind", ("RNN", "LSTM", "GRU"))
+@everywhere
+def test_recurrent(kind: str, B: int, T: int) -> None:
+    """The definitions, written out, against torch's layers."""
+    torch.manual_seed(0)
+    mixer = {"RNN": RNN, "LSTM": LSTM, "GRU": GRU}[kind](dim=12)
+    x = torch.randn(B, T, 12, requires_grad=True)
+    theirs, _ = mixer.cell(x)
+    with ops.backend("naive"):
+        same(mixer(x)[0], theirs, x)
+
+
+def test_attention_is_torchs() -> None:
+    q, k, v = heads(2, 40, 0, 8, 8, 8)
+    with ops.backend("naive"):
+        ours = causal_attention(q, k, v)
+    same(ours, F.scaled_dot_product_attention(q, k, v, is_causal=True), q, k, v)
+
+
+# ---- the numbers that `make test` holds us to without the oracles
+
+
+@torch.no_grad()
+def theirs_of(case: str, folder: Path) -> Tensor:
+    if case in golden.MIXERS:
+        mixer = golden.mixer(case)
+        other = their_mamba2(mixer) if case == "mamba2" else their_minimal(mixer)
+        return golden.excerpt(other(golden.wave(golden.B, golden.T, mixer.out.out_features)))
+    if case in golden.MODELS:
+        name, keys = golden.MODELS[case]
+        model = golden.fill(seqzoo.build(name, vocab_size=256, **keys))
+        if name.startswith("rwkv"):
+            return golden.excerpt(rwkv_logits(model, golden.tokens(), folder, name, **keys)[:, 0])
+        from transformers import AutoModelForCausalLM
+
+        exchange.export_hf(as_run(model, folder, name, **keys), folder / "hf")
+        loaded = AutoModelForCausalLM.from_pretrained(folder / "hf")
+        return golden.excerpt(loaded(golden.tokens(), use_cache=False).logits)
+    x = golden.operands()
+    q, k, v = x["q"], x["k"], x["v"]
+    if case == "retention":
+        y = fla("retention/naive").naive_retention(q, k, v)
+    elif case == "gla":
+        y, _ = fla("gla/naive").naive_recurrent_gla(*by_time(q, k, v, x["log_w"]))
+        y = y.transpose(1, 2)
+    elif case == "delta_rule":
+        y, _ = fla("delta_rule/naive").delta_rule_recurrence(q, k, v, x["rate"][..., 0])
+    else:
+        y, _ = fla("linear_attn/naive").naive_recurrent_linear_attn(*by_time(q, k, v))
+        y = y.transpose(1, 2)
+    return golden.excerpt(y[:, 0])
+
+
+@pytest.mark.parametrize("case", (*golden.MODELS, *golden.MIXERS, *golden.OPERATIONS))
+def test_golden_numbers(case: str, tmp_path: Path) -> None:
+    """With SEQZOO_WRITE_GOLDEN=1 they are written instead."""
+    theirs = theirs_of(case, tmp_path)
+    if os.environ.get("SEQZOO_WRITE_GOLDEN"):
+        known = golden.recorded() if golden.FILE.exists() else {}
+        known[case] = [float(f"{value:.7g}") for value in theirs.tolist()]
+        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(row)}" for name, row in known.items())
+        golden.FILE.write_text(f"{{\n{lines}\n}}\n")
+    close(torch.tensor(golden.recorded()[case]), theirs)
