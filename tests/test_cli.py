@@ -151,7 +151,7 @@ BAD = [  # (request, what the line must say)
     ("bench bench.tokens=64", "try bench.tokens=8192"),
     ("bench bench.parameters=0", "bench.parameters=0"),
     ("bench bench.device=foo", "bench.device=foo"),
-    ("bench models=transformer model.position=learned", "try model.max_len=8193"),
+    ("bench models=transformer model.position=learned", "try model.max_len=8192"),
     ("compare missing", "missing: no run in it"),
     ("inspect missing", "missing: no run directory"),
     ("info model=lstn", "did you mean 'lstm'?"),

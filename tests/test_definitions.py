@@ -298,3 +298,20 @@ def test_a_cut_cache_keeps_positions() -> None:
     )  # the same four tokens read at positions 0 to 3: only distances count
     expected, _ = f(x[:, 10:], shorter)
     assert_close(y, expected)
+
+
+@pytest.mark.parametrize("lowest", (-1e3, -1e15, -float("inf")))
+@pytest.mark.parametrize("size", (1, 4))
+def test_matrix_state_forgets_everything(lowest: float, size: int) -> None:
+    """One decay of almost nothing does not swallow those beside it."""
+    q, k, v, S = (randn(1, 2, 40, n, seed=n) for n in (4, 4, 5, 5))
+    log_w = -randn(1, 2, 40, size, seed=9).abs()
+    log_w[:, :, 20] = lowest
+    log_w.requires_grad_()
+    S = S[:, :, :4]
+    with ops.backend("naive"):
+        expected, _ = matrix_state(q, k, v, S, log_w)
+        (slope,) = torch.autograd.grad(expected.sum(), log_w)
+    y, _ = matrix_state(q, k, v, S, log_w)
+    assert_close(y, expected)
+    assert_close(torch.autograd.grad(y.sum(), log_w)[0], slope)

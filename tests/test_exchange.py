@@ -110,6 +110,11 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     tensors = official(6)
     torch.save({**tensors, "extra": torch.zeros(1)}, file)
     assert "extra is not known" in said("import", str(file), "--out", run)
+    turned = tensors["blocks.0.ffn.value.weight"].t().contiguous()
+    torch.save({**tensors, "blocks.0.ffn.value.weight": turned}, file)
+    assert "should be" in said("import", str(file), "--out", run)
+    torch.save({n: t for n, t in tensors.items() if n != "blocks.0.att.key.weight"}, file)
+    assert "blocks.0.att.key.weight" in said("import", str(file), "--out", run)
     del tensors["blocks.1.ffn.key.weight"]
     torch.save(tensors, file)
     assert "blocks.1.ffn.key.weight is missing" in said("import", str(file), "--out", run)

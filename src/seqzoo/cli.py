@@ -245,7 +245,10 @@ def _parse(texts: Sequence[str], multirun: bool = False) -> list[Any]:
         except HydraException:
             key, equals, value = text.partition("=")
             if not equals or not re.fullmatch(r"\+{0,2}[\w./@]+", key):
-                raise UserError(f"{text}: not KEY=VALUE: see `seqzoo train --help`") from None
+                raise UserError(
+                    f"{text}: not KEY=VALUE, such as model=lstm or models=[lstm,gru]: "
+                    "see --help of train, bench or info"
+                ) from None
             # Text that Hydra's grammar has other uses for, such as ~/my.txt: taken as it is.
             quoted = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
             override = OverridesParser.create().parse_override(f"{key}={quoted}")
@@ -256,7 +259,10 @@ def _parse(texts: Sequence[str], multirun: bool = False) -> list[Any]:
         if override.is_interval_sweep():
             raise UserError(f"{text}: no list of values: use a,b or range(start,stop,step)")
         if override.is_sweep_override() and not multirun:
-            raise UserError(f"{text}: several values: add -m to train with each of them")
+            listed = f"{text.partition('=')[0]}=[{text.partition('=')[2]}]"
+            raise UserError(
+                f"{text}: several values: add -m to run with each of them, or give a list, {listed}"
+            )
         overrides.append(override)
     return overrides
 

@@ -104,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = add("inspect", _inspect, "look inside: dependence on the past, attention, embeddings")
     _add_run(sub, several=True)
-    sub.add_argument("--length", type=_count, default=256, help="tokens a text (default: 256)")
+    sub.add_argument("--length", type=_several, default=256, help="tokens a text (default: 256)")
     sub.add_argument("--texts", type=_count, default=32, help="how many (default: 32)")
     sub.add_argument("--out", help="where figures of several runs go (default: runs/inspect/TIME)")
 
@@ -182,6 +182,7 @@ def _number(kind: type, low: float, high: float = float("inf")) -> Callable[[str
 
 
 _count = _number(int, 1)
+_several = _number(int, 2)
 _seed = _number(int, 0, 2**63 - 1)
 _port = _number(int, 0, 65535)
 _temperature = _number(float, 0)
@@ -311,7 +312,19 @@ def _compare(options: argparse.Namespace) -> None:
     from seqzoo import compare
 
     out = options.out or f"runs/compare/{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    if any((Path(folder) / "bench.json").exists() for folder in options.folders):
+    found = {
+        name: any(any(Path(folder).rglob(name)) for folder in options.folders)
+        for name in ("bench.json", "metrics.jsonl")
+    }
+    if found["bench.json"] and any((Path(f) / "bench.json").exists() for f in options.folders):
+        if found["metrics.jsonl"]:
+            raise UserError("benches and training runs do not mix: give two benches, or runs")
+    if found["bench.json"] and not found["metrics.jsonl"]:
+        for option in ("metric", "out"):
+            if getattr(options, option):
+                raise UserError(
+                    f"--{option}: of training runs; two benches are printed side by side"
+                )
         table, agree, points = compare.benches(compare.find(options.folders, "bench.json"))
         print(f"{table}\n{agree} of {points} points agree within the noise of both")
         return
@@ -360,6 +373,8 @@ def _dashboard(options: argparse.Namespace) -> None:
         "what they wrote": f"{url}/#text",
         "hyper-parameters": f"{url}/#hparams",
     }
+    if any(folder.rglob("projector_config.pbtxt")):
+        views["embeddings"] = f"{url}/#projector"
     if any(folder.rglob("bench.json")):  # one chart with all families is what a bench is for
         views = {"bench": f"{url}/#custom_scalars&_smoothingWeight=0", **views}
     print(f"TensorBoard shows {folder}:")

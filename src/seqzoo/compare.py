@@ -236,8 +236,9 @@ def benches(folders: Sequence[Path]) -> tuple[str, int, int]:
         UserError: not two, or nothing in common.
     """
     if len(folders) != 2:
-        raise UserError(f"{len(folders)} benches: give two of them, or training runs")
-    first, second = (json.loads((folder / "bench.json").read_text()) for folder in folders)
+        given = ", ".join(map(str, folders))
+        raise UserError(f"{given}: give two different benches, or training runs")
+    first, second = map(_read_bench, folders)
     keys = ("model", "mode", "length", "batch_size")
     others = {tuple(row[k] for k in keys): row for row in second["points"] if row["status"] == "ok"}
     rows, agree = [], 0
@@ -254,4 +255,27 @@ def benches(folders: Sequence[Path]) -> tuple[str, int, int]:
     if not rows:
         raise UserError(f"{folders[0]} and {folders[1]} have no point in common")
     head = ["point", "T", "time, second / first", "noise", ""]
-    return report.markdown(head, rows), agree, len(rows)
+    return _apart(first, second) + report.markdown(head, rows), agree, len(rows)
+
+
+def _read_bench(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / "bench.json").read_text()))
+    except ValueError as error:
+        raise UserError(
+            f"{folder / 'bench.json'}: damaged ({error}): run that bench again"
+        ) from None
+
+
+def _apart(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """In what two benches differ that is not their noise, in lines."""
+    settings = "parameters vocab_size threads compile decode_batch_size".split()
+    told = [
+        (key, *(bench["machine"][key] for bench in (first, second)))
+        for key in ("name", "device", "dtype", "threads", "versions")
+    ]
+    told += [(key, *(bench["bench"].get(key) for bench in (first, second))) for key in settings]
+    counts = [len(bench["points"]) for bench in (first, second)]
+    told.append(("points", *counts))
+    lines = [f"They differ in {key}: {a}; {b}\n" for key, a, b in told if a != b]
+    return "".join(lines) + "\n" * bool(lines)

@@ -204,6 +204,8 @@ def cache_policy(where: str, text: str) -> tuple[str, int, str]:
     name, _, rest = text.partition(":")
     size, _, reading = rest.partition(":")
     reading = reading or CACHE_READINGS[0]
+    if name == "sinks" and size in ("1", "2", "3", "4"):
+        raise UserError(f"{where}={text}: keeps the first 4 tokens and needs more: try sinks:64")
     if name in CACHE_POLICIES and re.fullmatch("[1-9][0-9]*", size) and reading in CACHE_READINGS:
         return name, int(size), reading
     raise UserError(

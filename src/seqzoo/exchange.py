@@ -1,7 +1,8 @@
 """Checkpoints of others in, ours out: official RWKV files of versions 4 to 7, and folders that
 `transformers` loads.
 
-Our RWKV modules have the official names and shapes, so a checkpoint is renamed, never reshaped.
+Our RWKV modules have the official names and shapes, so a checkpoint is renamed, never reshaped but
+by dimensions of one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import ast
 import hashlib
 import json
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,11 +59,12 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             tensors = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        else:  # files of before 2020 cannot be mapped
+            mapped = zipfile.is_zipfile(path)
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         return {str(name): value.float() for name, value in tensors.items()}
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{path}: not a file of tensors by name ({reason}): give an RWKV checkpoint, .pth or "
             ".safetensors"
@@ -75,9 +78,18 @@ def recognise(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         UserError: no RWKV of version 4 to 7, or a shape that the models here cannot have.
     """
     name = next((name for name, mark in MARKS.items() if mark in tensors), None)
-    if name is None or "emb.weight" not in tensors or "blocks.0.ffn.key.weight" not in tensors:
-        some = ", ".join(list(tensors)[:3])
+    some = ", ".join(list(tensors)[:3])
+    if name is None:
         raise UserError(f"not an RWKV checkpoint of version 4 to 7: it has {some}, ...")
+    try:
+        return _read_off(name, tensors)
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(
+            f"no {name} as the official code saves it: {error} is missing or of another shape"
+        ) from None
+
+
+def _read_off(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     dim = tensors["emb.weight"].shape[1]
     inner = tensors["blocks.0.att.key.weight"].shape[0]
     if inner != dim:
@@ -136,7 +148,7 @@ def import_rwkv(path: Path, folder: Path, vocabulary: Path | None) -> dict[str, 
     with torch.no_grad():
         for name, parameter in ours.items():
             given = tensors[name]
-            if given.numel() != parameter.numel():
+            if given.squeeze().shape != parameter.squeeze().shape:
                 raise UserError(
                     f"{path}: {name} is {tuple(given.shape)}, and should be "
                     f"{tuple(parameter.shape)}"
@@ -189,7 +201,11 @@ def _tokenizer(path: Path | None, vocab_size: int) -> Tokenizer:
 def _world(path: Path) -> dict[int, bytes]:
     """Ids and what they stand for, of a file with lines such as `257 "\\n\\n" 2`."""
     tokens = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text: give the RWKV World vocabulary") from None
+    for number, line in enumerate(lines, 1):
         try:
             index, rest = line.split(" ", 1)
             literal, size = rest.rsplit(" ", 1)
@@ -224,6 +240,7 @@ def export_rwkv(run: Run, path: Path) -> None:
     tensors = {_official(n): p.detach().cpu().clone() for n, p in run.model.named_parameters()}
     if keys["tie_embeddings"]:
         tensors["head.weight"] = tensors["emb.weight"].clone()
+    path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(tensors, path)
 
 
@@ -290,12 +307,16 @@ def _as_rwkv(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Run) -
 
 def _as_transformer(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Run) -> Shaped:
     """As a Llama or a GPT-2, whichever can express it."""
+    if keys.get("cache"):
+        raise UserError("--format hf: transformers keeps the whole cache: model.cache=null")
     if keys["block"] != "prenorm":
         raise UserError("--format hf: neither Llama nor GPT-2 has a norm after the residual")
     wanted = {
         "Llama": {"position": "rope", "norm": "rms", "activation": "swiglu"},
         "GPT-2": {"position": "learned", "norm": "layer", "activation": "gelu", "n_kv_heads": None},
     }
+    if keys["n_kv_heads"] == keys["n_heads"]:
+        keys = {**keys, "n_kv_heads": None}
     apart = {
         name: [f"{k}={v}" for k, v in form.items() if keys[k] != v] for name, form in wanted.items()
     }
@@ -374,6 +395,8 @@ def _as_gpt2(keys: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Shaped:
         "n_inner": round(keys["mlp_ratio"] * keys["dim"]),
         "n_positions": keys["max_len"],
         "activation_function": "gelu",
+        **dict.fromkeys(("embd_pdrop", "resid_pdrop"), keys["dropout"]),
+        "attn_pdrop": 0.0,
         "layer_norm_epsilon": 1e-5,
     }, named
 

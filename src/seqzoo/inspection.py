@@ -8,6 +8,7 @@ operation that is linear in its values is asked for its weights by giving it the
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,9 +219,14 @@ def figures(name: str, found: Findings) -> dict[str, Figure]:
         "embeddings": _draw_embeddings(found, name),
     }
     if found.attention:
-        heads = {layer: weights.mean(0) for layer, weights in found.attention.items()}
-        drawn["attention"] = _draw_maps(heads, found.tokens, f"{name}: weights, mean over heads")
+        heads = {layer: abs(weights).mean(0) for layer, weights in found.attention.items()}
+        size = "sizes of weights" if _negative(found) else "weights"
+        drawn["attention"] = _draw_maps(heads, found.tokens, f"{name}: {size}, mean over heads")
     return drawn
+
+
+def _negative(found: Findings) -> bool:
+    return any(weights.min() < -1e-6 * abs(weights).max() for weights in found.attention.values())
 
 
 @report.style()
@@ -234,7 +240,8 @@ def together(findings: Sequence[tuple[str, Findings]]) -> dict[str, Figure]:
             shown = np.where(values > 0, values, np.nan) / values[0]
             only = " (0 but for the last token)" if not values[1:].any() else ""
             marker = "o" if only else None
-            where.plot(shown, color=colours[name], marker=marker, ms=3, label=name + only)
+            label = name + only if where is before else f"_{name}"  # once in the legend
+            where.plot(shown, color=colours[name], marker=marker, ms=3, label=label)
         at, losses = _smooth(found.positions)
         axes.plot(at, losses, color=colours[name], marker=".", label=name)
     for where, title in ((before, "at initialisation"), (after, "trained")):
@@ -337,7 +344,9 @@ def write(name: str, found: Findings, run: Path) -> list[Path]:
     }
     (out / "inspect.json").write_text(json.dumps(numbers, indent=1) + "\n")
     drawn = figures(name, found)
-    with SummaryWriter(str(run / "tensorboard" / "inspect")) as writer:
+    board = run / "tensorboard" / "inspect"
+    shutil.rmtree(board, ignore_errors=True)  # what an earlier look left
+    with SummaryWriter(str(board)) as writer:
         for stem, whole in drawn.items():
             writer.add_figure(f"inspect/{stem}", whole, close=False)
         for label, values in found.dependence.items():

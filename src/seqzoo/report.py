@@ -32,7 +32,8 @@ _PAGE = """<!doctype html>
 <style>
  body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
         color: #1b1f24; background: #fff }}
- table {{ border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }}
+ table {{ border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums;
+          display: block; overflow-x: auto; white-space: nowrap }}
  td, th {{ padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right }}
  td:first-child, th:first-child {{ text-align: left }}
  th {{ cursor: pointer }}
@@ -73,7 +74,8 @@ def colours(names: Sequence[str]) -> dict[str, Any]:
     from seqzoo.models.zoo import FAMILIES
 
     order = [*FAMILIES, *(name for name in names if name not in FAMILIES)]
-    palette = [*matplotlib.color_sequences["tab10"], *matplotlib.color_sequences["Dark2"]]
+    tab20 = matplotlib.color_sequences["tab20"]
+    palette = [*tab20[::2], *tab20[1::2]]  # ten strong ones, then the same ten pale
     return {name: palette[order.index(name) % len(palette)] for name in names}
 
 
@@ -87,9 +89,15 @@ def grid(figure: Figure, count: int, columns: int) -> list[Axes]:
 
 
 def legend_below(figure: Figure, columns: int) -> None:
-    """One legend of the first axes' curves for the whole figure."""
-    lines, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(lines, names, loc="outside lower center", ncols=min(columns, len(names)))
+    """One legend of all axes' curves for the whole figure."""
+    curves: dict[str, Any] = {}
+    for axes in figure.axes:
+        for line, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            curves.setdefault(name, line)
+    names = list(curves)
+    figure.legend(
+        list(curves.values()), names, loc="outside lower center", ncols=min(columns, len(names))
+    )
 
 
 def number(value: float | None, digits: int = 3) -> str:

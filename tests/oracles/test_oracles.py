@@ -39,6 +39,7 @@ seeded = pytest.mark.parametrize("seed", SEEDS)
 
 
 def close(given: Tensor, expected: Tensor) -> None:
+    assert given.shape == expected.shape
     error = float((given - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
     assert error < 1e-4, error
 

@@ -1,4 +1,4 @@
-"""Speed, memory and state against sequence length, for the whole zoo on one axis.
+"""Speed, memory and state against sequence length, for any of the zoo on one axis.
 
 plan        which points: (model, mode, length); torch-free
   | a process a point

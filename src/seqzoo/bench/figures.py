@@ -72,7 +72,7 @@ def figure(results: Mapping[str, Any]) -> Figure:
     whole = Figure(figsize=(4 * columns, 3.2 * rows + 0.5), layout="constrained")
     for axes, panel in zip(report.grid(whole, len(panels), columns), panels, strict=True):
         draw(axes, panel, results)
-    report.legend_below(whole, len(results["models"]))
+    report.legend_below(whole, 2 * columns)
     whole.suptitle(subtitle(results), fontsize=9)
     return whole
 
@@ -85,7 +85,8 @@ def single(results: Mapping[str, Any], panel: Panel) -> Figure:
     whole = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = whole.subplots()
     draw(axes, panel, results)
-    axes.legend()
+    if axes.containers:
+        axes.legend()
     return whole
 
 
@@ -112,14 +113,18 @@ def draw(axes: Axes, panel: Panel, results: Mapping[str, Any]) -> None:
                 axes.plot(
                     cross["length"], cross["value"], "o", ms=9, mfc="none", mec=colour, mew=1.2
                 )
+    if not axes.containers:
+        axes.set(title=panel.title, xticks=[], yticks=[])
+        axes.text(0.5, 0.5, "nothing measured", ha="center", va="center", transform=axes.transAxes)
+        return
     axes.set(xscale="log", yscale="log", title=panel.title, xlabel="sequence length T, tokens")
     lengths = sorted({row["length"] for row in results["points"]})
     axes.set_xticks(lengths[:: -(-len(lengths) // 8)], minor=False)
     axes.set_xticks([], minor=True)
     axes.xaxis.set_major_formatter(lambda value, _: report.length(value))
     axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-    axes.yaxis.set_major_formatter(lambda value, _: report.number(value, 2))
-    axes.yaxis.set_minor_formatter(lambda value, _: report.number(value, 2))
+    axes.yaxis.set_major_formatter(lambda value, _: report.number(value))
+    axes.yaxis.set_minor_formatter(lambda value, _: report.number(value))
 
 
 def subtitle(results: Mapping[str, Any]) -> str:

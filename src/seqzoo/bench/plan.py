@@ -113,10 +113,10 @@ def _models(given: Any, overrides: Mapping[str, Any], longest: int) -> dict[str,
         defaults = config.defaults("model", name, entry.yaml)
         keys = {**defaults, **{k: v for k, v in overrides.items() if k in defaults}, "name": name}
         check_model(keys)
-        if keys.get("position") in ("learned", "sinusoidal") and longest >= keys["max_len"]:
+        if keys.get("position") in ("learned", "sinusoidal") and longest > keys["max_len"]:
             raise UserError(
                 f"bench.lengths up to {longest} are more than the positions of {name}'s "
-                f"model.max_len={keys['max_len']}: try model.max_len={longest + 1}"
+                f"model.max_len={keys['max_len']}: try model.max_len={longest}"
             )
         models[name] = keys
     known = {key for name in models for key in models[name]} - {"name"}

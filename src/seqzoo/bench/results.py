@@ -33,10 +33,12 @@ def summarise(raw: Mapping[str, Any]) -> dict[str, Any]:
 
     `milliseconds` is of one call: a step, a prompt, a token of each sequence. It is the lower
     quartile over rounds of the rounds' medians, because a busy neighbour only ever slows a round
-    down: from one bench to the next the quartile moves half as much as the median does.
+    down: where it slows some of them, the quartile moves less from one bench to the next than the
+    median does (docs/design.md).
     `median_milliseconds` is the median over rounds; `spread` the distance between the quartiles,
-    relative to it. `noise` is relative: the true value is within it of the figure in 95 of 100
-    cases, as far as rounds tell.
+    relative to it. `noise` is relative: the figure of endless rounds is within it of this one in at
+    least 95 of 100 cases, as far as rounds tell; in more where a point is quieter than its
+    mode.
     """
     points = [_row(point, raw) for point in raw["points"]]
     for mode in FIGURES:
@@ -56,6 +58,7 @@ def _row(point: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
         return row
     T, B = point["length"], point["batch_size"]
     seconds, median, upper = (float(np.quantile(row["samples"], q)) for q in (FAST, 0.5, 0.75))
+    steady = [one["steady"] for one in rounds]
     first, growth = about["flops_first"], about["flops_growth"]
     if point["mode"] == "decode":
         tokens, flops = B, B * (first + (T - 1) * growth)
@@ -68,7 +71,7 @@ def _row(point: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
         "median_milliseconds": 1000 * median,
         "spread": (upper - seconds) / median,
         "repeats": sum(len(one["times"]) for one in rounds),
-        "steady": all(one["steady"] for one in rounds),
+        "steady": None if None in steady else all(steady),
         "state_bytes": rounds[0]["state_bytes"],
         "peak_bytes": max(one["peak_bytes"] for one in rounds),
         "base_bytes": rounds[0]["base_bytes"],
@@ -120,6 +123,8 @@ def exponents(
             if len(rows) < 2:
                 continue
             upper = rows[-max(2, (len(rows) + 1) // 2) :]
+            while upper[-1]["length"] < 2 * upper[0]["length"] and len(upper) < len(rows):
+                upper = rows[-len(upper) - 1 :]  # an octave at least
             x = np.log([row["length"] for row in upper])
             y = np.log([row["milliseconds"] / row["batch_size"] for row in upper])
             theory = (1 if mode == "decode" else 2) if about["grows"] else int(mode != "decode")
@@ -157,9 +162,9 @@ def fit(x: Any, y: Any, noise: Sequence[float | None]) -> tuple[float, float | N
 def crossovers(
     points: Sequence[Mapping[str, Any]], models: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Where a family with a growing state falls behind one with a bounded state, for good: `length`
-    and the mode's figure, `value`, on a straight line between two measured lengths, in
-    logarithms."""
+    """Where a family with a growing state falls behind one with a bounded state, and stays behind
+    up to the longest length measured: `length` and the mode's figure, `value`, on a straight line
+    between two measured lengths, in logarithms."""
     found = []
     for mode, growing, bounded in product(FIGURES, models, models):
         if not models[growing]["grows"] or models[bounded]["grows"]:

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -30,6 +31,9 @@ class Server:
         self.context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
         if forks:
             self.context.set_forkserver_preload([measure.__name__])
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is not the server's
+            forkserver.ensure_running()
+            signal.signal(signal.SIGINT, before)
 
     def run(self, function: Callable[..., Any], *args: Any, timeout: float) -> tuple[str, Any]:
         """How it ended, and its result or what there is to say."""
@@ -56,7 +60,7 @@ def _answer(to: Connection, function: Callable[..., Any], args: tuple[Any, ...])
     try:
         answer = OK, function(*args)
     except measure.TooSlow as error:
-        answer = SLOW, f"{error.args[0]:.1f} s a step"
+        answer = SLOW, str(error)
     except UserError as error:
         answer = "refused", str(error)
     except Exception as error:
@@ -71,7 +75,8 @@ def run(plan: Plan) -> dict[str, Any]:
 
     Returns:
         `machine`, `models` (a survey of each) and `points`: one for each of `plan.points()` with
-        its `status`, a `note`, and `rounds`, what `measure.point` returned in each round.
+        its `status`, a `note`, and `rounds`, what `measure.point` returned in each round; and
+        `rounds_done`, those that were gone through to the end.
 
     Raises:
         UserError: a device that is not there.
@@ -87,7 +92,12 @@ def run(plan: Plan) -> dict[str, Any]:
     for name, keys in plan.models.items():
         models[name] = _need(server.run(measure.survey, keys, settings, timeout=300), name)
         about = models[name]
-        tell(f"  {name:<20} {about['parameters']:>12,} parameters, dim {about['keys']['dim']}")
+        asked = settings["parameters"] or about["parameters"]
+        off = about["parameters"] / asked - 1
+        said = f" ({off:+.0%} of what was asked for)" if abs(off) > 0.1 else ""
+        tell(
+            f"  {name:<20} {about['parameters']:>12,} parameters, dim {about['keys']['dim']}{said}"
+        )
 
     points = {at: {"status": OK, "note": "", "rounds": []} for at in plan.points()}
     ended: dict[tuple[str, str], Point] = {}  # where a model's mode stopped
@@ -98,7 +108,7 @@ def run(plan: Plan) -> dict[str, Any]:
         bar_format="{percentage:3.0f}%|{bar:24}| {desc}  {elapsed}, {remaining} left",
         leave=False,
     )
-    begun = time.perf_counter()
+    begun, done = time.perf_counter(), 0
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for number in range(settings["rounds"]):
@@ -121,7 +131,7 @@ def run(plan: Plan) -> dict[str, Any]:
                     reason = f"{points[stop]['status']} at T={stop.length:,}"
                     found.update(status=SKIPPED, note=reason)
                 bar.update(_weight(at))
-            took = time.perf_counter() - begun
+            took, done = time.perf_counter() - begun, number + 1
             tell(f"round {number + 1} of {settings['rounds']} done after {took:.0f} s")
     except KeyboardInterrupt:
         tell("stopped: what was measured so far is kept")
@@ -135,6 +145,7 @@ def run(plan: Plan) -> dict[str, Any]:
         "machine": machine,
         "models": models,
         "points": [{**vars(at), **found} for at, found in points.items()],
+        "rounds_done": done,
         "seconds": time.perf_counter() - begun,
     }
 

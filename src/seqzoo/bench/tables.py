@@ -108,11 +108,13 @@ def _crossovers(results: Mapping[str, Any]) -> list[list[str]]:
 
 def about(results: Mapping[str, Any]) -> str:
     """Command, machine and date, as text."""
-    machine = results["machine"]
+    machine, asked = results["machine"], results["bench"]["rounds"]
+    done = results.get("rounds_done", asked)
+    rounds = f"{asked} rounds" if done == asked else f"stopped after {done} of {asked} rounds"
     versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items())
     return (
         f"{subtitle(results)}\n{results['command']}\n{results['date']}, "
-        f"{results['seconds']:.0f} s, {results['bench']['rounds']} rounds\n"
+        f"{results['seconds']:.0f} s, {rounds}\n"
         f"matrix products at {machine['peak_flops'] / 1e9:,.0f} GFLOP/s "
         f"({machine['peak_measured_by']})\n{versions}"
     )

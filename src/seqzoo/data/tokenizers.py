@@ -1,4 +1,5 @@
-"""Text to ids and back: characters, bytes, or byte-level BPE, each one a portable `tokenizer.json`.
+"""Text to ids and back: characters, bytes, byte-level BPE, or the longest tokens; each one a
+portable `tokenizer.json`.
 
 The file is read by the `tokenizers` library and all that build on it. Inside the project whole
 corpora are encoded by NumPy where that is possible (5 million characters in 0.1 s instead of 5 s)
@@ -43,10 +44,9 @@ class Tokenizer:
         self._specials = {token.content: index for index, token in added.items()}
         self.kind: Kind | Literal["longest"] = _kind(inner.model, len(self._specials))
         to_bytes = str.encode if self.kind == "char" else _byte_level_bytes
-        self._bytes = [
-            b"" if token in self._specials else to_bytes(token)
-            for token in sorted(vocab, key=vocab.__getitem__)
-        ]
+        self._bytes = [b""] * (max(vocab.values(), default=-1) + 1)  # an id may stand for nothing
+        for token, index in vocab.items():
+            self._bytes[index] = b"" if token in self._specials else to_bytes(token)
         if self.kind == "char":
             self._table = _lookup_table(vocab, self._specials, inner.model.unk_token)
         if self.kind == "longest":
@@ -92,6 +92,8 @@ class Tokenizer:
         missing = set(range(1, len(tokens) + 1)) - tokens.keys()
         if missing:
             raise UserError(f"a vocabulary of {len(tokens)} tokens has none of id {min(missing)}")
+        if len(set(tokens.values())) < len(tokens):
+            raise UserError("a vocabulary with the same token twice")
         single = {token for token in tokens.values() if len(token) == 1}
         if len(single) < 256:
             raise UserError(f"a vocabulary without {256 - len(single)} of the 256 bytes")
@@ -121,7 +123,7 @@ class Tokenizer:
         try:
             return cls(tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8")))
         except Exception as error:  # the library raises plain Exception
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"{path}: not a tokenizer.json ({reason}): give a saved one") from None
 
     def save(self, path: str | Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seqzoo.config import cache_policy
-from seqzoo.ops import attention, bounded_cache
+from seqzoo.ops import attention, bounded_cache, note
 from seqzoo.ops.bounded_cache import BoundedCache, CachePolicy
 
 
@@ -81,13 +81,16 @@ class CausalAttention(nn.Module):
             )
             q, k = attention.rotate(q, positions), attention.rotate(k, positions)
         if self.policy is not None:
-            bounded = (
-                state if isinstance(state, BoundedCache) else bounded_cache.empty(self.policy, k)
-            )
+            if isinstance(state, KVCache):
+                raise ValueError("a bounded cache cannot go on from a whole one: begin with None")
+            note("attention", self.policy.name)
+            bounded = bounded_cache.empty(self.policy, k) if state is None else state
             y, bounded = bounded_cache.attend(self.policy, q, k, v, bounded)
             return self.out(y.transpose(1, 2).flatten(2)).to(x.dtype), bounded
         if state is not None:
             k = torch.cat((state.k.to(k.dtype), k), 2)
             v = torch.cat((state.v.to(v.dtype), v), 2)
+        else:
+            k, v = k.contiguous(), v.contiguous()  # a view would keep the queries alive
         y = attention.causal_attention(q, k, v).transpose(1, 2).reshape(B, T, D)
         return self.out(y).to(x.dtype), KVCache(k, v, first + T)

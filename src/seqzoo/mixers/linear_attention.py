@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.ops import attention, float32_or_wider
+from seqzoo.ops import attention, float32_or_wider, unwatched
 from seqzoo.ops.matrix_state import matrix_state
 
 EPS = 1e-6  # keeps the normaliser from zero, as in the authors' code
@@ -63,9 +64,11 @@ class LinearAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
         self.feature = FEATURES[feature](dim // n_heads)
         rates = torch.zeros(n_heads)
+        fastest = 1 if n_heads > 1 else 7
         if decay == "retention":
-            rates = torch.log1p(-(2.0 ** -torch.linspace(1 if n_heads > 1 else 7, 7, n_heads)))
+            rates = torch.log1p(-(2.0 ** -torch.linspace(fastest, 7, n_heads)))
         self.register_buffer("decay", rates[:, None, None], persistent=False)
+        self.least = math.log1p(-(2.0**-fastest)) if decay == "retention" else 0.0
 
     def forward(
         self, x: Tensor, state: AttentionMemory | None = None
@@ -79,11 +82,12 @@ class LinearAttention(nn.Module):
             M = q.shape[-1]
             S, z = state or (q.new_zeros(B, H, M, K), q.new_zeros(B, H, M))
             if self.normaliser == "rms":
-                z = z[..., :0]
+                z = q.new_zeros(B, H, 0)
                 y, S = self._read(q, k, v, S)
                 y = F.rms_norm(y, (K,))
             elif self.rope:  # z sees queries and keys unturned: a normaliser must stay positive
-                total, z_ = self._sum(q, k, torch.ones_like(v[..., :1]), z[..., None])
+                with unwatched():
+                    total, z_ = self._sum(q, k, torch.ones_like(v[..., :1]), z[..., None])
                 y, S = self._read(q, k, v, S)
                 y, z = y / (total + EPS), z_[..., 0]
             else:  # z is one more column of S
@@ -95,7 +99,8 @@ class LinearAttention(nn.Module):
         return self.out(y).to(x.dtype), AttentionMemory(S, z)
 
     def _sum(self, q: Tensor, k: Tensor, v: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
-        return matrix_state(q, k, v, S, self.decay.to(q.dtype)[None], chunk=self.chunk)
+        decay = self.decay.to(q.dtype)[None]
+        return matrix_state(q, k, v, S, decay, least=self.least, chunk=self.chunk)
 
     def _read(self, q: Tensor, k: Tensor, v: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
         """The numerator and S, with queries and keys turned to their positions."""
@@ -108,7 +113,7 @@ class LinearAttention(nn.Module):
         return y, attention.rotate(S.transpose(-1, -2), back).transpose(-1, -2)
 
 
-# ---- feature maps: (.., K) -> (.., M), all but the last without a negative number
+# ---- feature maps: (.., K) -> (.., M); products of any two are never negative
 
 
 class Elu(nn.Module):

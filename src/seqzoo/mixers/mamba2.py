@@ -34,7 +34,7 @@ class Mamba2(nn.Module):
 
     x, B and C pass a causal convolution over 4 tokens and silu, dt = softplus(. + bias). In the
     terms of linear attention C is the query, B the key, dt x the value. The output is
-    rms_norm(y silu(z)) W.
+    rms_norm(y silu(z)) W, whose epsilon is float32's.
 
     Args:
         dim: width D.

@@ -5,6 +5,7 @@ B batch, T time, D width, H heads, K = D / H numbers of a key, V = 2 K of a valu
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -48,6 +49,7 @@ class Retention(nn.Module):
         nn.init.normal_(self.out.weight, std=0.02 / (2 * n_layers) ** 0.5)
         rates = torch.log1p(-(2.0 ** (-5.0 - torch.arange(n_heads))))
         self.register_buffer("decay", rates[:, None, None], persistent=False)
+        self.least = math.log1p(-(2.0**-5))
 
     def forward(
         self, x: Tensor, state: RetentionMemory | None = None
@@ -63,7 +65,7 @@ class Retention(nn.Module):
             (S,) = state or (q.new_zeros(B, self.n_heads, K, V),)
             positions = torch.arange(T, device=x.device)[None]
             q, k = attention.rotate(q, positions), attention.rotate(k * K**-0.5, positions)
-            y, S = matrix_state(q, k, v, S, self.decay.to(q.dtype)[None])
+            y, S = matrix_state(q, k, v, S, self.decay.to(q.dtype)[None], least=self.least)
             back = torch.full((1, V), -T, device=x.device)  # a key at p is now one at p - T
             S = attention.rotate(S.transpose(-1, -2), back).transpose(-1, -2)
             y = F.rms_norm(y, (V,)).transpose(1, 2).flatten(2)

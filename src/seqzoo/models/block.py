@@ -98,7 +98,7 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        dropped = round(self.p * 256)
+        dropped = min(255, round(self.p * 256))
         if x.device.type != "cpu" or not dropped:
             return nn.functional.dropout(x, self.p)
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)

@@ -33,7 +33,7 @@ class Family:
 
     Args:
         mixer: where its time mixer is, ``package.module:Class``.
-        classic: the arrangement its paper has: `stack`, `postnorm` or `prenorm`.
+        classic: the arrangement its paper has: `stack`, `residual`, `postnorm` or `prenorm`.
         channel: the channel mixer of its classic block; the pre-norm recipe always has the MLP.
         norm_in: whether there is a layer norm after the embedding, as its `init` may need.
         init: what initialises embedding and head.
@@ -180,8 +180,7 @@ def build(name: str, *, vocab_size: int, **keys: Any) -> LanguageModel:
     """Build any model of the zoo, with fresh weights from torch's global generator.
 
     Args:
-        name: `rnn`, `lstm`, `gru`, `transformer`, `linear_transformer`, `rwkv4`, or an alias such
-            as `rwkv`.
+        name: one of FAMILIES, such as `lstm`, or an alias such as `rwkv`.
         vocab_size: number of tokens V.
         **keys: any of the model's own keys (``configs/model/NAME.yaml``), such as dim, n_layers,
             dropout.

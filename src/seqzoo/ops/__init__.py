@@ -67,9 +67,19 @@ def watching() -> Iterator[list[Callable[[], Tensor]]]:
         _watched.reset(token)
 
 
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """For an operation inside that is only a part of one."""
+    token = _watched.set(None)
+    try:
+        yield
+    finally:
+        _watched.reset(token)
+
+
 def watch(weights: Callable[[], Tensor]) -> None:
     """Called by such an operation; `weights` is evaluated only if somebody watches, later."""
-    calls = _watched.get()
+    calls = None if torch.compiler.is_compiling() else _watched.get()
     if calls is not None:
         calls.append(weights)
 
@@ -81,14 +91,14 @@ def choose(op: str, x: Tensor, length: int) -> str:
 
 def note(op: str, form: str) -> str:
     """Say that a form runs, also where it takes over from another."""
-    chosen = _chosen.get()
+    chosen = None if torch.compiler.is_compiling() else _chosen.get()
     if chosen is not None:
         chosen.add(f"{op} {form}")
     return form
 
 
 def _form(op: str, x: Tensor, length: int) -> str:
-    forced = _forced.get()
+    forced = None if torch.compiler.is_compiling() else _forced.get()
     if forced in BACKENDS[op]:
         return forced
     if op == "attention":

@@ -30,6 +30,7 @@ from torch import Tensor
 from seqzoo.ops import choose, note, watch
 
 LIMIT = 80.0  # e^80 is still a float32
+FORGOTTEN = -200.0  # e^-200 is nothing beside what float32 can add it to
 
 
 def matrix_state(
@@ -48,7 +49,7 @@ def matrix_state(
     """Read T tokens into the state and answer each.
 
     Args:
-        q, k: (B, H, T, K); v: (B, H, T, V); float32 or wider.
+        q, k: (B, H, T, K), or (B, 1, T, K) for all heads; v: (B, H, T, V); float32 or wider.
         S: (B, H, K, V), the state before the first token.
         log_w: log of the decay, at most 0; anything that broadcasts to (B, H, T, K), a last
             dimension of 1 being a decay of the whole head. None: nothing is forgotten.
@@ -64,7 +65,7 @@ def matrix_state(
     T = q.shape[2]
     if log_w is None:
         log_w, least = q.new_zeros(1, 1, 1, 1), 0.0
-    log_w = log_w.expand(*log_w.shape[:2], T, log_w.shape[-1])
+    log_w = log_w.expand(*log_w.shape[:2], T, log_w.shape[-1]).clamp(min=FORGOTTEN)
     watch(lambda: _weights(q[:1], k[:1], log_w[:1], a, b, u))
     if choose("matrix_state", q, T) == "naive" or T == 1:
         return _naive(q, k, v, S, log_w, a, b, u)
@@ -85,7 +86,7 @@ def _weights(
     q: Tensor, k: Tensor, log_w: Tensor, a: Tensor | None, b: Tensor | None, u: Tensor | None
 ) -> Tensor:
     """How much each value counts in each answer, from the empty state, of one row: (H, T, T)."""
-    _, H, T, K = q.shape
+    (_, _, T, K), H = q.shape, max(q.shape[1], log_w.shape[1])
     values = torch.eye(T).to(q).expand(1, H, T, T)
     a, b = (None if x is None else x[:1] for x in (a, b))
     return matrix_state(q, k, values, q.new_zeros(1, H, K, T), log_w, a=a, b=b, u=u)[0][0]
@@ -118,8 +119,8 @@ def _naive(
 
 
 def _chunk(log_w: Tensor, least: float | None, largest: int) -> tuple[int, bool]:
-    """The tokens of a chunk inside which no channel decays by more than float32 can tell, and
-    whether that is sure."""
+    """The tokens of a chunk inside which no channel decays by more than e^-160, which costs float32
+    two of its seven digits; and whether that is sure."""
     if log_w.shape[-1] == 1:  # such decays are taken pair by pair, whatever they are
         return largest, least is not None and -least * largest <= 2 * LIMIT
     if least is None:
@@ -140,7 +141,7 @@ def _chunked(
     C: int,
     near: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Chunks of C tokens; `near` if no channel decays by more than float32 can tell in one."""
+    """Chunks of C tokens; `near` if no channel decays by more than e^-160 in one."""
     q, k, v, log_w = (torch.unflatten(x, 2, (-1, C)) for x in (q, k, v, log_w))  # (B, H, N, C, K)
     near = near or float(-log_w.detach().sum(3).amin()) <= 2 * LIMIT
     if not near:  # sums of which only small differences count

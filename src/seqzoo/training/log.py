@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from seqzoo.training.checkpoint import write
 class Log:
     """Writes a run's scalars, texts and summary.
 
-    On resuming at `step`, what an interrupted run had logged beyond it is taken back, so no point
-    stands twice.
+    `metrics` are the columns of TensorBoard's HPARAMS. On resuming at `step`, what an interrupted
+    run had logged beyond it is taken back, so no point stands twice.
     """
 
-    def __init__(self, folder: Path, *, step: int, hyperparameters: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, *, step: int, hyperparameters: Mapping[str, Any], metrics: Sequence[str]
+    ) -> None:
         self.folder = folder
         self.metrics_path = folder / "metrics.jsonl"
         if self.metrics_path.exists():
@@ -40,7 +42,8 @@ class Log:
                 k: v if isinstance(v, (int, float, str)) and not isinstance(v, bool) else str(v)
                 for k, v in hyperparameters.items()
             }
-            _, start, self._end = hparams(values, {})
+            experiment, start, self._end = hparams(values, dict.fromkeys(metrics, 0.0))
+            self.board._get_file_writer().add_summary(experiment)
             self.board._get_file_writer().add_summary(start)
         else:
             self._end = hparams({}, {})[2]

@@ -97,7 +97,8 @@ def train(
             layer.compile()
 
     describe(model, task, config, folder)
-    log = Log(folder, step=done["step"], hyperparameters=flat(config))
+    shown = (task.best, "train/loss", "bench/train_tokens_per_second")
+    log = Log(folder, step=done["step"], hyperparameters=flat(config), metrics=shown)
     show = Progress(quiet=quiet)
     show.say(
         f"{config['model']['name']}, {model.n_parameters():,} parameters, "
