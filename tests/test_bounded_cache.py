@@ -1,6 +1,9 @@
 """Caches of a fixed size, against plain implementations of what their papers say."""
 
+import contextlib
+import io
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 import seqzoo
+from seqzoo.cli import main
 from seqzoo.config import CACHE_POLICIES, cache_policy
 from seqzoo.errors import UserError
 from seqzoo.ops.attention import causal_attention
@@ -111,3 +115,34 @@ def test_a_model_with_a_bounded_cache_has_a_flat_state() -> None:
 def test_policies_refused(text: str) -> None:
     with pytest.raises(UserError, match="tova:256"):
         cache_policy("--cache", text)
+
+
+def test_commands_take_a_cache(tmp_path: Path, text_file: Path) -> None:
+    """A cache that holds everything changes no number; a small one does; who has none says so."""
+
+    def run(*arguments: object) -> int:
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        return int(left.value.code or 0)
+
+    def measured(out: str) -> float:
+        return float(dict(line.split("\t") for line in out.splitlines())["val/loss"])
+
+    small = ["model.dim=16", "model.n_layers=1", "trainer.max_steps=30", "trainer.eval_every=null"]
+    small += ["task.val_max_chars=600", "task.seq_len=32", f"task.path={text_file}"]
+    for model in ("transformer", "lstm"):
+        folder = f"hydra.run.dir={tmp_path / model}"
+        assert run("train", f"model={model}", "task=charlm", *small, folder) == 0
+
+    def evaluate(*more: str) -> float:
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            assert run("eval", tmp_path / "transformer", "--device", "cpu", *more) == 0
+        return measured(out.getvalue())
+
+    whole = evaluate()
+    assert evaluate("--cache", "tova:32") == pytest.approx(whole, abs=2e-3)
+    assert abs(evaluate("--cache", "window:1") - whole) > 2e-3
+    assert run("generate", tmp_path / "transformer", "--cache", "h2o:8", "--tokens", 9) == 0
+    assert run("eval", tmp_path / "lstm", "--cache", "tova:8") == 2
+    assert run("eval", tmp_path / "transformer", "--cache", "lru:8") == 2

@@ -12,6 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from seqzoo import ops
+from seqzoo.mixers import rwkv7
 from seqzoo.mixers.attention import CausalAttention
 from seqzoo.mixers.linear_attention import LinearAttention
 from seqzoo.mixers.recurrent import GRU, LSTM, RNN
@@ -286,6 +287,34 @@ def test_rwkv4_initialisation() -> None:
         assert all(p.isfinite().all() for p in f.parameters())
         assert_close(f.time_decay[[0, -1]], torch.tensor([-5.0, 3.0]))
     assert TimeMix(dim=8, layer=0, n_layers=2).time_first.lr_scale == 3
+
+
+def test_rwkv7_initialisation() -> None:
+    """As the official code: what begins as zero, the ranks it makes of a width, the rates."""
+    for layer, n_layers in ((0, 1), (0, 3), (2, 3)):
+        f = rwkv7.TimeMix(
+            dim=64,
+            n_heads=2,
+            decay_rank=None,
+            rate_rank=None,
+            value_rank=None,
+            gate_rank=None,
+            layer=layer,
+            n_layers=n_layers,
+        )
+        assert not f.output.weight.any()
+        assert not any(p.any() for name, p in f.named_parameters() if name in ("w1", "a1", "g1"))
+        assert all(p.isfinite().all() for p in f.parameters())
+        assert_close(f.key.weight @ f.key.weight.T, 0.01 * torch.eye(64), atol=1e-5, rtol=1e-4)
+        assert_close(f.ln_x.weight, torch.full((64,), ((1 + layer) / n_layers) ** 0.7))
+        assert hasattr(f, "v1") == (layer > 0)
+        assert f.w0.lr_scale == 2 and f.w1.no_decay
+        zigzag = torch.linspace(-1, 1, 32)
+        at = 64 // 2 - 1  # the end of the first head
+        power = 1 + (layer / max(1, n_layers - 1)) ** 0.3
+        assert_close(f.w0[0, 0, at], -5.5 + 6 * torch.tensor(at / 63) ** power + 2.5 * zigzag[-1])
+    assert rwkv7.official_ranks(768) == (64, 64, 32, 128)
+    assert rwkv7.official_ranks(4096) == (160, 160, 96, 320)
 
 
 def test_a_cut_cache_keeps_positions() -> None:

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 import seqzoo
-from seqzoo import exchange
 from seqzoo.cli import main
 from seqzoo.data.tokenizers import Tokenizer
+from seqzoo.exchange import rwkv
 
 D, V, L, H = 16, 256, 2, 2
 
@@ -90,9 +90,9 @@ def test_in_and_out_again(
 
 
 def test_tensors_that_may_be_absent(tmp_path: Path) -> None:
-    tensors = {n: t for n, t in official(7).items() if not exchange.UNUSED.search(n)}
+    tensors = {n: t for n, t in official(7).items() if not rwkv.UNUSED.search(n)}
     torch.save(tensors, tmp_path / "a.pth")
-    assert exchange.import_rwkv(tmp_path / "a.pth", tmp_path / "run", None)["value_rank"] == 2
+    assert rwkv.import_rwkv(tmp_path / "a.pth", tmp_path / "run", None)["value_rank"] == 2
 
 
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,7 +151,7 @@ def test_world_vocabulary(tmp_path: Path) -> None:
         lines.append(f"{index} {literal} {len(word)}")
     path = tmp_path / "vocabulary.txt"
     path.write_text("\n".join(lines))
-    tokenizer = Tokenizer.longest_match(exchange._world(path))
+    tokenizer = Tokenizer.longest_match(rwkv._world(path))
     text = "then the there\n\n\nné né"
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
@@ -169,7 +169,7 @@ def test_world_vocabulary(tmp_path: Path) -> None:
 
 def test_formats_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(official(7), tmp_path / "a.pth")
-    exchange.import_rwkv(tmp_path / "a.pth", tmp_path / "run", None)
+    rwkv.import_rwkv(tmp_path / "a.pth", tmp_path / "run", None)
     out = str(tmp_path / "out")
     assert status("export", tmp_path / "run", "--format", "hf", "--out", out) == 2
     assert "rwkv7" in capsys.readouterr().err

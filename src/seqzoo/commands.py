@@ -282,13 +282,13 @@ def _export(options: argparse.Namespace) -> None:
     if out.exists():
         raise UserError(f"--out {out}: exists already: give a new name")
     run = _load(options)
-    from seqzoo import exchange
+    from seqzoo.exchange import hf, rwkv
 
     if options.format == "rwkv":
-        exchange.export_rwkv(run, out)
+        rwkv.export_rwkv(run, out)
         print(f"{out}: for the rwkv package")
     else:
-        print(f"{out}: for transformers' {exchange.export_hf(run, out)}")
+        print(f"{out}: for transformers' {hf.export_hf(run, out)}")
 
 
 # ---- other commands
@@ -301,10 +301,10 @@ def _import(options: argparse.Namespace) -> None:
     for option in (options.file, options.vocabulary):
         if option is not None and not Path(option).is_file():
             raise UserError(f"{option}: no such file")
-    from seqzoo import exchange
+    from seqzoo.exchange.rwkv import import_rwkv
 
     vocabulary = Path(options.vocabulary) if options.vocabulary else None
-    keys = exchange.import_rwkv(Path(options.file), out, vocabulary)
+    keys = import_rwkv(Path(options.file), out, vocabulary)
     print(f"{out}: " + ", ".join(f"{key} {value}" for key, value in keys.items()))
 
 

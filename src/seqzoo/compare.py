@@ -184,7 +184,10 @@ def table(records: Sequence[Mapping[str, Any]], metric: str) -> report.Table:
     """The result of each, in their order."""
     rows = []
     for record in records:
-        cells = {key: report.number(record[key]) for key in SHOWN}
+        cells = {
+            key: report.number(record[key], 15 if isinstance(record[key], int) else 3)
+            for key in SHOWN
+        }
         cells["flops"] = f"{record['flops']:.2e}"
         rows.append([record["run"], f"{record[metric]:.4f}", *cells.values(), record["status"]])
     return ["run", metric, *SHOWN, "status"], rows

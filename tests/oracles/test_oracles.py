@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 import golden
 import seqzoo
-from seqzoo import exchange, ops
+from seqzoo import ops
+from seqzoo.exchange import hf, rwkv
 from seqzoo.mixers.attention import CausalAttention
 from seqzoo.mixers.linear_attention import LinearAttention
 from seqzoo.mixers.mamba2 import Mamba2
@@ -228,7 +229,7 @@ def rwkv_logits(
 ) -> Tensor:
     """What the `rwkv` package makes of an exported checkpoint: (B, 2, T, V), read whole and token
     by token."""
-    exchange.export_rwkv(as_run(model, folder, name, **keys), folder / "model.pth")
+    rwkv.export_rwkv(as_run(model, folder, name, **keys), folder / "model.pth")
     torch.save(tokens, folder / "io.pt")
     call = [sys.executable, "-c", READ, folder / "model.pth", folder / "io.pt"]
     done = subprocess.run(
@@ -276,7 +277,7 @@ def test_transformers(form: str, seed: int, tmp_path: Path) -> None:
 
     name, keys = EXPORTED[form]
     model = moved(seqzoo.build(name, vocab_size=256, **keys), seed)
-    assert exchange.export_hf(as_run(model, tmp_path, name, **keys), tmp_path / "hf")
+    assert hf.export_hf(as_run(model, tmp_path, name, **keys), tmp_path / "hf")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     tokens = torch.randint(256, (2, 50))
     given = theirs(tokens, use_cache=False).logits
@@ -429,7 +430,7 @@ def theirs_of(case: str, folder: Path) -> Tensor:
             return golden.excerpt(rwkv_logits(model, golden.tokens(), folder, name, **keys)[:, 0])
         from transformers import AutoModelForCausalLM
 
-        exchange.export_hf(as_run(model, folder, name, **keys), folder / "hf")
+        hf.export_hf(as_run(model, folder, name, **keys), folder / "hf")
         loaded = AutoModelForCausalLM.from_pretrained(folder / "hf")
         return golden.excerpt(loaded(golden.tokens(), use_cache=False).logits)
     x = golden.operands()

@@ -1,5 +1,4 @@
-"""Checkpoints of others in, ours out: official RWKV files of versions 4 to 7, and folders that
-`transformers` loads.
+"""Official RWKV checkpoints of versions 4 to 7, in and out.
 
 Our RWKV modules have the official names and shapes, so a checkpoint is renamed, never reshaped but
 by dimensions of one.
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import load_file, save_file, save_model
+from safetensors.torch import load_file, save_model
 from torch import Tensor
 
 from seqzoo import config
@@ -135,7 +134,7 @@ def import_rwkv(path: Path, folder: Path, vocabulary: Path | None) -> dict[str, 
     vocab_size = tensors["emb.weight"].shape[0]
     tokenizer = _tokenizer(vocabulary, vocab_size)
     model = build(vocab_size=vocab_size, **keys)
-    ours = {_official(name): parameter for name, parameter in model.named_parameters()}
+    ours = {official(name): parameter for name, parameter in model.named_parameters()}
     for name in list(tensors):
         if UNUSED.search(name) and name not in ours:
             del tensors[name]
@@ -237,171 +236,14 @@ def export_rwkv(run: Run, path: Path) -> None:
             f"--format rwkv: {run.folder} is a {name} with block={keys.get('block', 'prenorm')}: "
             f"only {', '.join(sorted(MARKS))} with block=classic have that form"
         )
-    tensors = {_official(n): p.detach().cpu().clone() for n, p in run.model.named_parameters()}
+    tensors = {official(n): p.detach().cpu().clone() for n, p in run.model.named_parameters()}
     if keys["tie_embeddings"]:
         tensors["head.weight"] = tensors["emb.weight"].clone()
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(tensors, path)
 
 
-def export_hf(run: Run, folder: Path) -> str:
-    """Write config.json, model.safetensors and tokenizer.json for `transformers`.
-
-    Returns:
-        The class that loads them.
-
-    Raises:
-        UserError: a configuration that no class there has, with the reason.
-    """
-    keys = run.config["model"]
-    shape = {"rwkv4": _as_rwkv, "transformer": _as_transformer}.get(keys["name"])
-    if shape is None:
-        raise UserError(
-            f"--format hf: transformers has no model of the form of {keys['name']} here: "
-            "export rwkv4 or transformer"
-        )
-    tensors = {n: p.detach().cpu().contiguous() for n, p in run.model.named_parameters()}
-    settings, named = shape(keys, tensors, run)
-    settings |= {
-        "vocab_size": run.model.vocab_size,
-        "tie_word_embeddings": keys["tie_embeddings"],
-        "torch_dtype": "float32",
-        "bos_token_id": None,
-        "eos_token_id": None,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
-    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
-    run.tokenizer.save(folder / "tokenizer.json")
-    return str(settings["architectures"][0])
-
-
-Shaped = tuple[dict[str, Any], dict[str, Tensor]]
-
-
-def _as_rwkv(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Run) -> Shaped:
-    if keys["block"] != "classic":
-        raise UserError("--format hf: RwkvForCausalLM has RWKV's channel mixing: block=classic")
-    long = {"time_mix_k": "time_mix_key", "time_mix_v": "time_mix_value"}
-    long["time_mix_r"] = "time_mix_receptance"
-    named = {}
-    for name, tensor in tensors.items():
-        name = _official(name).replace("blocks.0.ln0.", "blocks.0.pre_ln.")
-        name = name.replace(".att.", ".attention.").replace(".ffn.", ".feed_forward.")
-        name = name.replace("emb.", "embeddings.", 1) if name.startswith("emb.") else name
-        head, _, last = name.rpartition(".")
-        name = f"{head}.{long.get(last, last)}"
-        named[name if name.startswith("head.") else f"rwkv.{name}"] = tensor
-    return {
-        "architectures": ["RwkvForCausalLM"],
-        "model_type": "rwkv",
-        "hidden_size": keys["dim"],
-        "attention_hidden_size": keys["dim"],
-        "intermediate_size": round(keys["mlp_ratio"] * keys["dim"]),
-        "num_hidden_layers": keys["n_layers"],
-        "context_length": run.config["task"].get("seq_len", 1024),
-        "rescale_every": 0,
-        "layer_norm_epsilon": 1e-5,
-    }, named
-
-
-def _as_transformer(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Run) -> Shaped:
-    """As a Llama or a GPT-2, whichever can express it."""
-    if keys.get("cache"):
-        raise UserError("--format hf: transformers keeps the whole cache: model.cache=null")
-    if keys["block"] != "prenorm":
-        raise UserError("--format hf: neither Llama nor GPT-2 has a norm after the residual")
-    wanted = {
-        "Llama": {"position": "rope", "norm": "rms", "activation": "swiglu"},
-        "GPT-2": {"position": "learned", "norm": "layer", "activation": "gelu", "n_kv_heads": None},
-    }
-    if keys["n_kv_heads"] == keys["n_heads"]:
-        keys = {**keys, "n_kv_heads": None}
-    apart = {
-        name: [f"{k}={v}" for k, v in form.items() if keys[k] != v] for name, form in wanted.items()
-    }
-    if not apart["Llama"]:
-        return _as_llama(keys, tensors, run)
-    if not apart["GPT-2"]:
-        return _as_gpt2(keys, tensors)
-    reasons = "; ".join(f"{name} would need {', '.join(keys)}" for name, keys in apart.items())
-    raise UserError(f"--format hf: {reasons}")
-
-
-def _as_llama(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Run) -> Shaped:
-    shared = keys["n_kv_heads"] or keys["n_heads"]
-    size = keys["dim"] // keys["n_heads"]
-    named = {"model.embed_tokens.weight": tensors["embedding.weight"]}
-    named["model.norm.weight"] = tensors["norm_out.weight"]
-    if not keys["tie_embeddings"]:
-        named["lm_head.weight"] = tensors["head.weight"]
-    for i in range(keys["n_layers"]):
-        ours, theirs = f"layers.{i}.", f"model.layers.{i}."
-        named[theirs + "input_layernorm.weight"] = tensors[ours + "norm.weight"]
-        named[theirs + "post_attention_layernorm.weight"] = tensors[ours + "channel_norm.weight"]
-        parts = tensors[ours + "mixer.qkv.weight"].split([keys["dim"], *[shared * size] * 2])
-        for letter, part in zip("qkv", parts, strict=True):
-            named[theirs + f"self_attn.{letter}_proj.weight"] = part.contiguous()
-        named[theirs + "self_attn.o_proj.weight"] = tensors[ours + "mixer.out.weight"]
-        for part in ("up", "gate", "down"):
-            for kind in ("weight", "bias"):
-                named[theirs + f"mlp.{part}_proj.{kind}"] = tensors[f"{ours}channel.{part}.{kind}"]
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": keys["dim"],
-        "intermediate_size": round(keys["mlp_ratio"] * keys["dim"]),
-        "num_hidden_layers": keys["n_layers"],
-        "num_attention_heads": keys["n_heads"],
-        "num_key_value_heads": shared,
-        "max_position_embeddings": run.config["task"].get("seq_len", 1024),
-        "rope_theta": 10000.0,
-        "rms_norm_eps": 1e-6,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": True,
-    }, named
-
-
-def _as_gpt2(keys: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Shaped:
-    named = {
-        "transformer.wte.weight": tensors["embedding.weight"],
-        "transformer.wpe.weight": tensors["layers.0.table"],
-        "transformer.ln_f.weight": tensors["norm_out.weight"],
-        "transformer.ln_f.bias": tensors["norm_out.bias"],
-    }
-    if not keys["tie_embeddings"]:
-        named["lm_head.weight"] = tensors["head.weight"]
-    places = {"mixer.qkv": "attn.c_attn", "mixer.out": "attn.c_proj"}
-    places |= {"channel.up": "mlp.c_fc", "channel.down": "mlp.c_proj"}
-    for i in range(keys["n_layers"]):
-        ours, theirs = f"layers.{i + 1}.", f"transformer.h.{i}."  # layer 0 adds the positions
-        for kind in ("weight", "bias"):
-            named[theirs + f"ln_1.{kind}"] = tensors[ours + f"norm.{kind}"]
-            named[theirs + f"ln_2.{kind}"] = tensors[ours + f"channel_norm.{kind}"]
-        for place, their in places.items():
-            weight = tensors[ours + place + ".weight"]
-            named[theirs + their + ".weight"] = weight.t().contiguous()  # theirs is input by output
-            bias = tensors.get(ours + place + ".bias")
-            named[theirs + their + ".bias"] = (
-                weight.new_zeros(len(weight)) if bias is None else bias
-            )
-    return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "n_embd": keys["dim"],
-        "n_layer": keys["n_layers"],
-        "n_head": keys["n_heads"],
-        "n_inner": round(keys["mlp_ratio"] * keys["dim"]),
-        "n_positions": keys["max_len"],
-        "activation_function": "gelu",
-        **dict.fromkeys(("embd_pdrop", "resid_pdrop"), keys["dropout"]),
-        "attn_pdrop": 0.0,
-        "layer_norm_epsilon": 1e-5,
-    }, named
-
-
-def _official(name: str) -> str:
+def official(name: str) -> str:
     """The official name of a parameter of ours."""
     for ours, theirs in OFFICIAL:
         renamed, found = re.subn(f"^{ours}", theirs, name)
