@@ -1,4 +1,4 @@
-"""The measurements behind four choices in the code; prints a Markdown table each.
+"""The measurements behind five choices in the code; prints a Markdown table each.
 
     python scripts/measure_ops.py
 
@@ -8,6 +8,8 @@
    (`seqzoo.mixers.attention`).
 3. RNN and GRU on a CPU, in bfloat16 or in float32 (`seqzoo.ops.recurrent`).
 4. Dropout from random bytes, or `nn.Dropout` (`seqzoo.models.block`).
+5. Chunks of a matrix state, with a decay a channel, and with the delta rule besides
+   (`seqzoo.ops.matrix_state`).
 """
 
 from __future__ import annotations
@@ -15,13 +17,17 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 
 from seqzoo import build, ops
 from seqzoo.models.block import Dropout
+from seqzoo.ops import unit
 from seqzoo.ops.attention import causal_attention
+from seqzoo.ops.matrix_state import matrix_state
 
 
 def milliseconds(*functions: Callable[[], object], repeats: int = 15) -> list[float]:
@@ -119,9 +125,27 @@ def dropout() -> None:
         print(f"| {n:,} | {fast:.2f} ms | {plain:.2f} ms |", flush=True)
 
 
+def chunks() -> None:
+    print("\n| rule | K | chunk 16 | 32 | 64 |\n|---|--:|--:|--:|--:|")
+    for delta, K in product((False, True), (32, 64)):
+        q, k, v, w = (torch.randn(8, 4, 256, K, requires_grad=True) for _ in range(4))
+        S = torch.zeros(8, 4, K, K)
+
+        def step(chunk: int, delta=delta, q=q, k=k, v=v, w=w, S=S) -> None:
+            rule = {"a": -0.5 * unit(k), "b": unit(k)} if delta else {}
+            log_w = -0.6 * w.sigmoid()
+            y, _ = matrix_state(q, unit(k), v, S, log_w, **rule, least=-0.6, chunk=chunk)
+            y.sum().backward()
+
+        times = milliseconds(*(partial(step, size) for size in (16, 32, 64)))
+        cells = " | ".join(f"{time:.1f} ms" for time in times)
+        print(f"| {'delta' if delta else 'decay'} | {K} | {cells} |", flush=True)
+
+
 if __name__ == "__main__":
     attention()
     one_query()
     cache()
     cells()
     dropout()
+    chunks()

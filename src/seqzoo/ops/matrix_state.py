@@ -29,7 +29,7 @@ from torch import Tensor
 
 from seqzoo.ops import choose, note, watch
 
-LIMIT = 80.0  # e^80 is still a float32
+LIMIT = 40.0  # e^40 times e^40 is still a float32
 FORGOTTEN = -200.0  # e^-200 is nothing beside what float32 can add it to
 
 
@@ -44,7 +44,7 @@ def matrix_state(
     b: Tensor | None = None,
     u: Tensor | None = None,
     least: float | None = None,
-    chunk: int = 64,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Read T tokens into the state and answer each.
 
@@ -57,7 +57,8 @@ def matrix_state(
         u: (H, K), the bonus of the current token, which the state then counts from the next one on.
         least: what no log_w is below, where that is known beforehand: the chunk's length is then
             chosen without looking at the data.
-        chunk: tokens a chunk, where no channel decays too fast for it.
+        chunk: tokens a chunk, where no channel decays too fast for it; None: 64, or 32 with a and b,
+            what a CPU does best (`scripts/measure_ops.py`).
 
     Returns:
         y (B, H, T, V), and the state after the last token.
@@ -69,7 +70,7 @@ def matrix_state(
     watch(lambda: _weights(q[:1], k[:1], log_w[:1], a, b, u))
     if choose("matrix_state", q, T) == "naive" or T == 1:
         return _naive(q, k, v, S, log_w, a, b, u)
-    C, near = _chunk(log_w, least, chunk)
+    C, near = _chunk(log_w, least, chunk or (64 if a is None else 32))
     whole = T - T % C
     if whole in (0, T):
         return _chunked(q, k, v, S, log_w, a, b, u, min(C, T), near)
@@ -119,8 +120,8 @@ def _naive(
 
 
 def _chunk(log_w: Tensor, least: float | None, largest: int) -> tuple[int, bool]:
-    """The tokens of a chunk inside which no channel decays by more than e^-160, which costs float32
-    two of its seven digits; and whether that is sure."""
+    """The tokens of a chunk inside which no channel decays by more than e^-80, which costs float32
+    one of its seven digits; and whether that is sure."""
     if log_w.shape[-1] == 1:  # such decays are taken pair by pair, whatever they are
         return largest, least is not None and -least * largest <= 2 * LIMIT
     if least is None:
@@ -141,7 +142,7 @@ def _chunked(
     C: int,
     near: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Chunks of C tokens; `near` if no channel decays by more than e^-160 in one."""
+    """Chunks of C tokens; `near` if no channel decays by more than e^-80 in one."""
     q, k, v, log_w = (torch.unflatten(x, 2, (-1, C)) for x in (q, k, v, log_w))  # (B, H, N, C, K)
     near = near or float(-log_w.detach().sum(3).amin()) <= 2 * LIMIT
     if not near:  # sums of which only small differences count
@@ -201,8 +202,8 @@ def _decayed(
         written = (half - G).exp()
         left = torch.cat([x * (g - half).exp() for x, g in zip(xs, reads, strict=True)], -2)
         right = torch.cat([y * written for y in ys], -2)
-        seen = torch.cat(masks).repeat(1, len(ys))
-        product = torch.where(seen, left @ right.transpose(-1, -2), 0.0)
+        seen = torch.cat(masks).repeat(1, len(ys)).to(left.dtype)
+        product = (left @ right.transpose(-1, -2)) * seen  # finite everywhere, so 0 where not seen
     elif G.shape[-1] == 1:  # one decay for all channels
         lags = [(g - G.transpose(-1, -2)).to(xs[0].dtype) for g in reads]
         decays = [
