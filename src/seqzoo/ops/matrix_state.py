@@ -57,8 +57,8 @@ def matrix_state(
         u: (H, K), the bonus of the current token, which the state then counts from the next one on.
         least: what no log_w is below, where that is known beforehand: the chunk's length is then
             chosen without looking at the data.
-        chunk: tokens a chunk, where no channel decays too fast for it; None: 64, or 32 with a and b,
-            what a CPU does best (`scripts/measure_ops.py`).
+        chunk: tokens a chunk, where no channel decays too fast for it; None: 64, or 32 with a and
+            b, what a CPU does best (`scripts/measure_ops.py`).
 
     Returns:
         y (B, H, T, V), and the state after the last token.
