@@ -428,6 +428,8 @@ def test_translate(
     import io
 
     monkeypatch.chdir(trained)
+    assert seqzoo("translate", "runs/b", "number 1", "number 2", "--beam", "3") == 0
+    assert len(capfd.readouterr().out.splitlines()) == 2
     assert seqzoo("translate", "runs/b", "number 1", "number 2") == 0
     given = capfd.readouterr().out
     monkeypatch.setattr(sys, "stdin", io.StringIO("number 1\nnumber 2\n"))

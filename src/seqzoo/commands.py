@@ -92,6 +92,20 @@ def parser() -> argparse.ArgumentParser:
     sub = add("translate", _translate, "translate sentences, or the lines of standard input")
     _add_run(sub)
     sub.add_argument("sentences", nargs="*", metavar="SENTENCE", help="none: standard input")
+    sub.add_argument(
+        "--beam",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="beams of the search (default: 1, greedy)",
+    )
+    sub.add_argument(
+        "--length-penalty",
+        type=_temperature,
+        default=1.0,
+        metavar="A",
+        help="scores are divided by length ** A (default: 1, the mean a token)",
+    )
 
     commands.add_parser("bench", help="speed, memory and state against sequence length")
 
@@ -250,12 +264,13 @@ def _generate(options: argparse.Namespace) -> None:
 
 def _translate(options: argparse.Namespace) -> None:
     run = _load(options, needs="target_lang", instead="generate")
+    search = {"beams": options.beam, "length_penalty": options.length_penalty}
     if options.sentences:
-        print(*run.translate(options.sentences), sep="\n")
+        print(*run.translate(options.sentences, **search), sep="\n")
         return
     try:
         for line in sys.stdin:
-            print(*run.translate([line.rstrip("\n")]), flush=True)
+            print(*run.translate([line.rstrip("\n")], **search), flush=True)
     except UnicodeDecodeError as error:
         raise UserError(
             f"standard input is not {error.encoding} at byte {error.start}: convert it first"

@@ -81,8 +81,10 @@ class Run:
         """The prompt and its continuation; options as `stream`."""
         return prompt + "".join(self.stream(prompt, tokens, **options))
 
-    def translate(self, sentences: Sequence[str]) -> list[str]:
-        """Greedy translations, in order.
+    def translate(
+        self, sentences: Sequence[str], *, beams: int = 1, length_penalty: float = 1.0
+    ) -> list[str]:
+        """Translations, in order: greedy, or with `beams` the best that `beam_search` finds.
 
         Raises:
             UserError: the run learnt something else.
@@ -95,7 +97,14 @@ class Run:
             )
         encoded = [self.tokenizer.encode(sentence) for sentence in sentences]
         with torch.inference_mode():
-            return translate(self.model, self.tokenizer, encoded, self.config["task"]["max_len"])
+            return translate(
+                self.model,
+                self.tokenizer,
+                encoded,
+                self.config["task"]["max_len"],
+                beams=beams,
+                length_penalty=length_penalty,
+            )
 
     def evaluate(self, split: str = "val", **data: Any) -> dict[str, float | str]:
         """The task's metrics on a split of the run's own data, or of other data.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from seqzoo.data.pairs import EncodedPairs
 from seqzoo.data.tokenizers import Tokenizer
-from seqzoo.decoding import generate
+from seqzoo.decoding import beam_search, generate
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.tasks.task import IGNORE, Batch
 
@@ -157,20 +157,36 @@ class Translation:
 
 
 def translate(
-    model: LanguageModel, tokenizer: Tokenizer, sources: Sequence[np.ndarray], max_len: int
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    sources: Sequence[np.ndarray],
+    max_len: int,
+    *,
+    beams: int = 1,
+    length_penalty: float = 1.0,
 ) -> list[str]:
-    """Greedy translations of encoded sentences, in their order. A pair ends at `max_len` tokens, a
-    translation at twice its source and 50 more, should it not end by itself."""
+    """Translations of encoded sentences, in their order: greedy, or the best of a beam search. A
+    pair ends at `max_len` tokens, a translation at twice its source and 50 more, should it not end
+    by itself."""
     start, end = tokenizer.id("<s>"), tokenizer.id("</s>")
     out = [""] * len(sources)
-    for rows, prompt in _by_length(sources, start):
-        tokens = generate(
-            model,
-            prompt.to(model.embedding.weight.device),
-            max_tokens=max(1, min(max_len - prompt.shape[1], 2 * prompt.shape[1] + 50)),
-            temperature=0,
-            stop=end,
-        )
+    for rows, prompt in _by_length(sources, start, at_once=max(1, 256 // beams)):
+        prompt = prompt.to(model.embedding.weight.device)
+        longest = max_len if model.max_len is None else min(max_len, model.max_len)
+        limit = max(1, min(longest - prompt.shape[1], 2 * prompt.shape[1] + 50))
+        if beams > 1:
+            found = beam_search(
+                model,
+                prompt,
+                beams=beams,
+                max_tokens=limit,
+                stop=end,
+                length_penalty=length_penalty,
+            )
+            for row, hypotheses in zip(rows, found, strict=True):
+                out[row] = tokenizer.decode(hypotheses[0].tokens)
+            continue
+        tokens = generate(model, prompt, max_tokens=limit, temperature=0, stop=end)
         columns = torch.stack(list(tokens), 1).cpu().numpy()  # (B, steps)
         for row, ids in zip(rows, columns, strict=True):
             out[row] = tokenizer.decode(ids)

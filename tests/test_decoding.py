@@ -1,0 +1,74 @@
+"""Beam search against a plain one that reads every beginning anew."""
+
+import pytest
+import torch
+
+import seqzoo
+from seqzoo.decoding import Hypothesis, beam_search, generate
+from seqzoo.models.language_model import LanguageModel
+
+STOP, V = 0, 11
+
+
+def small(name: str, seed: int) -> LanguageModel:
+    torch.manual_seed(seed)
+    model = seqzoo.build(name, vocab_size=V, dim=16, n_layers=1).double().eval()
+    for parameter in model.parameters():
+        parameter.data += 0.5 * torch.randn_like(parameter)
+    return model
+
+
+@torch.no_grad()
+def plain(
+    model: LanguageModel, prompt: list[int], beams: int, max_tokens: int, penalty: float
+) -> list[Hypothesis]:
+    live, found = [([], 0.0)], []
+    for t in range(1, max_tokens + 1):
+        ways = []
+        for text, score in live:
+            logits, _ = model(torch.tensor([prompt + text]))
+            for token, value in enumerate(logits[0, -1].log_softmax(-1).tolist()):
+                ways.append((text, token, score + value))
+        ways.sort(key=lambda way: -way[2])
+        found += [Hypothesis(x, s / t**penalty) for x, token, s in ways[:beams] if token == STOP]
+        found = sorted(found, key=lambda h: -h.score)[:beams]
+        live = [(x + [token], s) for x, token, s in ways[: 2 * beams] if token != STOP][:beams]
+        if len(found) == beams and live[0][1] / t**penalty <= found[-1].score:
+            return found
+    for text, score in live:
+        if len(found) < beams:
+            found.append(Hypothesis(text, score / max_tokens**penalty))
+    return sorted(found, key=lambda h: -h.score)
+
+
+@pytest.mark.parametrize("name", ("lstm", "transformer"))
+@pytest.mark.parametrize("beams", (1, 2, 5))
+@pytest.mark.parametrize("penalty", (0.0, 1.0))
+def test_beam_search_is_the_plain_one(name: str, beams: int, penalty: float) -> None:
+    model = small(name, seed=beams)
+    prompts = torch.randint(1, V, (3, 3), generator=torch.Generator().manual_seed(1))
+    found = beam_search(
+        model, prompts, beams=beams, max_tokens=6, stop=STOP, length_penalty=penalty
+    )
+    for prompt, ours in zip(prompts.tolist(), found, strict=True):
+        expected = plain(model, prompt, beams, 6, penalty)
+        assert [h.tokens for h in ours] == [h.tokens for h in expected]
+        assert [h.score for h in ours] == pytest.approx([h.score for h in expected], abs=1e-5)
+
+
+def test_one_beam_is_greedy_and_more_are_no_worse() -> None:
+    model = small("gru", seed=3)
+    prompts = torch.randint(1, V, (9, 3), generator=torch.Generator().manual_seed(2))
+    columns = torch.stack(
+        list(generate(model, prompts, max_tokens=12, temperature=0, stop=STOP)), 1
+    )
+    one, many = (
+        beam_search(model, prompts, beams=n, max_tokens=12, stop=STOP, length_penalty=0.0)
+        for n in (1, 8)
+    )
+    for row, (greedy, better) in enumerate(zip(one, many, strict=True)):
+        said = columns[row].tolist()
+        said = said[: said.index(STOP)] if STOP in said else said
+        assert greedy[0].tokens == said
+        assert better[0].score >= greedy[0].score - 1e-6
+    assert any(b[0].score > a[0].score + 0.1 for a, b in zip(one, many, strict=True))
