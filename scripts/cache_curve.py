@@ -42,12 +42,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("transformer", type=Path)
     parser.add_argument("others", type=Path, nargs="*")
+    parser.add_argument("--chars", type=int, help="of the held-out text (default: all)")
     parser.add_argument("--out", type=Path, required=True, help="an .svg or .png")
     options = parser.parse_args()
 
     whole = seqzoo.load(options.transformer)
     seq_len = whole.config["task"]["seq_len"]
-    text = held_out(whole)
+    text = held_out(whole)[: options.chars]
     sizes = [seq_len >> i for i in range(5, -1, -1)]
     full, full_bytes = measure(whole, text, seq_len)
     curves: dict[str, list[tuple[float, int]]] = {}
@@ -66,7 +67,7 @@ def main() -> None:
     others = []
     for folder in options.others:
         run = seqzoo.load(folder)
-        loss, size = measure(run, held_out(run), seq_len)
+        loss, size = measure(run, held_out(run)[: options.chars], seq_len)
         name = run.config["model"]["name"]
         others.append([name, f"{size / 1024:,.1f}", f"{loss:.4f}"])
         axes.plot(size, loss, "s", color="black", ms=4)
