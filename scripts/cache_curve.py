@@ -37,7 +37,6 @@ def held_out(run: Run) -> Tensor:
     return torch.from_numpy(np.asarray(encoded.val).astype(np.int64))
 
 
-@report.style()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("transformer", type=Path)
@@ -58,28 +57,12 @@ def main() -> None:
             curves.setdefault(policy, []).append(measure(run, text, seq_len))
             print(f"{policy}:{size}\t{curves[policy][-1]}", flush=True)
 
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for policy, points in curves.items():
-        axes.plot([b for _, b in points], [loss for loss, _ in points], "o-", label=policy)
-    axes.axhline(full, color="grey", lw=0.8, ls=":")
-    axes.annotate("everything kept", (curves["window"][0][1], full), va="bottom", color="grey")
     others = []
     for folder in options.others:
         run = seqzoo.load(folder)
         loss, size = measure(run, held_out(run)[: options.chars], seq_len)
-        name = run.config["model"]["name"]
-        others.append([name, f"{size / 1024:,.1f}", f"{loss:.4f}"])
-        axes.plot(size, loss, "s", color="black", ms=4)
-        axes.annotate(name, (size, loss), xytext=(4, 3), textcoords="offset points")
-    axes.set(
-        xscale="log",
-        xlabel="bytes of state",
-        ylabel=f"nats a character, blocks of {seq_len}",
-        title="Loss against the bytes of a bounded cache",
-    )
-    axes.legend()
-    figure.savefig(options.out, metadata={"Date": None} if options.out.suffix == ".svg" else None)
+        others.append((run.config["model"]["name"], loss, size))
+    draw(curves, others, full, seq_len, options.out)
 
     rows = [
         [str(size), f"{curves['window'][i][1] / 1024:,.1f}"]
@@ -88,7 +71,39 @@ def main() -> None:
     ]
     print(f"\neverything kept: {full:.4f}, {full_bytes / 1024:,.1f} KiB\n")
     print(report.markdown(["tokens kept", "KiB", *curves], rows))
-    print(report.markdown(["model", "KiB", "loss"], others))
+    bounded = [[name, f"{size / 1024:,.1f}", f"{loss:.4f}"] for name, loss, size in others]
+    print(report.markdown(["model", "KiB", "loss"], bounded))
+
+
+@report.style()
+def draw(
+    curves: dict[str, list[tuple[float, int]]],
+    others: list[tuple[str, float, int]],
+    full: float,
+    seq_len: int,
+    out: Path,
+) -> None:
+    """Losses up to 0.12 above the whole cache's; what lies above is told in the legend."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    top = full + 0.12
+    for policy, points in curves.items():
+        label = f"{policy} (above the figure)" if points[-2][0] > top else policy
+        axes.plot([b for _, b in points], [loss for loss, _ in points], "o-", label=label)
+    axes.axhline(full, color="grey", lw=0.8, ls=":")
+    axes.annotate("everything kept", (curves["window"][0][1], full), va="top", color="grey")
+    for name, loss, size in others:
+        axes.plot(size, loss, "s", color="black", ms=4)
+        axes.annotate(name, (size, loss), xytext=(5, -3), textcoords="offset points")
+    axes.set(
+        xscale="log",
+        ylim=(min([full, *(loss for _, loss, _ in others)]) - 0.02, top),
+        xlabel="bytes of state",
+        ylabel=f"nats a character, blocks of {seq_len}",
+        title="Loss against the bytes of a bounded cache",
+    )
+    axes.legend()
+    figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
 
 
 if __name__ == "__main__":
