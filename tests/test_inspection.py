@@ -9,6 +9,7 @@ import torch
 
 import seqzoo
 from seqzoo import cli, inspection, ops
+from seqzoo.mixers.linear_attention import LinearAttention
 from seqzoo.models.zoo import FAMILIES
 from seqzoo.ops.attention import causal_attention
 from seqzoo.ops.matrix_state import matrix_state
@@ -31,6 +32,21 @@ def test_matrix_state_weights_give_the_output(delta: bool) -> None:
     with ops.watching() as calls:
         y, _ = matrix_state(q, k, v, torch.zeros(1, 2, 4, 5), decay, **more)
     torch.testing.assert_close(calls[0]() @ v[0], y[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("position", ("none", "rope"))
+def test_linear_attention_weights_give_the_output(position: str) -> None:
+    """One map a layer, normalised: its rows sum to one."""
+    keys = {"feature": "elu", "decay": "retention", "normaliser": "sum", "chunk": 64}
+    mixer = LinearAttention(dim=8, n_heads=2, position=position, **keys)
+    x = torch.randn(1, 70, 8)
+    with ops.watching() as calls:
+        y, _ = mixer(x)
+    (weights,) = (call() for call in calls)
+    v = mixer.qkv(x).view(1, 70, 3, 2, 4)[0, :, 2].transpose(0, 1)
+    torch.testing.assert_close(mixer.out((weights @ v).transpose(0, 1).flatten(1)), y[0])
+    if position == "none":
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2, 70))
 
 
 def test_wkv4_weights_give_the_output() -> None:

@@ -174,8 +174,8 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache",
         metavar="POLICY:SIZE",
-        help="keep so many tokens only, of a Transformer: window, sinks, tova, h2o, random; with "
-        ":prompt after it, a text is read at once and then cut",
+        help=f"keep so many tokens only, of a Transformer: {', '.join(config.CACHE_POLICIES)}; "
+        "with :prompt after it, a text is read at once and then cut",
     )
 
 
@@ -214,7 +214,7 @@ def _load(
     instead: str = "",
 ) -> Any:
     """The run, once what can be refused without torch has been; its task has the key `needs`."""
-    from seqzoo.models.zoo import check_model, family, model_keys
+    from seqzoo.models.zoo import family, model_keys
 
     folder = Path(folder or options.folder)
     saved = config.read_config(folder)
@@ -232,7 +232,7 @@ def _load(
                 f"--cache {options.cache}: the state of {name} does not grow: leave it out"
             )
         other["cache"] = options.cache
-    check_model({**model_keys(**saved["model"]), **other})
+    model_keys(**{**saved["model"], **other})
     from seqzoo.run import load
 
     return load(folder, device=options.device, checkpoint=options.checkpoint, **other)
@@ -292,10 +292,15 @@ def _inspect(options: argparse.Namespace) -> None:
         print(*inspection.write_together(list(found.values()), out), sep="\n")
 
 
-def _export(options: argparse.Namespace) -> None:
-    out = Path(options.out)
-    if out.exists():
+def _new(out: str) -> Path:
+    """What --out names, where there is nothing yet."""
+    if Path(out).exists():
         raise UserError(f"--out {out}: exists already: give a new name")
+    return Path(out)
+
+
+def _export(options: argparse.Namespace) -> None:
+    out = _new(options.out)
     run = _load(options)
     from seqzoo.exchange import hf, rwkv
 
@@ -310,9 +315,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    out = Path(options.out)
-    if out.exists():
-        raise UserError(f"--out {out}: exists already: give a new name")
+    out = _new(options.out)
     for option in (options.file, options.vocabulary):
         if option is not None and not Path(option).is_file():
             raise UserError(f"{option}: no such file")

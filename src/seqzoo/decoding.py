@@ -4,6 +4,7 @@ step. Of the state they know that its rows can be selected."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -43,9 +44,7 @@ def generate(
     Yields:
         (B,) the next token of each row.
     """
-    was_training = model.training
-    model.eval()
-    try:
+    with _evaluating(model):
         text, state = prompt, None
         rows = torch.arange(prompt.shape[0], device=prompt.device)  # those still going
         fresh = prompt
@@ -70,6 +69,14 @@ def generate(
                         select(state, going),
                     )
             text = torch.cat((text, fresh), 1)
+
+
+@contextmanager
+def _evaluating(model: LanguageModel) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
     finally:
         model.train(was_training)
 
@@ -138,7 +145,8 @@ def beam_search(
     At every step the `beams` likeliest beginnings go on; one that ends while it is among them is a
     hypothesis. A row is over when it has `beams` hypotheses and its best beginning is no better
     than the worst of them; its states are then let go. What has not ended after `max_tokens`
-    counts as it is, where hypotheses are missing.
+    counts as it is, where hypotheses are missing; a model whose positions end makes no more than
+    they hold.
 
     Args:
         prompt: (B, T) tokens, every row full.
@@ -146,63 +154,51 @@ def beam_search(
         length_penalty: 0 compares log-probabilities, which favours short ones; 1 their mean a token
             (Wu et al. 2016, arXiv 1609.08144, section 7, has another form).
     """
-    was_training = model.training
-    model.eval()
-    try:
-        return _search(model, prompt, beams, max_tokens, stop, length_penalty)
-    finally:
-        model.train(was_training)
-
-
-def _search(
-    model: LanguageModel,
-    prompt: Tensor,
-    beams: int,
-    max_tokens: int,
-    stop: int,
-    length_penalty: float,
-) -> list[list[Hypothesis]]:
     device = prompt.device
     found: list[list[Hypothesis]] = [[] for _ in range(len(prompt))]
     rows = list(range(len(prompt)))  # those that still go on: A of them
-    logits, state = model(prompt)
-    logits = logits[:, None, -1]  # (A, n, V), n beams: at first the prompt alone
-    scores = torch.zeros(len(prompt), 1, device=device)  # (A, n)
-    texts = prompt.new_zeros(len(prompt), 1, 0)  # (A, n, t)
-    for t in range(1, max_tokens + 1):
-        A, n, V = logits.shape
-        total = (scores[..., None] + logits.float().log_softmax(-1)).flatten(1)
-        # Each beam ends in one way only, so that of twice as many `beams` go on at least.
-        scores, index = total.topk(min(2 * beams, n * V))
-        beam, token = index // V, index % V
-        ended = token == stop
-        texts = texts.gather(1, beam[..., None].expand(-1, -1, t - 1))
-        for a, rank in ended[:, :beams].nonzero().tolist():
-            score = float(scores[a, rank]) / t**length_penalty
-            found[rows[a]].append(Hypothesis(texts[a, rank].tolist(), score))
-        order = ended.byte().argsort(dim=1, stable=True)[:, :beams]
-        beam, token, ended = (x.gather(1, order) for x in (beam, token, ended))
-        scores = scores.gather(1, order).masked_fill(ended, -torch.inf)
-        texts = torch.cat(
-            (texts[torch.arange(A, device=device)[:, None], order], token[..., None]), 2
-        )
+    if model.max_len is not None:
+        prompt = prompt[:, -model.max_len :]
+        max_tokens = min(max_tokens, model.max_len - prompt.shape[1] + 1)
+    with _evaluating(model):
+        logits, state = model(prompt)
+        logits = logits[:, None, -1]  # (A, n, V), n beams: at first the prompt alone
+        scores = torch.zeros(len(prompt), 1, device=device)  # (A, n)
+        texts = prompt.new_zeros(len(prompt), 1, 0)  # (A, n, t)
+        for t in range(1, max_tokens + 1):
+            A, n, V = logits.shape
+            total = (scores[..., None] + logits.float().log_softmax(-1)).flatten(1)
+            # Each beam ends in one way only, so that of twice as many `beams` go on at least.
+            scores, index = total.topk(min(2 * beams, n * V))
+            beam, token = index // V, index % V
+            ended = token == stop
+            texts = texts.gather(1, beam[..., None].expand(-1, -1, t - 1))
+            for a, rank in ended[:, :beams].nonzero().tolist():
+                score = float(scores[a, rank]) / t**length_penalty
+                found[rows[a]].append(Hypothesis(texts[a, rank].tolist(), score))
+            order = ended.byte().argsort(dim=1, stable=True)[:, :beams]
+            beam, token, ended = (x.gather(1, order) for x in (beam, token, ended))
+            scores = scores.gather(1, order).masked_fill(ended, -torch.inf)
+            texts = torch.cat(
+                (texts[torch.arange(A, device=device)[:, None], order], token[..., None]), 2
+            )
 
-        going = []
+            going = []
+            for a, row in enumerate(rows):
+                found[row] = sorted(found[row], key=lambda h: -h.score)[:beams]
+                enough = len(found[row]) == beams
+                if not enough or float(scores[a, 0]) / t**length_penalty > found[row][-1].score:
+                    going.append(a)
+            if not going or t == max_tokens:
+                break
+            kept = torch.tensor(going, device=device)
+            rows, scores, texts = [rows[a] for a in going], scores[kept], texts[kept]
+            state = select(state, (kept[:, None] * n + beam[kept]).flatten())
+            after, state = model(token[kept].reshape(-1, 1), state)
+            logits = after.view(len(going), -1, V)
         for a, row in enumerate(rows):
-            found[row] = sorted(found[row], key=lambda h: -h.score)[:beams]
-            enough = len(found[row]) == beams
-            if not enough or float(scores[a, 0]) / t**length_penalty > found[row][-1].score:
-                going.append(a)
-        if not going or t == max_tokens:
-            break
-        kept = torch.tensor(going, device=device)
-        rows, scores, texts = [rows[a] for a in going], scores[kept], texts[kept]
-        state = select(state, (kept[:, None] * n + beam[kept]).flatten())
-        after, state = model(token[kept].reshape(-1, 1), state)
-        logits = after.view(len(going), -1, V)
-    for a, row in enumerate(rows):
-        for score, text in zip(scores[a].tolist(), texts[a].tolist(), strict=True):
-            if len(found[row]) < beams and score > -float("inf"):
-                found[row].append(Hypothesis(text, score / texts.shape[2] ** length_penalty))
-        found[row].sort(key=lambda h: -h.score)
-    return found
+            for score, text in zip(scores[a].tolist(), texts[a].tolist(), strict=True):
+                if len(found[row]) < beams and score > -float("inf"):
+                    found[row].append(Hypothesis(text, score / texts.shape[2] ** length_penalty))
+            found[row].sort(key=lambda h: -h.score)
+        return found

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from seqzoo import ops
 from seqzoo.config import CACHE_POLICIES
-from seqzoo.models.language_model import LanguageModel
+from seqzoo.models.language_model import LanguageModel, through
 from seqzoo.models.zoo import CHOICES, build, family, model_keys
 from seqzoo.state import State, grows, leaves, map_leaves, nbytes, select
 
@@ -31,11 +31,7 @@ class Layers(nn.Module):
         self.layers = model.layers
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
-        after, handed = [], []
-        for layer, before in zip(self.layers, state or (None,) * len(self.layers), strict=True):
-            x, new, *handed = layer(x, before, *handed)
-            after.append(new)
-        return x, tuple(after)
+        return through(self.layers, x, state)
 
 
 def variants(name: str) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,6 @@ by dimensions of one.
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 import re
 import zipfile
@@ -25,6 +24,8 @@ from seqzoo.data.tokenizers import KINDS, Tokenizer
 from seqzoo.errors import UserError
 from seqzoo.models.zoo import build, model_keys
 from seqzoo.run import Run
+from seqzoo.training.checkpoint import sha256
+from seqzoo.training.loop import describe
 
 OFFICIAL = (  # a name of ours, the official one; in order, on the beginning of a name
     (r"embedding\.", "emb."),
@@ -158,21 +159,17 @@ def import_rwkv(path: Path, folder: Path, vocabulary: Path | None) -> dict[str, 
         task = {**task, "tokenizer": tokenizer.kind}
     trainer = config.defaults("trainer", "default")
     whole = {"model": keys, "task": task, "trainer": trainer}
-    (folder / "model").mkdir(parents=True)
+    folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
-    described = {**keys, "vocab_size": vocab_size}
-    (folder / "model" / "config.json").write_text(json.dumps(described, indent=1) + "\n")
-    tokenizer.save(folder / "model" / "tokenizer.json")
+    describe(folder, keys, vocab_size, tokenizer)
     save_model(model, str(folder / "model" / "model.safetensors"))
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     summary = {
         "model": keys["name"],
         "task": "charlm",
         "parameters": model.n_parameters(),
         "status": "imported",
         "imported_from": path.name,
-        "sha256": digest,
+        "sha256": sha256(path),
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     return keys

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.ops import attention, float32_or_wider, unwatched
-from seqzoo.ops.matrix_state import matrix_state
+from seqzoo.ops import float32_or_wider, unwatched, watch
+from seqzoo.ops.matrix_state import matrix_state, turned_matrix_state
 
 EPS = 1e-6  # keeps the normaliser from zero, as in the authors' code
 
@@ -81,36 +82,41 @@ class LinearAttention(nn.Module):
             q, k = self.feature(q), self.feature(k)  # (B, H, T, M)
             M = q.shape[-1]
             S, z = state or (q.new_zeros(B, H, M, K), q.new_zeros(B, H, M))
+            watch(lambda: self._weights(q[:1], k[:1]))
+            with unwatched():
+                y, S, z = self._attend(q, k, v, S, z)
             if self.normaliser == "rms":
-                z = q.new_zeros(B, H, 0)
-                y, S = self._read(q, k, v, S)
                 y = F.rms_norm(y, (K,))
-            elif self.rope:  # z sees queries and keys unturned: a normaliser must stay positive
-                with unwatched():
-                    total, z_ = self._sum(q, k, torch.ones_like(v[..., :1]), z[..., None])
-                y, S = self._read(q, k, v, S)
-                y, z = y / (total + EPS), z_[..., 0]
-            else:  # z is one more column of S
-                v = torch.cat((v, torch.ones_like(v[..., :1])), -1)
-                y, both = self._sum(q, k, v, torch.cat((S, z[..., None]), -1))
-                y = y[..., :K] / (y[..., K:] + EPS)
-                S, z = both[..., :K], both[..., K]
         y = y.transpose(1, 2).reshape(B, T, D).to(x.dtype)
         return self.out(y).to(x.dtype), AttentionMemory(S, z)
 
-    def _sum(self, q: Tensor, k: Tensor, v: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
-        decay = self.decay.to(q.dtype)[None]
-        return matrix_state(q, k, v, S, decay, least=self.least, chunk=self.chunk)
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, S: Tensor, z: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The weighted sums of values, divided by z where it is the normaliser; S; z."""
+        decay, V = self.decay.to(q.dtype)[None], v.shape[-1]
+        plain = partial(matrix_state, log_w=decay, least=self.least, chunk=self.chunk)
+        turned = partial(turned_matrix_state, log_w=decay, least=self.least, chunk=self.chunk)
+        read = turned if self.rope else plain
+        if self.normaliser == "rms":
+            y, S = read(q, k, v, S)
+            return y, S, z.new_zeros(*z.shape[:2], 0)
+        ones = torch.ones_like(v[..., :1])
+        if self.rope:  # z sees queries and keys unturned: a normaliser must stay positive
+            total, column = plain(q, k, ones, z[..., None])
+            y, S = read(q, k, v, S)
+            return y / (total + EPS), S, column[..., 0]
+        both = torch.cat((S, z[..., None]), -1)  # z is one more column of S
+        y, both = read(q, k, torch.cat((v, ones), -1), both)
+        return y[..., :V] / (y[..., V:] + EPS), both[..., :V], both[..., V]
 
-    def _read(self, q: Tensor, k: Tensor, v: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
-        """The numerator and S, with queries and keys turned to their positions."""
-        if not self.rope:
-            return self._sum(q, k, v, S)
-        T = q.shape[2]
-        positions = torch.arange(T, device=q.device)[None]
-        y, S = self._sum(attention.rotate(q, positions), attention.rotate(k, positions), v, S)
-        back = torch.full((1, S.shape[-1]), -T, device=q.device)  # a key at p is now one at p - T
-        return y, attention.rotate(S.transpose(-1, -2), back).transpose(-1, -2)
+    def _weights(self, q: Tensor, k: Tensor) -> Tensor:
+        """How much each value counts in each answer, from the empty state, of the first row:
+        (H, T, T)."""
+        _, H, T, M = q.shape
+        values = torch.eye(T).to(q).expand(1, H, T, T)
+        empty = q.new_zeros(1, H, M, T), q.new_zeros(1, H, M)
+        return self._attend(q, k, values, *empty)[0][0]
 
 
 # ---- feature maps: (.., K) -> (.., M); products of any two are never negative

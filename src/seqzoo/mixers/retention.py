@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.ops import attention, float32_or_wider
-from seqzoo.ops.matrix_state import matrix_state
+from seqzoo.ops import float32_or_wider
+from seqzoo.ops.matrix_state import turned_matrix_state
 
 
 class RetentionMemory(NamedTuple):
@@ -54,7 +54,7 @@ class Retention(nn.Module):
     def forward(
         self, x: Tensor, state: RetentionMemory | None = None
     ) -> tuple[Tensor, RetentionMemory]:
-        B, T, D = x.shape
+        B = len(x)
         q, k, v = (
             linear(x).unflatten(2, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, K or V)
             for linear in (self.query, self.key, self.value)
@@ -63,11 +63,8 @@ class Retention(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             q, k, v = float32_or_wider(q, k, v)
             (S,) = state or (q.new_zeros(B, self.n_heads, K, V),)
-            positions = torch.arange(T, device=x.device)[None]
-            q, k = attention.rotate(q, positions), attention.rotate(k * K**-0.5, positions)
-            y, S = matrix_state(q, k, v, S, self.decay.to(q.dtype)[None], least=self.least)
-            back = torch.full((1, V), -T, device=x.device)  # a key at p is now one at p - T
-            S = attention.rotate(S.transpose(-1, -2), back).transpose(-1, -2)
+            decay = self.decay.to(q.dtype)[None]
+            y, S = turned_matrix_state(q, k * K**-0.5, v, S, decay, least=self.least)
             y = F.rms_norm(y, (V,)).transpose(1, 2).flatten(2)
         y = self.out(F.silu(self.gate(x)) * y.to(x.dtype))
         return y.to(x.dtype), RetentionMemory(S)

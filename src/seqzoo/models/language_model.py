@@ -55,6 +55,16 @@ class PositionEmbedding(nn.Module):
         )
 
 
+def through(layers: nn.ModuleList, x: Tensor, state: State) -> tuple[Tensor, State]:
+    """x (B, T, D) through every layer in turn, and the states after them."""
+    after: list[State] = []
+    handed: list[Tensor] = []  # what a layer gives the next one beside x
+    for layer, before in zip(layers, state or (None,) * len(layers), strict=True):
+        x, new, *handed = layer(x, before, *handed)
+        after.append(new)
+    return x, tuple(after)
+
+
 class LanguageModel(nn.Module):
     """Embedding, layers that each map ``(x, state)`` to ``(y, state)``, and a head over the
     vocabulary.
@@ -96,13 +106,8 @@ class LanguageModel(nn.Module):
         """Read tokens (B, T) after `state`; logits (B, T, V) for each next token, and the state
         after the last."""
         x = self.dropout(self.norm_in(self.embedding(tokens)))
-        states = state or (None,) * len(self.layers)
-        after: list[State] = []
-        handed: list[Tensor] = []  # what a layer gives the next one beside x
-        for layer, before in zip(self.layers, states, strict=True):
-            x, new, *handed = layer(x, before, *handed)
-            after.append(new)
-        return self.head(self.norm_out(x)), tuple(after)
+        x, state = through(self.layers, x, state)
+        return self.head(self.norm_out(x)), state
 
     @torch.no_grad()
     def example_state(self) -> State:

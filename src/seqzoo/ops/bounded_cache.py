@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SINKS = 4
+from seqzoo.config import SINKS
 
 
 class CachePolicy(NamedTuple):

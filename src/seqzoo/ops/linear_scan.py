@@ -70,8 +70,8 @@ class _Loop(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         at, states, h = ctx.saved_tensors
-        g = gradients[0].transpose(0, 1).contiguous().clone()  # becomes the gradient of b
-        for t in range(len(at) - 2, -1, -1):
+        g = gradients[0].transpose(0, 1).clone(memory_format=torch.contiguous_format)
+        for t in range(len(at) - 2, -1, -1):  # g becomes the gradient of b
             torch.addcmul(g[t], at[t + 1], g[t + 1], out=g[t])
         before = torch.cat((h[None], states[:-1]))
         return (g * before).transpose(0, 1), g.transpose(0, 1), at[0] * g[0]

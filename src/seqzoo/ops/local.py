@@ -38,5 +38,7 @@ def causal_conv(x: Tensor, weight: Tensor, seen: Tensor | None) -> tuple[Tensor,
     before = x.new_zeros(B, W - 1, D) if seen is None else seen.to(x.dtype)
     padded = torch.cat((before, x), 1)
     T, weight = x.shape[1], weight.to(x.dtype)
-    y = sum((padded[:, i : i + T] * weight[:, i] for i in range(W)), x.new_zeros(()))
+    y = padded[:, :T] * weight[:, 0]
+    for i in range(1, W):
+        y = torch.addcmul(y, padded[:, i : i + T], weight[:, i])
     return y, padded[:, padded.shape[1] - W + 1 :].clone()

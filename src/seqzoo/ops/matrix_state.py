@@ -24,13 +24,36 @@ only S goes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
 from seqzoo.ops import choose, note, watch
+from seqzoo.ops.attention import rotate
 
 LIMIT = 40.0  # e^40 times e^40 is still a float32
 FORGOTTEN = -200.0  # e^-200 is nothing beside what float32 can add it to
+
+
+class Tokens(NamedTuple):
+    """What the tokens bring, as `matrix_state` says; time is dimension 2."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    log_w: Tensor
+    a: Tensor | None
+    b: Tensor | None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Tokens:
+        a, b = (None if x is None else change(x) for x in (self.a, self.b))
+        return Tokens(change(self.q), change(self.k), change(self.v), change(self.log_w), a, b)
+
+    def column(self, t: int) -> Tokens:
+        """Token t, each vector a column: (B, H, K or V, 1)."""
+        return self.each(lambda x: x[:, :, t, :, None])
 
 
 def matrix_state(
@@ -67,55 +90,51 @@ def matrix_state(
     if log_w is None:
         log_w, least = q.new_zeros(1, 1, 1, 1), 0.0
     log_w = log_w.expand(*log_w.shape[:2], T, log_w.shape[-1]).clamp(min=FORGOTTEN)
-    watch(lambda: _weights(q[:1], k[:1], log_w[:1], a, b, u))
+    tokens = Tokens(q, k, v, log_w, a, b)
+    watch(lambda: _weights(tokens, u))
     if choose("matrix_state", q, T) == "naive" or T == 1:
-        return _naive(q, k, v, S, log_w, a, b, u)
+        return _naive(tokens, S, u)
     C, near = _chunk(log_w, least, chunk or (64 if a is None else 32))
     whole = T - T % C
     if whole in (0, T):
-        return _chunked(q, k, v, S, log_w, a, b, u, min(C, T), near)
-    ys = []
-    for part, size in ((slice(whole), C), (slice(whole, T), T - whole)):
-        q_, k_, v_, w_ = (x[:, :, part] for x in (q, k, v, log_w))
-        a_, b_ = (None if x is None else x[:, :, part] for x in (a, b))
-        y, S = _chunked(q_, k_, v_, S, w_, a_, b_, u, size, near)
-        ys.append(y)
-    return torch.cat(ys, 2), S
+        return _chunked(tokens, S, u, min(C, T), near)
+    y, S = _chunked(tokens.each(lambda x: x[:, :, :whole]), S, u, C, near)
+    rest, S = _chunked(tokens.each(lambda x: x[:, :, whole:]), S, u, T - whole, near)
+    return torch.cat((y, rest), 2), S
 
 
-def _weights(
-    q: Tensor, k: Tensor, log_w: Tensor, a: Tensor | None, b: Tensor | None, u: Tensor | None
-) -> Tensor:
+def turned_matrix_state(
+    q: Tensor, k: Tensor, v: Tensor, S: Tensor, log_w: Tensor, **more: Any
+) -> tuple[Tensor, Tensor]:
+    """As `matrix_state`, with queries and keys turned to their positions (rotary; K even). S is
+    kept relative to the next token, so that it holds no position."""
+    T = q.shape[2]
+    positions = torch.arange(T, device=q.device)[None]
+    y, S = matrix_state(rotate(q, positions), rotate(k, positions), v, S, log_w, **more)
+    back = torch.full((1, S.shape[-1]), -T, device=q.device)  # a key at p is now one at p - T
+    return y, rotate(S.transpose(-1, -2), back).transpose(-1, -2)
+
+
+def _weights(tokens: Tokens, u: Tensor | None) -> Tensor:
     """How much each value counts in each answer, from the empty state, of one row: (H, T, T)."""
-    (_, _, T, K), H = q.shape, max(q.shape[1], log_w.shape[1])
+    q, k, v, log_w, a, b = tokens.each(lambda x: x[:1])
+    (_, H, T, _), K = v.shape, q.shape[-1]
     values = torch.eye(T).to(q).expand(1, H, T, T)
-    a, b = (None if x is None else x[:1] for x in (a, b))
     return matrix_state(q, k, values, q.new_zeros(1, H, K, T), log_w, a=a, b=b, u=u)[0][0]
 
 
-def _naive(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    S: Tensor,
-    log_w: Tensor,
-    a: Tensor | None,
-    b: Tensor | None,
-    u: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def _naive(tokens: Tokens, S: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
     """The definition, a token at a time."""
-    w = log_w.exp()[..., None]  # (B, H, T, K, 1)
     ys = []
-    for t in range(q.shape[2]):
-        new = k[:, :, t, :, None] * v[:, :, t, None, :]  # (B, H, K, V)
-        seen = S if u is not None else None
-        kept = w[:, :, t] * S
+    for t in range(tokens.q.shape[2]):
+        q, k, v, log_w, a, b = tokens.column(t)
+        before, new = S, k * v.mT
+        S = log_w.exp() * before
         if a is not None and b is not None:
-            kept = kept + a[:, :, t, :, None] * (b[:, :, t, None, :] @ S)
-        S = kept + new
-        if u is not None and seen is not None:
-            seen = seen + u[:, :, None] * new
-        ys.append((q[:, :, t, None, :] @ (S if seen is None else seen)).squeeze(2))
+            S = S + a * (b.mT @ before)
+        S = S + new
+        seen = S if u is None else before + u[:, :, None] * new
+        ys.append((q.mT @ seen).squeeze(2))
     return torch.stack(ys, 2), S
 
 
@@ -131,19 +150,10 @@ def _chunk(log_w: Tensor, least: float | None, largest: int) -> tuple[int, bool]
 
 
 def _chunked(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    S: Tensor,
-    log_w: Tensor,
-    a: Tensor | None,
-    b: Tensor | None,
-    u: Tensor | None,
-    C: int,
-    near: bool,
+    tokens: Tokens, S: Tensor, u: Tensor | None, C: int, near: bool
 ) -> tuple[Tensor, Tensor]:
     """Chunks of C tokens; `near` if no channel decays by more than e^-80 in one."""
-    q, k, v, log_w = (torch.unflatten(x, 2, (-1, C)) for x in (q, k, v, log_w))  # (B, H, N, C, K)
+    q, k, v, log_w, a, b = tokens.each(lambda x: torch.unflatten(x, 2, (-1, C)))  # (B, H, N, C, K)
     near = near or float(-log_w.detach().sum(3).amin()) <= 2 * LIMIT
     if not near:  # sums of which only small differences count
         log_w = log_w.double()
@@ -152,34 +162,36 @@ def _chunked(
     end = G[:, :, :, -1:]
     reading = G if u is None else before
     seen = torch.ones(C, C, dtype=torch.bool, device=q.device).tril(0 if u is None else -1)
+    # A chunk as an affine map of the state before it: y = reads S + own, and
+    # S <- kept * S + moves S + gained.
     to_end = (end - G).to(q.dtype).exp()
-    gained = (k * to_end).transpose(-1, -2) @ v  # (B, H, N, K, V)
-    kept = end.to(q.dtype).exp().transpose(-1, -2)  # (B, H, N, K or 1, 1)
-
-    starts, answers = [], []
+    kept = end.to(q.dtype).exp().mT.expand(-1, -1, q.shape[2], -1, -1)  # (B, H, N, K or 1, 1)
+    reads = q * reading.to(q.dtype).exp()
+    moves = None
     if a is None or b is None:
         ((qk,),) = _decayed([q], [reading], [seen], [k], G, near)
-        y = qk @ v
-        for n in range(q.shape[2]):
-            starts.append(S)
-            S = kept[:, :, n] * S + gained[:, :, n]
+        own, gained = qk @ v, (k * to_end).mT @ v
     else:
-        a, b = (torch.unflatten(x, 2, (-1, C)) for x in (a, b))
         (qk, qa), (bk, ba) = _decayed(
             [q, b], [reading, before], [seen, seen.tril(-1)], [k, a], G, near
         )
         right = torch.cat((bk @ v, b * before.to(q.dtype).exp()), -1)
-        solved = torch.linalg.solve_triangular(-ba, right, upper=False, unitriangular=True)
-        own, of_start = torch.split(solved, [v.shape[-1], b.shape[-1]], -1)
-        a_end = (a * to_end).transpose(-1, -2)
-        for n in range(q.shape[2]):
-            starts.append(S)
-            answers.append(own[:, :, n] + of_start[:, :, n] @ S)  # x of this chunk
-            S = kept[:, :, n] * S + gained[:, :, n] + a_end[:, :, n] @ answers[-1]
-        y = qk @ v + qa @ torch.stack(answers, 2)
+        x = torch.linalg.solve_triangular(-ba, right, upper=False, unitriangular=True)
+        V, K = v.shape[-1], b.shape[-1]
+        of_v, of_S = (qa @ x).split([V, K], -1)
+        own, reads = qk @ v + of_v, reads + of_S
+        of_v, moves = ((a * to_end).mT @ x).split([V, K], -1)
+        gained = (k * to_end).mT @ v + of_v
     if u is not None:
-        y = y + (q * u[:, None, None] * k).sum(-1, keepdim=True) * v
-    y = y + (q * reading.to(q.dtype).exp()) @ torch.stack(starts, 2)
+        own = own + (q * u[:, None, None] * k).sum(-1, keepdim=True) * v
+
+    # (A slice a chunk would have a whole tensor of zeros as its gradient.)
+    starts = []
+    moved = [None] * q.shape[2] if moves is None else moves.unbind(2)
+    for keep, gain, move in zip(kept.unbind(2), gained.unbind(2), moved, strict=True):
+        starts.append(S)
+        S = keep * S + gain if move is None else keep * S + gain + move @ S
+    y = own + reads @ torch.stack(starts, 2)
     return y.flatten(2, 3), S
 
 

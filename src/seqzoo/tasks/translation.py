@@ -172,8 +172,7 @@ def translate(
     out = [""] * len(sources)
     for rows, prompt in _by_length(sources, start, at_once=max(1, 256 // beams)):
         prompt = prompt.to(model.embedding.weight.device)
-        longest = max_len if model.max_len is None else min(max_len, model.max_len)
-        limit = max(1, min(longest - prompt.shape[1], 2 * prompt.shape[1] + 50))
+        limit = max(1, min(max_len - prompt.shape[1], 2 * prompt.shape[1] + 50))
         if beams > 1:
             found = beam_search(
                 model,

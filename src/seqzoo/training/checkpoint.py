@@ -55,7 +55,7 @@ def save(
         rest["rng.cuda"] = torch.cuda.get_rng_state()
     save_file(rest, draft / "state.safetensors")
     (draft / "progress.json").write_text(json.dumps(dict(progress), indent=1))
-    digests = {path.name: _sha256(path) for path in sorted(draft.iterdir())}
+    digests = {path.name: sha256(path) for path in sorted(draft.iterdir())}
     (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
     for path in draft.iterdir():
         _flush(path)
@@ -122,7 +122,7 @@ def verify(folder: Path) -> None:
             f"{folder}: no readable {MANIFEST}: not a checkpoint, or a damaged one"
         ) from None
     for name, digest in digests.items():
-        if not (folder / name).is_file() or _sha256(folder / name) != digest:
+        if not (folder / name).is_file() or sha256(folder / name) != digest:
             raise UserError(
                 f"{folder / name}: missing or changed since it was written: put it back, or start "
                 "a new run"
@@ -162,7 +162,7 @@ def write(path: Path, text: str) -> None:
     os.replace(draft, path)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from seqzoo import state as states
 from seqzoo.config import flat
+from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.tasks.task import IGNORE, Task
@@ -96,7 +97,7 @@ def train(
         for layer in model.layers:
             layer.compile()
 
-    describe(model, task, config, folder)
+    describe(folder, config["model"], model.vocab_size, task.tokenizer)
     shown = (task.best, "train/loss", "bench/train_tokens_per_second")
     log = Log(folder, step=done["step"], hyperparameters=flat(config), metrics=shown)
     show = Progress(quiet=quiet)
@@ -316,13 +317,14 @@ def train(
     return summary
 
 
-def describe(model: LanguageModel, task: Task, config: Mapping[str, Any], folder: Path) -> None:
-    """Begin model/, what it takes to load the model elsewhere, with all but the weights."""
+def describe(folder: Path, keys: Mapping[str, Any], vocab_size: int, tokenizer: Tokenizer) -> None:
+    """Begin a run's model/, what it takes to load the model elsewhere, with all but the weights."""
     out = folder / "model"
     out.mkdir(exist_ok=True)
-    described = {**config["model"], "vocab_size": model.vocab_size}
-    (out / "config.json").write_text(json.dumps(described, indent=1) + "\n")
-    task.tokenizer.save(out / "tokenizer.json")
+    (out / "config.json").write_text(
+        json.dumps({**keys, "vocab_size": vocab_size}, indent=1) + "\n"
+    )
+    tokenizer.save(out / "tokenizer.json")
 
 
 @contextmanager
