@@ -33,6 +33,7 @@ NUMBERS = {
     "target_lang": "de",
     "limit": 1000,
     "n_pairs": 300,
+    "longest": 25,
     "val_pairs": 40,
     "test_pairs": 30,
 }

@@ -10,9 +10,9 @@ from seqzoo.models.language_model import LanguageModel
 STOP, V = 0, 11
 
 
-def small(name: str, seed: int) -> LanguageModel:
+def small(name: str, seed: int, **keys: object) -> LanguageModel:
     torch.manual_seed(seed)
-    model = seqzoo.build(name, vocab_size=V, dim=16, n_layers=1).double().eval()
+    model = seqzoo.build(name, vocab_size=V, dim=16, n_layers=1, **keys).double().eval()
     for parameter in model.parameters():
         parameter.data += 0.5 * torch.randn_like(parameter)
     return model
@@ -20,13 +20,18 @@ def small(name: str, seed: int) -> LanguageModel:
 
 @torch.no_grad()
 def plain(
-    model: LanguageModel, prompt: list[int], beams: int, max_tokens: int, penalty: float
+    model: LanguageModel,
+    prompt: list[int],
+    beams: int,
+    max_tokens: int,
+    penalty: float,
+    *source: torch.Tensor,
 ) -> list[Hypothesis]:
     live, found = [([], 0.0)], []
     for t in range(1, max_tokens + 1):
         ways = []
         for text, score in live:
-            logits, _ = model(torch.tensor([prompt + text]))
+            logits, _ = model(torch.tensor([prompt + text]), None, *source)
             for token, value in enumerate(logits[0, -1].log_softmax(-1).tolist()):
                 ways.append((text, token, score + value))
         ways.sort(key=lambda way: -way[2])
@@ -52,6 +57,18 @@ def test_beam_search_is_the_plain_one(name: str, beams: int, penalty: float) -> 
     )
     for prompt, ours in zip(prompts.tolist(), found, strict=True):
         expected = plain(model, prompt, beams, 6, penalty)
+        assert [h.tokens for h in ours] == [h.tokens for h in expected]
+        assert [h.score for h in ours] == pytest.approx([h.score for h in expected], abs=1e-5)
+
+
+@pytest.mark.parametrize("keys", ({}, {"attention": "bahdanau"}, {"bridge": "state"}), ids=str)
+def test_beam_search_behind_a_source_is_the_plain_one(keys: dict) -> None:
+    model = small("lstm", 7, head="encoder_decoder", **keys)
+    sources = torch.randint(1, V, (3, 4), generator=torch.Generator().manual_seed(1))
+    prompt, state = model.begin(sources, 1)
+    found = beam_search(model, prompt, state, beams=3, max_tokens=6, stop=STOP, length_penalty=1.0)
+    for source, ours in zip(sources, found, strict=True):
+        expected = plain(model, [1], 3, 6, 1.0, source[None])
         assert [h.tokens for h in ours] == [h.tokens for h in expected]
         assert [h.score for h in ours] == pytest.approx([h.score for h in expected], abs=1e-5)
 

@@ -278,8 +278,9 @@ def test_unlike_lengths_translate_as_alone() -> None:
     torch.manual_seed(0)
     model = seqzoo.build("lstm", vocab_size=data.tokenizer.vocab_size, dim=16).eval()
     sources = data.train.source[:9]
-    together = translate(model, data.tokenizer, sources, 60)
-    assert together == [translate(model, data.tokenizer, [s], 60)[0] for s in sources]
+    both = data.tokenizer, data.source_tokenizer
+    together = translate(model, *both, sources)
+    assert together == [translate(model, *both, [s])[0] for s in sources]
 
 
 def test_sampling() -> None:

@@ -205,7 +205,7 @@ def _info(arguments: list[str]) -> int:
 def _help(cfg: dict[str, Any]) -> str:
     """Every choice and every key with its value and what its file says of it."""
     lines = [TRAIN_HELP]
-    for group in ("model", "task", "experiment"):
+    for group in ("model", "task", "head", "experiment"):
         choices = textwrap.wrap(", ".join(config.names(group)), 80, break_on_hyphens=False)
         lines.append(f"  {group + '=':<14} {choices[0]}")
         lines += [" " * 17 + more for more in choices[1:]]
@@ -220,6 +220,8 @@ def _help(cfg: dict[str, Any]) -> str:
 def _keys_help(section: str, name: str, values: dict[str, Any]) -> list[str]:
     """Every key of a section with its value and what its file says of it."""
     title, said = config.comments(section, name)
+    if "head" in values:
+        said |= config.comments("head", values["head"])[1]
     lines = [f"\n{section}={name}   {title}"]
     for key, value in values.items():
         if key != "name":
@@ -310,7 +312,7 @@ def _combinations(overrides: Sequence[Any], loader: Any) -> Iterator[list[str]]:
             values = list(override.sweep_string_iterator())
         else:
             values = [override.input_line.partition("=")[2]]
-        if not override.is_hydra_override() and key not in (*SECTIONS, "experiment"):
+        if not override.is_hydra_override() and key not in (*SECTIONS, "head", "experiment"):
             key = "++" + key.lstrip("+")
         choices.append([f"{key}={value}" for value in values])
     return map(list, product(*choices))
@@ -331,6 +333,7 @@ def _check(cfg: dict[str, Any]) -> None:
     check_model(cfg["model"])
     check_task(cfg["task"])
     _check_positions(cfg["model"], cfg["task"])
+    _check_head(cfg["model"], cfg["task"])
     trainer = cfg["trainer"]
     config.check_keys("trainer", trainer, config.defaults("trainer", "default"))
     config.check("trainer", trainer, choices={"dtype": ("auto", "float32", "bfloat16")})
@@ -349,6 +352,26 @@ def _check_positions(model: dict[str, Any], task: dict[str, Any]) -> None:
             f"task.{key}={task[key]} is more than the positions of "
             f"model.max_len={model['max_len']}: "
             f"try model.max_len={task[key]} or model.position=rope"
+        )
+
+
+def _check_head(model: dict[str, Any], task: dict[str, Any]) -> None:
+    """Refuse an encoder where there is no source, and a vocabulary of its own without one."""
+    if model.get("head", "decoder_only") == "encoder_decoder":
+        if "target_lang" not in task:
+            raise UserError(
+                f"head=encoder_decoder: task={task['name']} has no source to encode: "
+                "use task=translation, or head=decoder_only"
+            )
+        if not task.get("joint_vocabulary", True) and model.get("share_embeddings", True):
+            raise UserError(
+                "task.joint_vocabulary=false: source and target have unlike tokens: "
+                "give model.share_embeddings=false"
+            )
+    elif not task.get("joint_vocabulary", True):
+        raise UserError(
+            "task.joint_vocabulary=false: one stack of layers reads and says both languages: "
+            "use head=encoder_decoder, or task.joint_vocabulary=true"
         )
 
 

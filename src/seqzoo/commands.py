@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -72,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(sub)
     sub.add_argument("--split", default="val", choices=("val", "test"), help="default: val")
     sub.add_argument("--path", help="another file to measure on: a text, or a TSV of pairs")
+    _add_search(sub)
     _add_cache(sub)
 
     sub = add("generate", _generate, "write on from a prompt, token by token")
@@ -92,19 +94,12 @@ def parser() -> argparse.ArgumentParser:
     sub = add("translate", _translate, "translate sentences, or the lines of standard input")
     _add_run(sub)
     sub.add_argument("sentences", nargs="*", metavar="SENTENCE", help="none: standard input")
+    _add_search(sub)
     sub.add_argument(
-        "--beam",
-        type=_count,
-        default=1,
-        metavar="N",
-        help="beams of the search (default: 1, greedy)",
+        "--n-best", type=_count, metavar="N", help="N translations a sentence, each with its score"
     )
     sub.add_argument(
-        "--length-penalty",
-        type=_temperature,
-        default=1.0,
-        metavar="A",
-        help="scores are divided by length ** A (default: 1, the mean a token)",
+        "--attention", metavar="FILE", help="write where the model looked, for one SENTENCE: a .png"
     )
 
     commands.add_parser("bench", help="speed, memory and state against sequence length")
@@ -168,6 +163,29 @@ def _add_run(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
         "--checkpoint", choices=("best", "last"), help="whose weights (default: the best)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: auto)")
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--beam",
+        type=_count,
+        metavar="N",
+        help="beams of the search; 1: greedy (default: task.beam)",
+    )
+    parser.add_argument(
+        "--length-penalty",
+        type=_temperature,
+        metavar="A",
+        help="scores are divided by length ** A (default: task.length_penalty)",
+    )
+
+
+def _search(options: argparse.Namespace, task: Mapping[str, Any]) -> tuple[int, float]:
+    """Beams and length penalty: those asked for, else the run's own."""
+    known = {**config.defaults("task", "translation"), **task}
+    beams = options.beam or known["beam"]
+    penalty = known["length_penalty"] if options.length_penalty is None else options.length_penalty
+    return beams, penalty
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
@@ -247,6 +265,11 @@ def _eval(options: argparse.Namespace) -> None:
         origins = ("corpus", "path", "source", "target")
         data = {key: None for key in run.config["task"] if key.endswith(origins)}
         data["path"] = options.path
+    if "target_lang" in run.config["task"]:
+        beams, penalty = _search(options, run.config["task"])
+        run.config["task"] |= {"beam": beams, "length_penalty": penalty}
+    elif options.beam or options.length_penalty is not None:
+        raise UserError("--beam, --length-penalty: of translations: leave them out")
     for name, value in run.evaluate(options.split, **data).items():
         print(f"{name}\t{value:.4f}" if isinstance(value, float) else f"{name}\t{value}")
 
@@ -263,14 +286,31 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _translate(options: argparse.Namespace) -> None:
+    if options.attention and (len(options.sentences) != 1 or options.n_best):
+        raise UserError("--attention: of one SENTENCE and its best translation: give one")
+    if options.attention and not options.attention.endswith((".png", ".svg", ".pdf")):
+        raise UserError(f"--attention {options.attention}: give a name that ends in .png")
     run = _load(options, needs="target_lang", instead="generate")
-    search = {"beams": options.beam, "length_penalty": options.length_penalty}
+    beams, penalty = _search(options, run.config["task"])
+    wanted = options.n_best or 1
+    beams = max(beams, wanted)
+
+    def say(sentences: Sequence[str]) -> None:
+        for best in run.hypotheses(sentences, beams=beams, length_penalty=penalty):
+            for text, score in best[:wanted]:
+                print(f"{score:.4f}\t{text}" if options.n_best else text, flush=True)
+
     if options.sentences:
-        print(*run.translate(options.sentences, **search), sep="\n")
+        say(options.sentences)
+        if options.attention:
+            figure = run.align(options.sentences[0], beams=beams, length_penalty=penalty)
+            figure.savefig(options.attention)
         return
+    at_once = 1 if sys.stdin.isatty() else 512
     try:
-        for line in sys.stdin:
-            print(*run.translate([line.rstrip("\n")], **search), flush=True)
+        lines = (line.rstrip("\n") for line in sys.stdin)
+        while some := list(islice(lines, at_once)):
+            say(some)
     except UnicodeDecodeError as error:
         raise UserError(
             f"standard input is not {error.encoding} at byte {error.start}: convert it first"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from seqzoo import config
 
-GROUPS = ("model", "task", "experiment")
+GROUPS = ("model", "task", "head", "experiment")
 
 # bash replaces what follows the last break character, which `=` usually is: the rest is taken off.
 _SCRIPT = """\
@@ -70,7 +70,7 @@ def _arguments(parser: ArgumentParser, before: list[str], word: str) -> Iterable
 
 def _overrides(before: list[str], word: str) -> Iterable[str]:
     """Flags, groups, keys of the model and the task that the line has, and values."""
-    chosen = {"model": "lstm", "task": "charlm", "trainer": "default"}
+    chosen = {"model": "lstm", "task": "charlm", "trainer": "default", "head": "decoder_only"}
     chosen |= dict(text.split("=", 1) for text in before if text.count("=") == 1)
     keys = {
         f"{group}.{key}": value
@@ -79,6 +79,8 @@ def _overrides(before: list[str], word: str) -> Iterable[str]:
         for key, value in config.defaults(group, name).items()
         if key != "name"
     }
+    if chosen["head"] in config.names("head"):
+        keys |= {f"model.{key}": v for key, v in config.defaults("head", chosen["head"]).items()}
     key, equals, value = word.partition("=")
     if word.startswith("-"):
         return ("-m", "--multirun", "--cfg", "--help")
@@ -107,7 +109,7 @@ def _bench(word: str) -> Iterable[str]:
 
 
 def _values(key: str, begun: str, keys: dict[str, object]) -> Iterable[str]:
-    from seqzoo.models.zoo import FAMILIES
+    from seqzoo.models.zoo import CHOICES, FAMILIES
     from seqzoo.tasks import TASKS
 
     if key in GROUPS:
@@ -115,9 +117,9 @@ def _values(key: str, begun: str, keys: dict[str, object]) -> Iterable[str]:
     if key == "resume":
         return ["auto", *(_runs(begun) or _paths(begun))]
     section, _, name = key.partition(".")
-    for entry in (*FAMILIES.values(), *TASKS.values()):
-        if key in keys and name in entry.choices and section in ("model", "task"):
-            return map(config.shown, entry.choices[name])
+    for choices in (CHOICES, *(entry.choices for entry in (*FAMILIES.values(), *TASKS.values()))):
+        if key in keys and name in choices and section in ("model", "task"):
+            return map(config.shown, choices[name])
     if name.endswith(("path", "source", "target")):
         return _paths(begun)
     if isinstance(keys.get(key), bool):

@@ -24,7 +24,7 @@ COUNTS = frozenset(  # whole numbers from 1 up
     "max_steps eval_every checkpoint_every sample_every sample_tokens limit n_pairs "
     "val_pairs test_pairs vocab_size eval_pairs log_every val_max_chars parameters tokens "
     "decode_batch_size rounds threads expand state_size mix_rank decay_rank rate_rank value_rank "
-    "gate_rank n_kv_heads chunk".split()
+    "gate_rank n_kv_heads chunk encoder_layers source_heads average longest beam".split()
 )
 RANGES: dict[str, tuple[float, float]] = {  # closed at both ends; others: any number from 0 up
     **dict.fromkeys(COUNTS, (1, math.inf)),
@@ -36,6 +36,8 @@ RANGES: dict[str, tuple[float, float]] = {  # closed at both ends; others: any n
     "lr": (1e-12, 100.0),
     "lr_end": (0, 1),
     "grad_clip": (1e-9, math.inf),
+    "label_smoothing": (0, 0.99),
+    "scheduled_sampling": (0, 1),
     "max_seconds": (1e-3, math.inf),
     "seconds": (1e-3, math.inf),
     "max_step_seconds": (1e-3, math.inf),
@@ -48,7 +50,8 @@ CACHE_READINGS = ("tokens", "prompt")
 SINKS = 4  # tokens that the policy of that name never drops
 NULLABLE = tuple(
     "max_steps max_seconds max_epochs eval_every checkpoint_every sample_every grad_clip "
-    "parameters tokens threads decay_rank rate_rank value_rank gate_rank n_kv_heads cache".split()
+    "parameters tokens threads decay_rank rate_rank value_rank gate_rank n_kv_heads cache "
+    "encoder_layers average".split()
 )
 
 
@@ -65,7 +68,8 @@ def _read(path: Path) -> dict[str, Any]:
 def defaults(group: str, name: str, path: str | None = None) -> dict[str, Any]:
     """The group's values in ``configs/GROUP/NAME.yaml``, or in another file."""
     values = _read(Path(path) if path else CONFIGS / group / f"{name}.yaml")
-    return values.get(group, values)  # a model's file also says how it likes to be trained
+    section = values.get(group)  # a model's file also says how it likes to be trained
+    return section if isinstance(section, dict) else values
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """One sampling loop and one beam search for the whole zoo: read the prompt into the state, then
-step. Of the state they know that its rows can be selected."""
+step. Of the state they know that its rows can be selected; a decoder's holds its source too."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from seqzoo.state import State, select, trim
 def generate(
     model: LanguageModel,
     prompt: Tensor,
+    state: State = None,
     *,
     max_tokens: int,
     temperature: float = 1.0,
@@ -32,6 +33,7 @@ def generate(
     Args:
         prompt: (B, T) tokens, T >= 1, every row full: rows of unlike lengths go in calls of their
             own.
+        state: what was read before the prompt.
         max_tokens: how many to make.
         temperature: divides the logits; 0 takes the likeliest token.
         top_k: sample among the k likeliest only.
@@ -45,7 +47,7 @@ def generate(
         (B,) the next token of each row.
     """
     with _evaluating(model):
-        text, state = prompt, None
+        text = prompt
         rows = torch.arange(prompt.shape[0], device=prompt.device)  # those still going
         fresh = prompt
         for _ in range(max_tokens):
@@ -134,6 +136,7 @@ class Hypothesis(NamedTuple):
 def beam_search(
     model: LanguageModel,
     prompt: Tensor,
+    state: State = None,
     *,
     beams: int,
     max_tokens: int,
@@ -150,6 +153,7 @@ def beam_search(
 
     Args:
         prompt: (B, T) tokens, every row full.
+        state: what was read before the prompt.
         stop: the token that ends a continuation.
         length_penalty: 0 compares log-probabilities, which favours short ones; 1 their mean a token
             (Wu et al. 2016, arXiv 1609.08144, section 7, has another form).
@@ -161,7 +165,7 @@ def beam_search(
         prompt = prompt[:, -model.max_len :]
         max_tokens = min(max_tokens, model.max_len - prompt.shape[1] + 1)
     with _evaluating(model):
-        logits, state = model(prompt)
+        logits, state = model(prompt, state)
         logits = logits[:, None, -1]  # (A, n, V), n beams: at first the prompt alone
         scores = torch.zeros(len(prompt), 1, device=device)  # (A, n)
         texts = prompt.new_zeros(len(prompt), 1, 0)  # (A, n, t)

@@ -26,13 +26,16 @@ def describe(keys: Mapping[str, Any], vocab_size: int = 65) -> str:
     model = build(vocab_size=vocab_size, **keys).eval()
     parts = {"embedding and head": 0, "layers": 0}
     for name, parameter in model.named_parameters():
-        parts["layers" if name.startswith("layers") else "embedding and head"] += parameter.numel()
+        parts[
+            "layers" if name.startswith(("layers", "encoder.stacks")) else "embedding and head"
+        ] += parameter.numel()
     lengths = [n for n in LENGTHS if model.max_len is None or n <= model.max_len]
     lines = [
         f"{keys['name']}: " + ", ".join(f"{k} {v}" for k, v in keys.items() if k != "name"),
         f"parameters          {model.n_parameters():>14,}   (vocabulary {vocab_size})",
         *(f"  {part:<18}{count:>14,}" for part, count in parts.items()),
         f"FLOPs a token       {flops_per_token(model, 64):>14,}   (read in parallel, T = 64)",
+        *(["behind a source of as many tokens:"] if model.reads_source else []),
         "",
         f"{'context T':>10} {'state bytes':>14} {'FLOPs of token T':>18}",
     ]
@@ -52,18 +55,22 @@ def flops_of_token(model: LanguageModel) -> tuple[int, int]:
 @torch.no_grad()
 def flops_per_token(model: LanguageModel, length: int) -> int:
     """FLOPs of reading `length` tokens from the empty state, divided by them: two a multiply-add of
-    every matrix product of the definition. What is done element by element is not counted."""
+    every matrix product of the definition. What is done element by element is not counted. With an
+    encoder: of a source and a target of that length each."""
     tokens = torch.zeros(1, length, dtype=torch.long)
+    source = (tokens,) if model.reads_source else ()
     with ops.backend("naive"), FlopCounterMode(display=False) as counter:
-        model(tokens)
-    return counter.get_total_flops() // length
+        model(tokens, None, *source)
+    return counter.get_total_flops() // (length * (1 + len(source)))
 
 
 @torch.no_grad()
 def step_at(model: LanguageModel, length: int) -> tuple[int, int]:
-    """Bytes of the state after `length` tokens, and FLOPs of reading the last of them."""
+    """Bytes of the state after `length` tokens, and FLOPs of reading the last of them; with an
+    encoder, behind a source of as many."""
     tokens = torch.zeros(1, length, dtype=torch.long)
-    state = model(tokens[:, 1:])[1] if length > 1 else None
+    state = model.begin(tokens, 0)[1] if model.reads_source else None
+    state = model(tokens[:, 1:], state)[1] if length > 1 else state
     with ops.backend("naive"), FlopCounterMode(display=False) as counter:
         _, state = model(tokens[:, :1], state)
     return nbytes(state), counter.get_total_flops()

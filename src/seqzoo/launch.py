@@ -82,7 +82,7 @@ def _fit(cfg: dict[str, Any], data: Any, folder: Path, resuming: bool) -> int:
 
     trainer = cfg["trainer"]
     torch.manual_seed(trainer["seed"])
-    model = build(vocab_size=data.tokenizer.vocab_size, **cfg["model"])
+    model = build(**tasks.vocabularies(data), **cfg["model"])
     task = tasks.make(cfg["task"], data, seed=trainer["seed"])
     summary = train(model, task, trainer, folder, config=cfg, resume=resuming)
     if summary["status"] != "finished":

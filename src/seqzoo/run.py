@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +20,9 @@ from seqzoo.tasks.charlm import opening
 from seqzoo.training.checkpoint import load_weights, verify
 from seqzoo.training.device import pick_device, pick_dtype
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 class Run:
     """A run directory.
@@ -30,12 +33,19 @@ class Run:
         summary: summary.json, or {} while it has none.
         model: in evaluation mode, with the best checkpoint's weights unless another was asked for.
         tokenizer: text to tokens and back.
+        source_tokenizer: the same for what an encoder reads; the same one, unless the task has two.
     """
 
     def __init__(
-        self, folder: Path, config: dict[str, Any], model: LanguageModel, tokenizer: Tokenizer
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        source_tokenizer: Tokenizer,
     ) -> None:
-        self.folder, self.config, self.model, self.tokenizer = folder, config, model, tokenizer
+        self.folder, self.config, self.model = folder, config, model
+        self.tokenizer, self.source_tokenizer = tokenizer, source_tokenizer
         path = folder / "summary.json"
         self.summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
@@ -89,22 +99,58 @@ class Run:
         Raises:
             UserError: the run learnt something else.
         """
-        from seqzoo.tasks.translation import translate
+        found = self.hypotheses(sentences, beams=beams, length_penalty=length_penalty)
+        return [best[0][0] for best in found]
 
-        if "target_lang" not in self.config["task"]:
-            raise UserError(
-                f"{self.folder}: a run of task={self.config['task']['name']}, not of translation"
-            )
-        encoded = [self.tokenizer.encode(sentence) for sentence in sentences]
+    def hypotheses(
+        self, sentences: Sequence[str], *, beams: int = 1, length_penalty: float = 1.0
+    ) -> list[list[tuple[str, float]]]:
+        """Translations of each sentence and their scores, the best first: `beams` of them; a greedy
+        one has no score (nan).
+
+        Raises:
+            UserError: the run learnt something else.
+        """
+        from seqzoo.tasks.translation import hypotheses
+
         with torch.inference_mode():
-            return translate(
+            found = hypotheses(
                 self.model,
                 self.tokenizer,
-                encoded,
-                self.config["task"]["max_len"],
+                self.source_tokenizer,
+                self._sources(sentences),
                 beams=beams,
                 length_penalty=length_penalty,
             )
+        return [[(self.tokenizer.decode(h.tokens), h.score) for h in one] for one in found]
+
+    def align(self, sentence: str, *, beams: int = 1, length_penalty: float = 1.0) -> Figure:
+        """A sentence, its translation, and where the model looked: see `seqzoo.alignment`.
+
+        Raises:
+            UserError: the run learnt something else, or no operation of the model weighs anything.
+        """
+        from seqzoo.alignment import align, draw
+
+        said = self.translate([sentence], beams=beams, length_penalty=length_penalty)[0]
+        (source,), target = self._sources([sentence]), self.tokenizer.encode(said)
+        seen = align(self.model, self.tokenizer, self.source_tokenizer, source, target)
+        if seen is None:
+            raise UserError(
+                f"{self.folder}: nothing in {self.config['model']['name']} looks back at its "
+                "source: train with head=encoder_decoder, whose decoder attends to it"
+            )
+        return draw(seen)
+
+    def _sources(self, sentences: Sequence[str]) -> list[Any]:
+        task = self.config["task"]
+        if "target_lang" not in task:
+            raise UserError(f"{self.folder}: a run of task={task['name']}, not of translation")
+        lower = task.get("lowercase", False)
+        return [
+            self.source_tokenizer.encode(sentence.lower() if lower else sentence)
+            for sentence in sentences
+        ]
 
     def evaluate(self, split: str = "val", **data: Any) -> dict[str, float | str]:
         """The task's metrics on a split of the run's own data, or of other data.
@@ -118,7 +164,7 @@ class Run:
             UserError: no such split; other data the tokenizer cannot read.
         """
         keys = {**self.config["task"], **data}
-        encoded = tasks.prepare(keys, self.tokenizer, whole=bool(data))
+        encoded = tasks.prepare(keys, self.tokenizer, self.source_tokenizer, whole=bool(data))
         task = tasks.make(keys, encoded, seed=self.config["trainer"]["seed"])
         if split not in task.splits():
             raise UserError(f"--split {split}: this task has {', '.join(task.splits())}")
@@ -165,9 +211,12 @@ def load(
             )
         verify(at)
         weights = at / "model.safetensors"
-    tokenizer = Tokenizer.load(folder / "model" / "tokenizer.json")
+    tokenizer = source_tokenizer = Tokenizer.load(folder / "model" / "tokenizer.json")
+    if (folder / "model" / "source_tokenizer.json").exists():
+        source_tokenizer = Tokenizer.load(folder / "model" / "source_tokenizer.json")
     described = json.loads((folder / "model" / "config.json").read_text())
-    model = build(vocab_size=described["vocab_size"], **{**config["model"], **model_keys})
+    sizes = {key: described[key] for key in ("vocab_size", "source_vocab_size") if key in described}
+    model = build(**sizes, **{**config["model"], **model_keys})
     model.to(pick_device(device))
     load_weights(weights, model)
-    return Run(folder, config, model.eval(), tokenizer)
+    return Run(folder, config, model.eval(), tokenizer, source_tokenizer)

@@ -1,13 +1,15 @@
-"""Parallel text: numbers spelled out in two languages, files, or a data set of the hub.
+"""Parallel text: numbers spelled out in two languages, strings and their reversals, files, or a
+data set of the hub.
 
 `read_pairs` gives pairs of sentences in three parts that share no source, `encode_pairs` their ids
-under one joint vocabulary.
+under one vocabulary for both sides or one each.
 """
 
 import copy
 import hashlib
 import inspect
 import random
+import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,11 +27,13 @@ from seqzoo.errors import UserError
 
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
 PARTS = ("train", "val", "test")
+_LETTERS = string.ascii_lowercase
 
 Pair = tuple[str, str]
 
-_FORMAT = 2  # of the cached files: raise it when their content would change
+_FORMAT = 3  # of the cached files: raise it when their content would change
 _HELD_OUT = 10  # validation and test are each at most one tenth of the corpus
+_CORPORA = ("numbers", "reverse")
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -54,12 +58,13 @@ class Sides(NamedTuple):
 
 @dataclass(frozen=True)
 class EncodedPairs:
-    """Pairs as ids under one tokenizer, whose first four ids are SPECIALS."""
+    """Pairs as ids, under one tokenizer or one a side; its first four ids are SPECIALS."""
 
     name: str
     note: str
     sha256: str
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer  # of the target
+    source_tokenizer: Tokenizer  # the same, where the vocabulary is joint
     train: Sides
     val: Sides
     test: Sides
@@ -67,12 +72,17 @@ class EncodedPairs:
 
 
 def load(
-    keys: Mapping[str, Any], tokenizer: Tokenizer | None = None, *, whole: bool = False
+    keys: Mapping[str, Any],
+    tokenizer: Tokenizer | None = None,
+    *,
+    source_tokenizer: Tokenizer | None = None,
+    whole: bool = False,
 ) -> EncodedPairs:
     """What the task `translation` reads, from its configuration.
 
     Args:
         tokenizer: one made before, instead of one made for these pairs.
+        source_tokenizer: the same for sources; None: they have no other.
         whole: hold nothing out: all pairs are `val` (and `train`), and there is no `test`.
 
     Raises:
@@ -85,17 +95,33 @@ def load(
         every = pairs.train + pairs.val + pairs.test
         pairs = replace(pairs, train=every, val=every, test=[])
     if tokenizer is not None:
+        both = source_tokenizer or tokenizer, tokenizer
         parts = {
-            part: Sides(*map(tokenizer.encode_many, _transpose(getattr(pairs, part))))
+            part: Sides(
+                *(
+                    one.encode_many(side)
+                    for one, side in zip(both, _transpose(getattr(pairs, part)), strict=True)
+                )
+            )
             for part in PARTS
         }
-        references = _references(pairs)
         return EncodedPairs(
-            pairs.name, pairs.note, pairs.sha256, tokenizer, references=references, **parts
+            pairs.name,
+            pairs.note,
+            pairs.sha256,
+            tokenizer,
+            both[0],
+            references=_references(pairs),
+            **parts,
         )
-    encoded = encode_pairs(pairs, tokenizer=keys["tokenizer"], vocab_size=keys["vocab_size"])
+    encoded = encode_pairs(
+        pairs,
+        tokenizer=keys["tokenizer"],
+        vocab_size=keys["vocab_size"],
+        joint=keys["joint_vocabulary"],
+    )
     shortest = min(len(s) + len(t) + 1 for s, t in zip(*encoded.train, strict=True))
-    if shortest > keys["max_len"]:
+    if shortest > keys["max_len"] and keys["long_pairs"] == "drop":
         raise UserError(
             f"task.max_len={keys['max_len']}: the shortest pair of {pairs.name} has "
             f"{shortest} tokens: give a larger task.max_len"
@@ -119,14 +145,17 @@ def read_pairs(
     target_lang: str,
     limit: int,
     n_pairs: int,
+    longest: int,
     val_pairs: int,
     test_pairs: int,
     subset: str | None = None,
     encoding_errors: str = "strict",
+    lowercase: bool = False,
 ) -> Pairs:
     """Pairs from files if some are given, else from the corpus; spelled numbers if there is none.
 
-    `corpus`: "numbers" (with `limit` and `n_pairs`) or `owner/name` of the hub. `path`: a file of
+    `corpus`: "numbers" (with `limit` and `n_pairs`), "reverse" (with `longest` and `n_pairs`) or
+    `owner/name` of the hub. `path`: a file of
     `source<TAB>target` lines. `source` and `target`: two files, a sentence a line. A part without a
     file of its own (or a split of the hub) is held out of the train part, by source. Raises
     UserError for whatever cannot be read.
@@ -158,11 +187,20 @@ def read_pairs(
             val_pairs=val_pairs,
             test_pairs=test_pairs,
         )
+    elif corpus == "reverse":
+        return reversals(
+            longest=longest, n_pairs=n_pairs, val_pairs=val_pairs, test_pairs=test_pairs
+        )
     elif "/" in corpus:
         name, note = corpus, f"pairs of {corpus}"
         parts = _read_hub(corpus, subset, source_lang, target_lang)
     else:
-        raise unknown_name("task.corpus", corpus, ("numbers",), "or owner/name of a hub data set")
+        raise unknown_name("task.corpus", corpus, _CORPORA, "or owner/name of a hub data set")
+    if lowercase:
+        note += ", lower-cased"
+        parts = [
+            part and [(source.lower(), target.lower()) for source, target in part] for part in parts
+        ]
     return _pairs(name, note, *_hold_out(name, parts, val_pairs, test_pairs))
 
 
@@ -218,6 +256,28 @@ def numbers(
     return _pairs("numbers", note, *(_load_table(folder / f"{part}.tsv") for part in PARTS))
 
 
+def reversals(
+    *, longest: int, n_pairs: int, val_pairs: int, test_pairs: int, seed: int = 0
+) -> Pairs:
+    """Strings of letters and the same from the end; deterministic. Every length up to `longest` is
+    as likely, and no string that is held out is trained on."""
+    draw = random.Random(seed)
+
+    def strings(number: int) -> list[str]:
+        return ["".join(draw.choices(_LETTERS, k=draw.randint(1, longest))) for _ in range(number)]
+
+    held_out = strings(val_pairs + test_pairs)
+    reserved = set(held_out)
+    train = [text for text in strings(n_pairs) if text not in reserved]
+    if not train:
+        raise UserError(
+            f"task.longest={longest}: too few strings to hold some out: give a larger task.longest"
+        )
+    note = f"strings of up to {longest} letters, and their reversals"
+    parts = (train, held_out[:val_pairs], held_out[val_pairs:])
+    return _pairs("reverse", note, *([(text, text[::-1]) for text in part] for part in parts))
+
+
 def _of_every_size(draw: random.Random, limit: int, n: int, reserved: set[int]) -> list[int]:
     """Up to n values below `limit`, one digit as likely as two or ten; none reserved."""
     values = []
@@ -227,26 +287,34 @@ def _of_every_size(draw: random.Random, limit: int, n: int, reserved: set[int]) 
     return [value for value in values if value not in reserved]
 
 
-def encode_pairs(pairs: Pairs, *, tokenizer: str, vocab_size: int) -> EncodedPairs:
-    """Ids of all sentences under one vocabulary of both sides of the train part, cached by content.
+def encode_pairs(
+    pairs: Pairs, *, tokenizer: str, vocab_size: int, joint: bool = True
+) -> EncodedPairs:
+    """Ids of all sentences, cached by content, under one vocabulary of both sides of the train
+    part, or one a side.
 
     A character that the train part had not is `<unk>` in a `char` vocabulary.
     """
 
-    def build(folder: Path) -> None:
-        trained = Tokenizer.train(
-            tokenizer,
-            [sentence for pair in pairs.train for sentence in pair],
-            vocab_size=vocab_size,
-            specials=SPECIALS,
-            unknown="<unk>",
+    def train(sentences: list[str]) -> Tokenizer:
+        return Tokenizer.train(
+            tokenizer, sentences, vocab_size=vocab_size, specials=SPECIALS, unknown="<unk>"
         )
-        trained.save(folder / "tokenizer.json")
+
+    def build(folder: Path) -> None:
+        sources, targets = _transpose(pairs.train)
+        if joint:
+            trained = dict.fromkeys(Sides._fields, train(sources + targets))
+        else:
+            trained = {"source": train(sources), "target": train(targets)}
+            trained["source"].save(folder / "source_tokenizer.json")
+        trained["target"].save(folder / "tokenizer.json")
         for part in PARTS:
             both_sides = _transpose(getattr(pairs, part))
             for side, sentences in zip(Sides._fields, both_sides, strict=True):
-                ids = trained.encode_many(sentences)
-                np.save(folder / f"{part}.{side}.npy", np.concatenate([trained.encode(""), *ids]))
+                ids = trained[side].encode_many(sentences)
+                empty = trained[side].encode("")
+                np.save(folder / f"{part}.{side}.npy", np.concatenate([empty, *ids]))
                 np.save(folder / f"{part}.{side}.lengths.npy", np.array([len(i) for i in ids], int))
 
     def sides(part: str) -> Sides:
@@ -257,13 +325,16 @@ def encode_pairs(pairs: Pairs, *, tokenizer: str, vocab_size: int) -> EncodedPai
         "sha256": pairs.sha256,
         "tokenizer": tokenizer,
         "vocab_size": vocab_size if tokenizer == "bpe" else 0,
+        "joint": joint,
     }
     folder = cached("pairs", key, build)
+    whole = Tokenizer.load(folder / "tokenizer.json")
     return EncodedPairs(
         name=pairs.name,
         note=pairs.note,
         sha256=pairs.sha256,
-        tokenizer=Tokenizer.load(folder / "tokenizer.json"),
+        tokenizer=whole,
+        source_tokenizer=whole if joint else Tokenizer.load(folder / "source_tokenizer.json"),
         train=sides("train"),
         val=sides("val"),
         test=sides("test"),

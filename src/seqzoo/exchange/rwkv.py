@@ -161,7 +161,7 @@ def import_rwkv(path: Path, folder: Path, vocabulary: Path | None) -> dict[str, 
     whole = {"model": keys, "task": task, "trainer": trainer}
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
-    describe(folder, keys, vocab_size, tokenizer)
+    describe(folder, keys, tokenizer, tokenizer, vocab_size)
     save_model(model, str(folder / "model" / "model.safetensors"))
     summary = {
         "model": keys["name"],

@@ -1,5 +1,5 @@
 """Softmax attention as a state machine: its state is the cache of keys and values, which grows by
-one a token, or is cut to a fixed size."""
+one a token, or is cut to a fixed size. And without a state, for an encoder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seqzoo.config import cache_policy
-from seqzoo.ops import attention, bounded_cache, note
+from seqzoo.ops import attention, bounded_cache, note, unwatched
 from seqzoo.ops.bounded_cache import BoundedCache, CachePolicy
 
 
@@ -94,3 +94,20 @@ class CausalAttention(nn.Module):
             k, v = k.contiguous(), v.contiguous()  # a view would keep the queries alive
         y = attention.causal_attention(q, k, v).transpose(1, 2).reshape(B, T, D)
         return self.out(y).to(x.dtype), KVCache(k, v, first + T)
+
+
+class FullAttention(CausalAttention):
+    """The same, but every token sees all: for an encoder, which has the whole text at once."""
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, state: tuple[()] | None = None
+    ) -> tuple[Tensor, tuple[()]]:
+        qkv = self.qkv(x).unflatten(2, (sum(self.heads), -1)).transpose(1, 2)
+        q, k, v = qkv.split(self.heads, 1)  # (B, H or G, T, K)
+        if self.rope:
+            positions = torch.arange(x.shape[1], device=x.device)[None]
+            q, k = attention.rotate(q, positions), attention.rotate(k, positions)
+        k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+        with unwatched():
+            y = attention.full_attention(q, k, v)
+        return self.out(y.transpose(1, 2).flatten(2)).to(x.dtype), ()

@@ -1,5 +1,5 @@
-"""How a mixer becomes a layer: the four arrangements of mixer, norm, residual and channel
-mixer."""
+"""How a mixer becomes a layer: the four arrangements of mixer, norm, residual and channel mixer;
+and in a decoder, of the attention to its source."""
 
 from __future__ import annotations
 
@@ -30,22 +30,41 @@ class Stack(nn.Module):
 
 class PreNorm(nn.Module):
     """x + mixer(norm(x)), then x + channel(norm(x)): GPT-2's and RWKV's block. State: the two
-    mixers' states. What else the mixer returns is handed to the next layer's."""
+    mixers' states. What else the mixer returns is handed to the next layer's.
+
+    In a decoder `cross` stands between the two, and its source is the third part of the state.
+    """
 
     def __init__(
-        self, *, mixer: nn.Module, channel: nn.Module, dim: int, dropout: float, norm: str = "layer"
+        self,
+        *,
+        mixer: nn.Module,
+        channel: nn.Module,
+        dim: int,
+        dropout: float,
+        norm: str = "layer",
+        cross: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.norm, self.channel_norm = NORMS[norm](dim), NORMS[norm](dim)
         self.mixer, self.channel = mixer, channel
         self.dropout = Dropout(dropout)
+        self.cross = cross
+        self.cross_norm = nn.Identity() if cross is None else NORMS[norm](dim)
 
     def forward(self, x: Tensor, state: State = None, *handed: Tensor) -> tuple[Any, ...]:
-        time_state, channel_state = state or (None, None)
+        time_state, channel_state, *source = state or (None, None)
         y, time_state, *handed_on = self.mixer(self.norm(x), time_state, *handed)
         x = x + self.dropout(y)
+        if self.cross is not None:
+            y, *source = self.cross(self.cross_norm(x), *source)
+            x = x + self.dropout(y)
         y, channel_state = self.channel(self.channel_norm(x), channel_state)
-        return x + self.dropout(y), (time_state, channel_state), *handed_on
+        return x + self.dropout(y), (time_state, channel_state, *source), *handed_on
+
+    def remember(self, encoded: Tensor, valid: Tensor) -> State:
+        """The state before the first token of a decoder: see `CrossAttention.remember`."""
+        return None, None, _remember(self.cross, encoded, valid)
 
 
 class Residual(nn.Module):
@@ -63,24 +82,47 @@ class Residual(nn.Module):
         return x + self.dropout(y), state
 
 
-class PostNorm(nn.Module):
-    """norm(x + mixer(x)), then norm(x + channel(x)): the block of Vaswani et al. 2017. State: as
-    PreNorm."""
+class PostNorm(PreNorm):
+    """norm(x + mixer(x)), then norm(x + channel(x)): the block of Vaswani et al. 2017. State, and
+    `cross`: as PreNorm."""
+
+    def forward(self, x: Tensor, state: State = None, *handed: Tensor) -> tuple[Any, ...]:
+        time_state, channel_state, *source = state or (None, None)
+        y, time_state, *handed_on = self.mixer(x, time_state, *handed)
+        x = self.norm(x + self.dropout(y))
+        if self.cross is not None:
+            y, *source = self.cross(x, *source)
+            x = self.cross_norm(x + self.dropout(y))
+        y, channel_state = self.channel(x, channel_state)
+        x = self.channel_norm(x + self.dropout(y))
+        return x, (time_state, channel_state, *source), *handed_on
+
+
+class Attending(nn.Module):
+    """A layer that has no channel mixer, and after it x + cross(norm(x)). State: the layer's, and
+    the source."""
 
     def __init__(
-        self, *, mixer: nn.Module, channel: nn.Module, dim: int, dropout: float, norm: str = "layer"
+        self, *, layer: nn.Module, cross: nn.Module, dim: int, dropout: float, norm: str = "layer"
     ) -> None:
         super().__init__()
-        self.norm, self.channel_norm = NORMS[norm](dim), NORMS[norm](dim)
-        self.mixer, self.channel = mixer, channel
+        self.layer, self.cross = layer, cross
+        self.norm = NORMS[norm](dim)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
-        time_state, channel_state = state or (None, None)
-        y, time_state = self.mixer(x, time_state)
-        x = self.norm(x + self.dropout(y))
-        y, channel_state = self.channel(x, channel_state)
-        return self.channel_norm(x + self.dropout(y)), (time_state, channel_state)
+        own, *source = state or (None,)
+        x, own = self.layer(x, own)
+        y, *source = self.cross(self.norm(x), *source)
+        return x + self.dropout(y), (own, *source)
+
+    def remember(self, encoded: Tensor, valid: Tensor) -> State:
+        """The state before the first token: see `CrossAttention.remember`."""
+        return None, _remember(self.cross, encoded, valid)
+
+
+def _remember(cross: Any, encoded: Tensor, valid: Tensor) -> State:
+    return cross.remember(encoded, valid)
 
 
 class Dropout(nn.Module):

@@ -78,6 +78,9 @@ class LanguageModel(nn.Module):
         max_len: the most tokens it can read from one empty state; None where there is no end.
     """
 
+    reads_source = False  # whether a source is read apart, by an encoder
+    wants_one_length = False  # whether only sources of one length can be read together
+
     def __init__(
         self,
         *,
@@ -108,6 +111,16 @@ class LanguageModel(nn.Module):
         x = self.dropout(self.norm_in(self.embedding(tokens)))
         x, state = through(self.layers, x, state)
         return self.head(self.norm_out(x)), state
+
+    def begin(self, source: Tensor, first: int) -> tuple[Tensor, State]:
+        """What to read, and after which state, to say what follows a source (B, S) of full rows;
+        the token `first` comes before it."""
+        return torch.cat((source, torch.full_like(source[:, :1], first)), 1), None
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Every layer: what is compiled."""
+        return list(self.layers)
 
     @torch.no_grad()
     def example_state(self) -> State:

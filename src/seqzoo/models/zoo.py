@@ -24,6 +24,10 @@ CHOICES = {  # of keys that families share
     "block": ("classic", "prenorm"),
     "norm": ("layer", "rms"),
     "activation": ("gelu", "relu", "relu2", "swiglu"),
+    "head": ("decoder_only", "encoder_decoder"),
+    "bridge": ("attention", "state"),
+    "attention": ("dot", "bahdanau", "luong"),
+    "bidirectional": ("auto", True, False),
 }
 
 
@@ -37,6 +41,7 @@ class Family:
         channel: the channel mixer of its classic block; the pre-norm recipe always has the MLP.
         norm_in: whether there is a layer norm after the embedding, as its `init` may need.
         init: what initialises embedding and head.
+        encoder: the mixer of an encoder that reads both ways in one stack, where there is one.
         head_multiple: what the numbers of a head must be a multiple of.
         choices: the values allowed for its own keys.
         yaml: where its default values are, if not in ``configs/model``.
@@ -47,6 +52,7 @@ class Family:
     channel: str = "seqzoo.mixers.mlp:MLP"
     norm_in: bool = False
     init: str = "seqzoo.models.init:normal"
+    encoder: str | None = None
     head_multiple: int = 1
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     yaml: str | None = None
@@ -57,7 +63,10 @@ FAMILIES: dict[str, Family] = {
     "lstm": Family("seqzoo.mixers.recurrent:LSTM", "stack", init="seqzoo.models.init:uniform"),
     "gru": Family("seqzoo.mixers.recurrent:GRU", "stack", init="seqzoo.models.init:uniform"),
     "transformer": Family(
-        "seqzoo.mixers.attention:CausalAttention", "postnorm", choices={"position": POSITIONS}
+        "seqzoo.mixers.attention:CausalAttention",
+        "postnorm",
+        encoder="seqzoo.mixers.attention:FullAttention",
+        choices={"position": POSITIONS},
     ),
     "linear_transformer": Family(
         "seqzoo.mixers.linear_attention:LinearAttention",
@@ -126,10 +135,10 @@ def check_model(keys: Mapping[str, Any]) -> None:
         UserError: an unknown key, a value out of range, heads that do not divide the width.
     """
     entry = family(keys["name"])
-    check_keys(
-        "model", keys, defaults("model", ALIASES.get(keys["name"], keys["name"]), entry.yaml)
-    )
-    check("model", keys, choices={**CHOICES, **entry.choices})
+    choices = {**CHOICES, **entry.choices}
+    known = _defaults(keys["name"], keys.get("head", "decoder_only"))
+    check_keys("model", keys, {k: keys.get(k, v) if k in choices else v for k, v in known.items()})
+    check("model", keys, choices=choices)
     dim, heads = keys["dim"], keys.get("n_heads", 1)
     if dim % heads:
         below = dim - dim % heads or heads
@@ -158,6 +167,8 @@ def check_model(keys: Mapping[str, Any]) -> None:
         )
     if keys.get("cache") is not None:
         cache_policy("model.cache", keys["cache"])
+    if keys.get("head") == "encoder_decoder":
+        _check_bridge({**known, **keys})
     shared = keys.get("n_kv_heads") or heads
     if heads % shared:
         raise UserError(
@@ -166,63 +177,178 @@ def check_model(keys: Mapping[str, Any]) -> None:
         )
 
 
+def _check_bridge(keys: Mapping[str, Any]) -> None:
+    """Refuse an encoder and a decoder that do not fit together."""
+    if keys["bridge"] == "attention":
+        dim, heads = keys["dim"], keys["source_heads"]
+        if keys["attention"] == "dot" and dim % heads:
+            raise UserError(
+                f"model.dim ({dim}) must be divisible by model.source_heads ({heads}): "
+                f"try model.source_heads={max(h for h in range(1, heads) if dim % h == 0)}"
+            )
+        return
+    if keys["bidirectional"] is True:
+        raise UserError(
+            "model.bridge=state hands on the state after the last token, which an encoder has that "
+            "reads one way: give model.bidirectional=false, or model.bridge=attention"
+        )
+    if keys["encoder_layers"] not in (None, keys["n_layers"]):
+        raise UserError(
+            f"model.bridge=state hands on a state a layer: give model.encoder_layers=null, or "
+            f"{keys['n_layers']} as model.n_layers"
+        )
+
+
 def model_keys(name: str, **keys: Any) -> dict[str, Any]:
     """The whole configuration of a model: its YAML's values, with `keys` in place of some,
     checked."""
-    entry = family(name)
     name = ALIASES.get(name, name)
-    merged = {**defaults("model", name, entry.yaml), **keys, "name": name}
+    merged = {**_defaults(name, keys.get("head", "decoder_only")), **keys, "name": name}
     check_model(merged)
     return merged
 
 
-def build(name: str, *, vocab_size: int, **keys: Any) -> LanguageModel:
+def _defaults(name: str, head: str) -> dict[str, Any]:
+    """Every key of a family with a head."""
+    if head not in CHOICES["head"]:
+        raise UserError(f"model.head={head}: choose one of {', '.join(map(str, CHOICES['head']))}")
+    known = defaults("model", ALIASES.get(name, name), family(name).yaml)
+    return {**known, **defaults("head", head)}
+
+
+def build(
+    name: str, *, vocab_size: int, source_vocab_size: int | None = None, **keys: Any
+) -> LanguageModel:
     """Build any model of the zoo, with fresh weights from torch's global generator.
 
     Args:
         name: one of FAMILIES, such as `lstm`, or an alias such as `rwkv`.
         vocab_size: number of tokens V.
+        source_vocab_size: of the source of head=encoder_decoder; None: as many, the same.
         **keys: any of the model's own keys (``configs/model/NAME.yaml``), such as dim, n_layers,
             dropout.
 
     Returns:
         A module: ``logits, state = model(tokens, state)``, tokens (B, T), logits (B, T, V), state
-            None at first.
+            None at first; with head=encoder_decoder it is ``model.encode(source)``.
 
     Raises:
         UserError: an unknown name or key, or a value that is not allowed.
     """
-    from seqzoo.models.block import ARRANGEMENTS
-    from seqzoo.models.language_model import LanguageModel, PositionEmbedding
+    from seqzoo.models.encoder_decoder import EncoderDecoder
+    from seqzoo.models.language_model import LanguageModel
 
     entry = family(name)
     keys = model_keys(name, **keys)
-    classic = keys.get("block", "classic") == "classic"
-    arrangement = entry.classic if classic else "prenorm"
+    encodes = keys["head"] == "encoder_decoder"
+    whole: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "dim": keys["dim"],
+        "layers": _decoder(entry, keys) if encodes else _layers(entry, keys),
+        "dropout": keys["dropout"],
+        "tie_embeddings": keys["tie_embeddings"],
+        "norm_in": entry.norm_in,
+        "norm_out": _normed(entry, keys),
+        "norm": keys.get("norm", "layer"),
+        "max_len": keys["max_len"] if _adds_positions(keys) else None,
+    }
+    if not encodes:
+        model = LanguageModel(**whole)
+        _load(entry.init)(model.embedding, model.head)
+        return model
+    encoder = _encoder(entry, keys, source_vocab_size or vocab_size)
+    model = EncoderDecoder(encoder=encoder, bridge=keys["bridge"], **whole)
+    _load(entry.init)(model.embedding, model.head)
+    if keys["share_embeddings"]:
+        if source_vocab_size not in (None, vocab_size):
+            raise UserError(
+                f"model.share_embeddings=true: the source has {source_vocab_size} tokens and the "
+                f"target {vocab_size}: give model.share_embeddings=false"
+            )
+        encoder.embedding, encoder.norm_in = model.embedding, model.norm_in
+    return model
+
+
+def _adds_positions(keys: Mapping[str, Any]) -> bool:
+    return keys.get("position") in ("learned", "sinusoidal")
+
+
+def _arrangement(entry: Family, keys: Mapping[str, Any]) -> str:
+    return entry.classic if keys.get("block", "classic") == "classic" else "prenorm"
+
+
+def _normed(entry: Family, keys: Mapping[str, Any]) -> bool:
+    """Whether a stack of such layers needs a norm after the last."""
+    return _arrangement(entry, keys) in ("prenorm", "residual")
+
+
+def _layers(
+    entry: Family, keys: Mapping[str, Any], mixer: str | None = None, **more: Any
+) -> list[Any]:
+    """A stack of layers; `mixer` in place of the family's. `more` is what `CrossAttention` needs
+    for one in every layer."""
+    from seqzoo.models.block import ARRANGEMENTS, Attending
+    from seqzoo.models.language_model import PositionEmbedding
+
+    arrangement = _arrangement(entry, keys)
+    channel = entry.channel if keys.get("block", "classic") == "classic" else Family.channel
     layers: list[Any] = []
-    added = keys.get("position") in ("learned", "sinusoidal")
-    if added:
+    if _adds_positions(keys):
         layers.append(
             PositionEmbedding(dim=keys["dim"], kind=keys["position"], max_len=keys["max_len"])
         )
     for layer in range(keys["n_layers"]):
-        given = {**keys, "layer": layer, "mixer": _make(entry.mixer, {**keys, "layer": layer})}
+        given = {**keys, **more, "layer": layer}
+        given["mixer"] = _make(mixer or entry.mixer, given)
+        if more:
+            given["cross"] = _make("seqzoo.mixers.cross_attention:CrossAttention", given)
         if arrangement in ("prenorm", "postnorm"):
-            given["channel"] = _make(entry.channel if classic else Family.channel, given)
+            given["channel"] = _make(channel, given)
         layers.append(_call(ARRANGEMENTS[arrangement], given))
-    model = LanguageModel(
-        vocab_size=vocab_size,
-        dim=keys["dim"],
-        layers=layers,
-        dropout=keys["dropout"],
-        tie_embeddings=keys["tie_embeddings"],
-        norm_in=entry.norm_in,
-        norm_out=arrangement in ("prenorm", "residual"),
-        norm=keys.get("norm", "layer"),
-        max_len=keys["max_len"] if added else None,
+        if more and arrangement in ("stack", "residual"):
+            layers[-1] = _call(Attending, {**given, "layer": layers[-1]})
+    return layers
+
+
+def _reads_both_ways(keys: Mapping[str, Any]) -> bool:
+    return keys["bidirectional"] is True or (
+        keys["bidirectional"] == "auto" and keys["bridge"] == "attention"
     )
-    _load(entry.init)(model.embedding, model.head)
-    return model
+
+
+def _encoder(entry: Family, keys: Mapping[str, Any], vocab_size: int) -> Any:
+    from torch import nn
+
+    from seqzoo.models.block import NORMS
+    from seqzoo.models.encoder_decoder import Encoder
+
+    keys = {**keys, "n_layers": keys["encoder_layers"] or keys["n_layers"]}
+    both = _reads_both_ways(keys)
+    mixer = entry.encoder if both else None
+    stacks = [_layers(entry, keys, mixer) for _ in range(1 if mixer or not both else 2)]
+    norm = NORMS[keys.get("norm", "layer")] if _normed(entry, keys) else lambda _: nn.Identity()
+    embedding = nn.Embedding(vocab_size, keys["dim"])
+    _load(entry.init)(embedding, nn.Linear(keys["dim"], vocab_size, bias=False))
+    return Encoder(
+        embedding=embedding,
+        norm_in=nn.LayerNorm(keys["dim"]) if entry.norm_in else nn.Identity(),
+        dropout=keys["dropout"],
+        stacks=stacks,
+        norms=[norm(keys["dim"]) for _ in stacks],
+    )
+
+
+def _decoder(entry: Family, keys: Mapping[str, Any]) -> list[Any]:
+    """The layers of a decoder, with what its bridge asks for."""
+    from seqzoo.models.encoder_decoder import Fed
+
+    if keys["bridge"] == "state":
+        return _layers(entry, keys)
+    two = _reads_both_ways(keys) and entry.encoder is None
+    encoded_dim = keys["dim"] * (2 if two else 1)
+    if keys["attention"] == "dot":
+        return _layers(entry, keys, encoded_dim=encoded_dim)
+    return [_call(Fed, {**keys, "layers": _layers(entry, keys), "encoded_dim": encoded_dim})]
 
 
 def _load(path: str) -> Any:

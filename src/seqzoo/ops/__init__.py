@@ -24,7 +24,9 @@ BACKENDS: dict[str, tuple[str, ...]] = {
 }
 _forced: ContextVar[str | None] = ContextVar("seqzoo_backend", default=None)
 _chosen: ContextVar[set[str] | None] = ContextVar("seqzoo_chosen", default=None)
-_watched: ContextVar[list[Callable[[], Tensor]] | None] = ContextVar("seqzoo_watched", default=None)
+_watched: ContextVar[tuple[str, list[Callable[[], Tensor]]] | None] = ContextVar(
+    "seqzoo_watched", default=None
+)
 
 
 @contextmanager
@@ -56,11 +58,11 @@ def recording() -> Iterator[set[str]]:
 
 
 @contextmanager
-def watching() -> Iterator[list[Callable[[], Tensor]]]:
-    """Collects, of every operation inside that is a weighted sum of values, in order, what gives
-    its weights (H, T, S) for the first row of the batch."""
+def watching(of: str = "past") -> Iterator[list[Callable[[], Tensor]]]:
+    """Collects, of every operation inside that is a weighted sum of values `of` the past or of a
+    source, in order, what gives its weights (H, T, S) for the first row of the batch."""
     calls: list[Callable[[], Tensor]] = []
-    token = _watched.set(calls)
+    token = _watched.set((of, calls))
     try:
         yield calls
     finally:
@@ -77,11 +79,11 @@ def unwatched() -> Iterator[None]:
         _watched.reset(token)
 
 
-def watch(weights: Callable[[], Tensor]) -> None:
+def watch(weights: Callable[[], Tensor], of: str = "past") -> None:
     """Called by such an operation; `weights` is evaluated only if somebody watches, later."""
-    calls = None if torch.compiler.is_compiling() else _watched.get()
-    if calls is not None:
-        calls.append(weights)
+    wanted = None if torch.compiler.is_compiling() else _watched.get()
+    if wanted is not None and wanted[0] == of:
+        wanted[1].append(weights)
 
 
 def choose(op: str, x: Tensor, length: int) -> str:

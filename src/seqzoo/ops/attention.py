@@ -1,4 +1,4 @@
-"""Causal softmax attention with a cache, and rotary positions.
+"""Softmax attention, causal with a cache or to a whole source, and rotary positions.
 
 B batch, H heads, T queries (the newest tokens), S >= T keys seen, K key size.
 """
@@ -37,6 +37,34 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if T == S or T == 1:  # is_causal aligns top-left: right only when there is no cache
         return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bottom_right_mask(T, S, q))
+
+
+def full_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(K)) v, where every query sees every key that is valid.
+
+    Args:
+        q: (B, H, T, K); k, v: (B, H, S, K), of which each row has one valid key at least.
+        valid: (B, S); None: all are.
+
+    Returns:
+        (B, H, T, K)
+    """
+    S = k.shape[-2]
+
+    def weights() -> Tensor:
+        seen = None if valid is None else valid[:1]
+        return full_attention(q[:1], k[:1], torch.eye(S).to(v).expand(1, v.shape[1], S, S), seen)[0]
+
+    watch(weights, of="source")
+    mask = None if valid is None else valid[:, None, None]  # (B, 1, 1, S)
+    k, v = k.to(q.dtype), v.to(q.dtype)
+    if choose("attention", q, S) == "naive":
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        looked: Tensor = scores.softmax(-1)
+        return looked @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def bottom_right_mask(T: int, S: int, like: Tensor) -> Tensor:

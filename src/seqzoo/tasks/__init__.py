@@ -45,7 +45,11 @@ TASKS: dict[str, Entry] = {
     "translation": Entry(
         "seqzoo.data.pairs:load",
         "seqzoo.tasks.translation:Translation",
-        {"tokenizer": TOKENIZERS, "encoding_errors": ENCODING_ERRORS},
+        {
+            "tokenizer": TOKENIZERS,
+            "encoding_errors": ENCODING_ERRORS,
+            "long_pairs": ("drop", "cut"),
+        },
     ),
 }
 
@@ -73,23 +77,41 @@ def check_task(keys: Mapping[str, Any]) -> None:
 
 
 def prepare(
-    keys: Mapping[str, Any], tokenizer: Tokenizer | None = None, *, whole: bool = False
+    keys: Mapping[str, Any],
+    tokenizer: Tokenizer | None = None,
+    source_tokenizer: Tokenizer | None = None,
+    *,
+    whole: bool = False,
 ) -> Any:
     """Read, split and encode the data a task's configuration names. Loads no torch.
 
     Args:
         tokenizer: one that exists already, instead of one made for this data.
+        source_tokenizer: the source's, where it has another.
         whole: nothing is held out: all of the data is `val`, for a model that was trained on other
             data.
 
     Raises:
         UserError: data that is missing, empty, too short, or not text.
     """
-    return _load(entry(keys["name"]).data)(keys, tokenizer, whole=whole)
+    keys = {**defaults("task", keys["name"]), **keys}  # a run may be older than a key
+    same = source_tokenizer is None or source_tokenizer is tokenizer
+    apart = {} if same else {"source_tokenizer": source_tokenizer}
+    return _load(entry(keys["name"]).data)(keys, tokenizer, **apart, whole=whole)
+
+
+def vocabularies(data: Any) -> dict[str, int]:
+    """The sizes that `build` asks for, of prepared data."""
+    sizes = {"vocab_size": data.tokenizer.vocab_size}
+    source = getattr(data, "source_tokenizer", data.tokenizer)
+    if source is not data.tokenizer:
+        sizes["source_vocab_size"] = source.vocab_size
+    return sizes
 
 
 def make(keys: Mapping[str, Any], data: Any, *, seed: int) -> Task:
     """The task over prepared data. `seed` sets the order of the batches."""
+    keys = {**defaults("task", keys["name"]), **keys}
     task: Task = _load(entry(keys["name"]).task)(keys, data, seed=seed)
     return task
 

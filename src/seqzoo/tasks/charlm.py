@@ -35,7 +35,8 @@ class CharLM:
 
     def __init__(self, keys: Mapping[str, Any], data: EncodedCorpus, *, seed: int) -> None:
         self.data, self.seed = data, seed
-        self.tokenizer, self.note, self.data_sha256 = data.tokenizer, data.note, data.sha256
+        self.tokenizer = self.source_tokenizer = data.tokenizer
+        self.note, self.data_sha256 = data.note, data.sha256
         self.seq_len, self.batch_size = keys["seq_len"], keys["batch_size"]
         self.carry, self.reset = keys["carry"], keys["reset"]
         self.prompt = opening(self.tokenizer, keys["prompt"])
@@ -121,6 +122,9 @@ class CharLM:
             window=self.seq_len,
         )
         return self.prompt + self.tokenizer.decode([int(t) for t in tokens])
+
+    def figures(self, model: LanguageModel) -> dict[str, Any]:
+        return {}
 
 
 def opening(tokenizer: Tokenizer, prompt: str) -> str:

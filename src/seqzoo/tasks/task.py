@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.models.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 IGNORE = -100  # a target there is nothing to learn from
 
@@ -20,9 +23,11 @@ class Batch(NamedTuple):
     targets: Tensor  # (B, T) tokens; -100 where there is nothing to learn
     fresh: bool  # whether to begin from the empty state, else from the state the last batch left
     n_tokens: int  # read, padding left out
+    source: tuple[Tensor, ...] = ()  # what an encoder reads first: tokens (B, S), lengths (B,)
 
     def to(self, device: torch.device) -> Batch:
-        return self._replace(inputs=self.inputs.to(device), targets=self.targets.to(device))
+        inputs, targets, *source = (x.to(device) for x in (*self[:2], *self.source))
+        return self._replace(inputs=inputs, targets=targets, source=tuple(source))
 
 
 class Task(Protocol):
@@ -31,6 +36,7 @@ class Task(Protocol):
 
     name: str
     tokenizer: Tokenizer
+    source_tokenizer: Tokenizer  # of what an encoder reads; the same, unless the task has two
     note: str  # what is read, in a line
     data_sha256: str
     carries: bool  # whether a batch goes on from the state the last one left
@@ -52,6 +58,9 @@ class Task(Protocol):
 
     def sample(self, model: LanguageModel) -> str:
         """Something the model writes now, to be read by a person."""
+
+    def figures(self, model: LanguageModel) -> dict[str, Figure]:
+        """What can be seen of the model now, by the tag it has in TensorBoard."""
 
     def splits(self) -> list[str]:
         """Which of `val` and `test` there are."""

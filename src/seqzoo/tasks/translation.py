@@ -1,13 +1,16 @@
-"""Translation by any language model: read the source into the state, speak the target.
+"""Translation by any model: a source is read, then its target is said.
 
-One sequence a pair, ``source <s> target </s>``; the loss is on what follows ``<s>``. Nothing else
-tells the two languages apart, so every family, from the RNN on, takes part.
+With a language model (head=decoder_only) a pair is one sequence, ``source <s> target </s>``, and
+nothing else tells the two languages apart. With an encoder and a decoder the one reads ``source
+</s>``, the other ``<s> target </s>``. The loss is on what follows ``<s>``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from functools import cache
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,9 +19,14 @@ from torch import Tensor
 
 from seqzoo.data.pairs import EncodedPairs
 from seqzoo.data.tokenizers import Tokenizer
-from seqzoo.decoding import beam_search, generate
+from seqzoo.decoding import Hypothesis, beam_search, generate
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.tasks.task import IGNORE, Batch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LENGTHS = (5, 10, 15, 20, 30)  # words of a source, where BLEU is told by length
 
 
 class Translation:
@@ -31,28 +39,39 @@ class Translation:
 
     def __init__(self, keys: Mapping[str, Any], data: EncodedPairs, *, seed: int) -> None:
         self.data, self.seed = data, seed
-        self.tokenizer, self.note, self.data_sha256 = data.tokenizer, data.note, data.sha256
-        self.batch_tokens, self.max_len = keys["batch_tokens"], keys["max_len"]
-        self.eval_pairs = keys["eval_pairs"]
+        self.tokenizer, self.source_tokenizer = data.tokenizer, data.source_tokenizer
+        self.note, self.data_sha256 = data.note, data.sha256
+        self.batch_tokens, self.target_lang = keys["batch_tokens"], keys["target_lang"]
+        self.eval_pairs, self.search = keys["eval_pairs"], keys["beam"]
+        self.length_penalty = keys["length_penalty"]
         self.pad, self.start, self.end = (self.tokenizer.id(t) for t in ("<pad>", "<s>", "</s>"))
-        sources, targets = data.train
-        self.lengths = np.array(
-            [len(s) + len(t) + 1 for s, t in zip(sources, targets, strict=True)]
-        )
-        self.usable = np.flatnonzero(self.lengths <= self.max_len)
-        if dropped := len(self.lengths) - len(self.usable):
-            self.note += (
-                f"; {dropped:,} pairs longer than task.max_len={self.max_len} tokens are left out"
-            )
-        self.seq_len = round(self.lengths[self.usable].mean()) if len(self.usable) else 0
+        max_len, sources, targets = keys["max_len"], *data.train
+        lengths = _lengths(sources) + _lengths(targets) + 1
+        long = int((lengths > max_len).sum())
+        if keys["long_pairs"] == "cut":
+            half = max(1, max_len // 2)
+            sources, targets = [s[:half] for s in sources], [t[: half - 1] for t in targets]
+            what = f"are cut, both sides to {half}"
+        else:
+            rows = np.flatnonzero(lengths <= max_len)
+            sources, targets = [sources[i] for i in rows], [targets[i] for i in rows]
+            what = "are left out"
+        if long:
+            self.note += f"; {long:,} pairs longer than task.max_len={max_len} tokens {what}"
+        self.train = sources, targets
+        self.source_lengths, self.target_lengths = _lengths(sources), _lengths(targets)
+        both = self.source_lengths + self.target_lengths + 1
+        self.seq_len = round(both.mean()) if len(both) else 0
+        self._model: type[LanguageModel] | LanguageModel = LanguageModel
         self._plan: tuple[int, list[np.ndarray]] = (-1, [])
         self.steps_per_epoch = len(self._epoch(0))
 
     def setup(self, model: LanguageModel) -> None:
-        """Every pair begins from the empty state, whatever the model."""
+        self._model, self._plan = model, (-1, [])
+        self.steps_per_epoch = len(self._epoch(0))
 
     def splits(self) -> list[str]:
-        return [split for split in ("val", "test") if len(getattr(self.data, split)[0])]
+        return ["val", "test"] if len(self.data.test.source) else ["val"]
 
     # ---- training
 
@@ -62,164 +81,302 @@ class Translation:
     def batch(self, step: int) -> Batch:
         epoch, index = divmod(step, self.steps_per_epoch)
         rows = self._epoch(epoch)[index]
-        sources, targets = self.data.train
-        return self.collate([sources[i] for i in rows], [targets[i] for i in rows])
+        sources, targets = self.train
+        return self.collate(
+            [sources[i] for i in rows], [targets[i] for i in rows], encodes=self._model.reads_source
+        )
 
     def _epoch(self, epoch: int) -> list[np.ndarray]:
         """The batches of an epoch, as indices into the training pairs; as many in every epoch.
 
-        Pairs are sorted by length, with ties in an order drawn anew, and cut where a batch is full;
-        the batches then come in an order drawn anew.
+        Pairs of about one length are put together, with ties in an order drawn anew; the batches
+        then come in an order drawn anew.
         """
         if self._plan[0] != epoch:
             draw = np.random.default_rng((self.seed, 3, epoch))
-            order = draw.permutation(self.usable)
-            order = order[np.argsort(self.lengths[order], kind="stable")]
-            batches, begin = [], 0
-            for end in range(1, len(order) + 1):
-                full = (
-                    end == len(order)
-                    or (end + 1 - begin) * self.lengths[order[end]] > self.batch_tokens
-                )
-                if full:
-                    batches.append(order[begin:end])
-                    begin = end
+            order = draw.permutation(len(self.source_lengths))
+            lengths = self.source_lengths, self.target_lengths
+            batches = list(_batches(self._model, order, *lengths, self.batch_tokens))
             self._plan = epoch, [batches[i] for i in draw.permutation(len(batches))]
         return self._plan[1]
 
-    def collate(self, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> Batch:
-        """Right-padded rows of ``source <s> target </s>`` and, where the target is to be said, what
-        comes next."""
+    def collate(
+        self, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], *, encodes: bool
+    ) -> Batch:
+        """Right-padded rows of ``source <s> target </s>``, or of ``<s> target </s>`` beside those
+        of the sources; and, where the target is to be said, what comes next."""
+        before = [s[:0] if encodes else s for s in sources]
         rows = [
             np.concatenate((s, [self.start], t, [self.end]))
-            for s, t in zip(sources, targets, strict=True)
+            for s, t in zip(before, targets, strict=True)
         ]
-        width = max(map(len, rows))
-        tokens = np.full((len(rows), width), self.pad, dtype=np.int64)
-        wanted = np.full((len(rows), width), IGNORE, dtype=np.int64)
-        for i, (source, row) in enumerate(zip(sources, rows, strict=True)):
-            tokens[i, : len(row)] = row
-            wanted[i, len(source) + 1 : len(row)] = row[len(source) + 1 :]
+        tokens = _padded(rows, self.pad)
+        wanted = _padded(rows, IGNORE)
+        for i, source in enumerate(before):
+            wanted[i, : len(source) + 1] = IGNORE
         read = sum(map(len, rows)) - len(rows)
-        return Batch(torch.from_numpy(tokens[:, :-1]), torch.from_numpy(wanted[:, 1:]), True, read)
+        beside: tuple[Tensor, ...] = ()
+        if encodes:
+            ended = _ended(self.source_tokenizer, sources)
+            lengths = torch.from_numpy(_lengths(ended))
+            beside = (_padded(ended, self.pad), lengths)
+            read += int(lengths.sum())
+        return Batch(tokens[:, :-1], wanted[:, 1:], True, read, beside)
 
     # ---- evaluation
 
     def evaluate(self, model: LanguageModel, split: str, *, quick: bool) -> dict[str, float | str]:
-        """`loss` in nats a target token; exact match in percent, BLEU and chrF of greedy
-        translations.
+        """`loss` in nats a target token, `token_accuracy` and `exact` match in percent, BLEU and
+        chrF of translations.
 
-        `quick` translates the first `eval_pairs` pairs only.
+        `quick` translates the first `eval_pairs` pairs only, greedily; else as `task.beam` says,
+        and BLEU is told by the source's length too.
         """
         sources, targets = getattr(self.data, split)
-        metrics: dict[str, float | str] = {f"{split}/loss": self._loss(model, sources, targets)}
+        metrics: dict[str, float | str] = {
+            f"{split}/{name}": value
+            for name, value in self._teacher_forced(model, sources, targets).items()
+        }
         if quick:
             sources, targets = sources[: self.eval_pairs], targets[: self.eval_pairs]
-        hypotheses = translate(model, self.tokenizer, sources, self.max_len)
+        said = translate(
+            model,
+            self.tokenizer,
+            self.source_tokenizer,
+            sources,
+            beams=1 if quick else self.search,
+            length_penalty=self.length_penalty,
+        )
         references = self.data.references[split][: len(sources)]
-        for name, value in score(hypotheses, references).items():
-            metrics[f"{split}/{name}"] = value
-        return metrics
+        scores = score(said, references, self.target_lang)
+        if not quick:
+            words = [len(self.source_tokenizer.decode(s).split()) for s in sources]
+            scores |= by_length(said, references, words)
+        return metrics | {f"{split}/{name}": value for name, value in scores.items()}
 
     @torch.inference_mode()
-    def _loss(
+    def _teacher_forced(
         self, model: LanguageModel, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray]
-    ) -> float:
+    ) -> dict[str, float]:
+        """`loss` and `token_accuracy` where every token is guessed behind the right ones."""
         device = model.embedding.weight.device
-        total, count = 0.0, 0
-        lengths = np.array([len(s) + len(t) + 1 for s, t in zip(sources, targets, strict=True)])
-        order = np.argsort(lengths, kind="stable")
+        total, right, count = 0.0, 0, 0
+        lengths = _lengths(sources), _lengths(targets)
+        every = np.arange(len(sources))
         if model.max_len is not None:  # what is longer cannot be read
-            order = order[lengths[order] <= model.max_len]
-        for i in range(0, len(order), 128):
-            rows = order[i : i + 128]
-            batch = self.collate([sources[r] for r in rows], [targets[r] for r in rows]).to(device)
-            logits, _ = model(batch.inputs)
-            total += float(
-                F.cross_entropy(
-                    logits.flatten(0, 1).float(),
-                    batch.targets.flatten(),
-                    ignore_index=IGNORE,
-                    reduction="sum",
-                )
-            )
-            count += int((batch.targets != IGNORE).sum())
-        return total / max(1, count)
+            every = every[sum(lengths) + 1 <= model.max_len]
+        for rows in _batches(model, every, *lengths, max(4096, self.batch_tokens)):
+            batch = self.collate(
+                [sources[r] for r in rows], [targets[r] for r in rows], encodes=model.reads_source
+            ).to(device)
+            logits, _ = model(batch.inputs, None, *batch.source)
+            wanted = batch.targets.flatten()
+            logits = logits.flatten(0, 1).float()
+            total += float(F.cross_entropy(logits, wanted, ignore_index=IGNORE, reduction="sum"))
+            right += int((logits.argmax(-1) == wanted).sum())
+            count += int((wanted != IGNORE).sum())
+        return {"loss": total / max(1, count), "token_accuracy": 100 * right / max(1, count)}
 
     def sample(self, model: LanguageModel) -> str:
-        sources, targets = self.data.val
-        sources, targets = sources[:3], targets[:3]
-        lines = zip(
-            sources, translate(model, self.tokenizer, sources, self.max_len), targets, strict=True
-        )
-        decode = self.tokenizer.decode
-        return "\n".join(f"{decode(s)}\n  -> {said}\n   = {decode(t)}" for s, said, t in lines)
+        sources, targets = (side[:3] for side in self.data.val)
+        said = translate(model, self.tokenizer, self.source_tokenizer, sources)
+        read, written = self.source_tokenizer.decode, self.tokenizer.decode
+        lines = zip(sources, said, targets, strict=True)
+        return "\n".join(f"{read(s)}\n  -> {text}\n   = {written(t)}" for s, text, t in lines)
+
+    def figures(self, model: LanguageModel) -> dict[str, Figure]:
+        """Where the model looks while it says the targets of the first validation pairs."""
+        from seqzoo.alignment import align, draw
+
+        drawn = {}
+        for i, (source, target) in enumerate(zip(*self.data.val, strict=True)):
+            if i == 3:
+                break
+            seen = align(model, self.tokenizer, self.source_tokenizer, source, target)
+            if seen is not None:
+                drawn[f"attention/{i}"] = draw(seen)
+        return drawn
+
+
+def _batches(
+    model: LanguageModel | type[LanguageModel],
+    order: np.ndarray,
+    sources: np.ndarray,
+    targets: np.ndarray,
+    most: int,
+) -> Iterator[np.ndarray]:
+    """The rows of `order`, sorted by length and cut where a batch would have more than `most`
+    tokens, padding included.
+
+    An encoder reads rows of one length together, so for one the source's length comes first.
+    """
+    keys = (targets, sources) if model.reads_source else (sources + targets,)
+    order = order[np.lexsort([key[order] for key in keys])]
+    tokens = sources + targets + 1
+    begin, longest = 0, 0
+    for end, row in enumerate(order):
+        longest = max(longest, tokens[row])
+        apart = model.wants_one_length and sources[row] != sources[order[begin]]
+        if end > begin and (apart or (end + 1 - begin) * longest > most):
+            yield order[begin:end]
+            begin, longest = end, tokens[row]
+    if len(order):
+        yield order[begin:]
+
+
+def _lengths(sentences: Sequence[np.ndarray]) -> np.ndarray:
+    return np.array([len(ids) for ids in sentences], dtype=np.int64)
+
+
+def _padded(rows: Sequence[np.ndarray], fill: int) -> Tensor:
+    out = np.full((len(rows), max(map(len, rows))), fill, dtype=np.int64)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return torch.from_numpy(out)
+
+
+def _ended(tokenizer: Tokenizer, sources: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Sources as an encoder reads them, with an end: so none is empty."""
+    end = tokenizer.id("</s>")
+    return [np.append(source, end) for source in sources]
+
+
+# ---- translating
 
 
 def translate(
     model: LanguageModel,
     tokenizer: Tokenizer,
+    source_tokenizer: Tokenizer,
     sources: Sequence[np.ndarray],
-    max_len: int,
     *,
     beams: int = 1,
     length_penalty: float = 1.0,
 ) -> list[str]:
-    """Translations of encoded sentences, in their order: greedy, or the best of a beam search. A
-    pair ends at `max_len` tokens, a translation at twice its source and 50 more, should it not end
-    by itself."""
+    """Translations of encoded sentences, in their order: greedy, or the best of a beam search."""
+    found = hypotheses(
+        model,
+        tokenizer,
+        source_tokenizer,
+        sources,
+        beams=beams,
+        length_penalty=length_penalty,
+    )
+    return [tokenizer.decode(best[0].tokens) for best in found]
+
+
+def hypotheses(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    source_tokenizer: Tokenizer,
+    sources: Sequence[np.ndarray],
+    *,
+    beams: int = 1,
+    length_penalty: float = 1.0,
+) -> list[list[Hypothesis]]:
+    """What `beam_search` finds for each encoded sentence; with one beam the greedy translation,
+    whose score is not counted. A translation that does not end by itself does at twice its source
+    and 50 tokens. The translation of nothing is nothing. A model whose positions end reads the
+    beginning of what is longer than half of them.
+    """
+    out = [[Hypothesis([], 0.0)] for _ in sources]
     start, end = tokenizer.id("<s>"), tokenizer.id("</s>")
-    out = [""] * len(sources)
-    for rows, prompt in _by_length(sources, start, at_once=max(1, 256 // beams)):
-        prompt = prompt.to(model.embedding.weight.device)
-        limit = max(1, min(max_len - prompt.shape[1], 2 * prompt.shape[1] + 50))
+    longest = None if model.max_len is None else max(1, model.max_len // 2 - 1)
+    for rows, source in _by_length(sources, longest, at_once=max(1, 256 // beams)):
+        if model.reads_source:
+            source = torch.cat((source, torch.full_like(source[:, :1], end)), 1)
+        prompt, state = model.begin(source.to(model.embedding.weight.device), start)
+        limit = 2 * source.shape[1] + 50
+        if model.max_len is not None:
+            limit = min(limit, model.max_len - source.shape[1] - 1)
         if beams > 1:
             found = beam_search(
                 model,
                 prompt,
+                state,
                 beams=beams,
                 max_tokens=limit,
                 stop=end,
                 length_penalty=length_penalty,
             )
-            for row, hypotheses in zip(rows, found, strict=True):
-                out[row] = tokenizer.decode(hypotheses[0].tokens)
+            for row, best in zip(rows, found, strict=True):
+                out[row] = best
             continue
-        tokens = generate(model, prompt, max_tokens=limit, temperature=0, stop=end)
-        columns = torch.stack(list(tokens), 1).cpu().numpy()  # (B, steps)
-        for row, ids in zip(rows, columns, strict=True):
-            out[row] = tokenizer.decode(ids)
+        steps = generate(model, prompt, state, max_tokens=limit, temperature=0, stop=end)
+        for row, ids in zip(rows, torch.stack(list(steps), 1).tolist(), strict=True):
+            said = ids[: ids.index(end)] if end in ids else ids
+            out[row] = [Hypothesis(said, float("nan"))]
     return out
 
 
 def _by_length(
-    sources: Sequence[np.ndarray], start: int, at_once: int = 256
+    sources: Sequence[np.ndarray], longest: int | None, at_once: int
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Prompts ``source <s>`` in groups of one length: no row is padded, so every row's state is its
-    own."""
-    groups: dict[int, list[int]] = {}
-    for i, source in enumerate(sources):
-        groups.setdefault(len(source), []).append(i)
-    for rows in groups.values():
+    """Sources that are not empty in groups of one length: no row is padded, so every row's state is
+    its own."""
+
+    def length(row: int) -> int:
+        return len(sources[row][:longest])
+
+    order = sorted((row for row in range(len(sources)) if length(row)), key=length)
+    for _, group in groupby(order, length):
+        rows = list(group)
         for i in range(0, len(rows), at_once):
             part = rows[i : i + at_once]
-            ids = np.stack([np.append(sources[r], start) for r in part]).astype(np.int64)
+            ids = np.stack([sources[row][:longest] for row in part]).astype(np.int64)
             yield part, torch.from_numpy(ids)
 
 
-def score(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float | str]:
-    """Exact match in percent, and sacreBLEU's BLEU and chrF with their signatures."""
+# ---- scores
+
+
+def score(said: Sequence[str], references: Sequence[str], language: str) -> dict[str, float | str]:
+    """Exact match in percent; sacreBLEU's BLEU and chrF with their signatures; and the BLEU of
+    older papers, of lower-cased text that Moses' rules cut into tokens."""
     from sacrebleu.metrics import BLEU, CHRF
 
-    bleu, chrf = BLEU(), CHRF()
-    same = sum(h == r for h, r in zip(hypotheses, references, strict=True))
-    scores: dict[str, float | str] = {
-        "exact": 100 * same / max(1, len(references)),
-        "bleu": bleu.corpus_score(list(hypotheses), [list(references)]).score,
-        "chrf": chrf.corpus_score(list(hypotheses), [list(references)]).score,
+    metrics = {
+        "bleu": BLEU(),
+        "chrf": CHRF(),
+        "bleu_tokenised": BLEU(lowercase=True, tokenize="none", force=True),
     }
-    return {
-        **scores,
-        "bleu_signature": str(bleu.get_signature()),
-        "chrf_signature": str(chrf.get_signature()),
-    }
+    texts = {name: (list(said), list(references)) for name in metrics}
+    texts["bleu_tokenised"] = (moses(said, language), moses(references, language))
+    same = sum(h == r for h, r in zip(said, references, strict=True))
+    scores: dict[str, float | str] = {"exact": 100 * same / max(1, len(references))}
+    for name, metric in metrics.items():
+        ours, theirs = texts[name]
+        scores[name] = metric.corpus_score(ours, [theirs]).score
+        scores[f"{name}_signature"] = str(metric.get_signature())
+    return scores
+
+
+def moses(sentences: Sequence[str], language: str) -> list[str]:
+    """Sentences cut into tokens by the rules of Moses' tokenizer, with spaces between."""
+    cut = _moses(language)
+    return [cut.tokenize(sentence, return_str=True, escape=False) for sentence in sentences]
+
+
+@cache
+def _moses(language: str) -> Any:
+    from sacremoses import MosesTokenizer
+
+    return MosesTokenizer(lang=language)
+
+
+def by_length(
+    said: Sequence[str], references: Sequence[str], words: Sequence[int]
+) -> dict[str, float | str]:
+    """BLEU by the words of the source, for those lengths that there are."""
+    from sacrebleu.metrics import BLEU
+
+    scores: dict[str, float | str] = {}
+    above = 0
+    for limit in (*LENGTHS, None):
+        rows = [i for i, n in enumerate(words) if above < n and (limit is None or n <= limit)]
+        name = f"{above + 1:02}-{limit:02}" if limit else f"{above + 1:02} and more"
+        if rows:
+            ours, theirs = ([side[i] for i in rows] for side in (said, references))
+            scores[f"bleu_by_length/{name}"] = BLEU().corpus_score(ours, [theirs]).score
+        above = limit or 0
+    return scores

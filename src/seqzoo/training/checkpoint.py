@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,21 @@ def load_weights(path: Path, model: nn.Module) -> None:
         ) from None
 
 
+def load_mean(paths: Sequence[Path], model: nn.Module) -> None:
+    """Give a model the mean of the weights in several safetensors files of its shape."""
+    total: dict[str, Tensor] = {}
+    for path in paths:
+        load_weights(path, model)
+        for name, value in model.state_dict().items():
+            value = value.double() if value.is_floating_point() else value
+            total[name] = total[name] + value if name in total else value.clone()
+    mean = {
+        name: value / len(paths) if value.is_floating_point() else value
+        for name, value in total.items()
+    }
+    model.load_state_dict(mean)
+
+
 def verify(folder: Path) -> None:
     """Check every file of a checkpoint against the digests written with it.
 
@@ -147,11 +162,18 @@ def read_best(checkpoints: Path) -> dict[str, float]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def prune(checkpoints: Path) -> None:
-    """Remove every checkpoint no name means, and what saves that were killed left behind."""
-    named = {(checkpoints / name).resolve() for name in ("last", "best")}
+def newest(checkpoints: Path, number: int) -> list[Path]:
+    """The last checkpoints, at most `number` of them, the oldest first."""
+    return sorted(checkpoints.glob("step-*"))[-number:] if number else []
+
+
+def prune(checkpoints: Path, *, keep: int) -> None:
+    """Remove every checkpoint that no name means and that is not among the `keep` newest, and what
+    saves that were killed left behind."""
+    kept = {(checkpoints / name).resolve() for name in ("last", "best")}
+    kept |= {path.resolve() for path in newest(checkpoints, keep)}
     for path in [*checkpoints.glob("step-*"), *checkpoints.glob(".step-*")]:
-        if path.resolve() not in named:
+        if path.resolve() not in kept:
             shutil.rmtree(path)
 
 

@@ -6,13 +6,16 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from seqzoo.training.checkpoint import write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Log:
@@ -59,6 +62,11 @@ class Log:
     def sample(self, text: str, step: int) -> None:
         self.samples.write(f"--- step {step}\n{text}\n\n")
         self.board.add_text("sample", "    " + text.replace("\n", "\n    "), step)
+
+    def figures(self, drawn: Mapping[str, Figure], step: int) -> None:
+        """Images for TensorBoard, by tag."""
+        for tag, figure in drawn.items():
+            self.board.add_figure(tag, figure, step, close=False)
 
     def speed(self, seq_len: int, tokens_per_second: float) -> None:
         """The run as one point of throughput against sequence length, beside those of a bench."""

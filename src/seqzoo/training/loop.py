@@ -21,7 +21,7 @@ from seqzoo.config import flat
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
-from seqzoo.tasks.task import IGNORE, Task
+from seqzoo.tasks.task import IGNORE, Batch, Task
 from seqzoo.training import checkpoint
 from seqzoo.training.device import keep_freed_memory, pick_device, pick_dtype
 from seqzoo.training.log import Log, Progress
@@ -94,10 +94,10 @@ def train(
                 f"{task.data_sha256[:12]}): put the data back, or start a new run"
             )
     if settings["compile"]:
-        for layer in model.layers:
+        for layer in model.blocks:
             layer.compile()
 
-    describe(folder, config["model"], model.vocab_size, task.tokenizer)
+    describe(folder, config["model"], task.tokenizer, task.source_tokenizer, model.vocab_size)
     shown = (task.best, "train/loss", "bench/train_tokens_per_second")
     log = Log(folder, step=done["step"], hyperparameters=flat(config), metrics=shown)
     show = Progress(quiet=quiet)
@@ -160,7 +160,7 @@ def train(
         checkpoint.point(checkpoints, "last", target)
         if not (checkpoints / "best").exists():
             checkpoint.point(checkpoints, "best", target)
-        checkpoint.prune(checkpoints)
+        checkpoint.prune(checkpoints, keep=settings["average"] or 0)
         saved_at = done["step"]
 
     def judge(metrics: Mapping[str, float | str]) -> None:
@@ -171,7 +171,7 @@ def train(
         best.update(value=value, step=done["step"])
         save()
         checkpoint.point(checkpoints, "best", checkpoints / f"step-{done['step']:08d}", best)
-        checkpoint.prune(checkpoints)
+        checkpoint.prune(checkpoints, keep=settings["average"] or 0)
 
     def write() -> None:
         nonlocal written_at
@@ -180,11 +180,20 @@ def train(
         written_at = done["step"]
         with autocast(), eager():
             text = task.sample(model)
+            figures = task.figures(model)
         log.sample(text, done["step"])
+        log.figures(figures, done["step"])
         show.say("\n".join(f"    | {line}" for line in text.splitlines()))
 
     def due(every: int | None) -> bool:
         return every is not None and done["step"] % every == 0
+
+    def averaged(number: int) -> dict[str, float | str]:
+        """The metrics of the mean of the last checkpoints, which the model then has."""
+        steps = checkpoint.newest(checkpoints, number)
+        checkpoint.load_mean([step / "model.safetensors" for step in steps], model)
+        show.say(f"the mean of {len(steps)} checkpoints, from step {_step(steps[0]):,} on:")
+        return evaluate(quick=False, at=_step(steps[-1]))
 
     measured: dict[str, float | str] = {}
     measured_at = -1
@@ -214,13 +223,18 @@ def train(
             step_loss = torch.zeros((), device=device)
             for batch in batches:
                 batch = batch.to(device)
+                before = None if batch.fresh else carried
                 with autocast():
-                    logits, carried = model(batch.inputs, None if batch.fresh else carried)
+                    if settings["scheduled_sampling"]:
+                        share = settings["scheduled_sampling"] * progress
+                        batch = _own_words(model, batch, before, share)
+                    logits, carried = model(batch.inputs, before, *batch.source)
                 loss = F.cross_entropy(
                     logits.flatten(0, 1).float(),
                     batch.targets.flatten(),
                     ignore_index=IGNORE,
                     reduction="sum",
+                    label_smoothing=settings["label_smoothing"],
                 )
                 (loss / targets).backward()
                 carried = states.detach(carried) if task.carries else None
@@ -309,7 +323,15 @@ def train(
             final["best"] = evaluate(quick=False, at=int(best["step"]))
     if status == "finished":
         final.setdefault("best", final["last"])
-        summary |= {**final["best"], "best_step": best.get("step", done["step"]), **final}
+        chosen = "best"
+        if settings["average"]:
+            final["average"] = averaged(settings["average"])
+            if final["average"][task.best] < final["best"][task.best]:  # type: ignore[operator]
+                chosen = "average"
+            else:
+                checkpoint.load_weights(checkpoints / "best" / "model.safetensors", model)
+        summary |= {**final[chosen], "best_step": best.get("step", done["step"]), **final}
+        summary["exported"] = chosen
     log.speed(task.seq_len, summary["tokens_per_second"])
     log.close()
     checkpoint.save_model(model, str(folder / "model" / "model.safetensors"))
@@ -317,14 +339,40 @@ def train(
     return summary
 
 
-def describe(folder: Path, keys: Mapping[str, Any], vocab_size: int, tokenizer: Tokenizer) -> None:
-    """Begin a run's model/, what it takes to load the model elsewhere, with all but the weights."""
+def describe(
+    folder: Path,
+    keys: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    source_tokenizer: Tokenizer,
+    vocab_size: int,
+) -> None:
+    """Begin a run's model/, what it takes to load the model elsewhere, with all but the weights.
+
+    The source's tokenizer is written only where it is another.
+    """
     out = folder / "model"
     out.mkdir(exist_ok=True)
-    (out / "config.json").write_text(
-        json.dumps({**keys, "vocab_size": vocab_size}, indent=1) + "\n"
-    )
+    sizes = {"vocab_size": vocab_size}
+    if source_tokenizer is not tokenizer:
+        sizes["source_vocab_size"] = source_tokenizer.vocab_size
+        source_tokenizer.save(out / "source_tokenizer.json")
+    (out / "config.json").write_text(json.dumps({**keys, **sizes}, indent=1) + "\n")
     tokenizer.save(out / "tokenizer.json")
+
+
+@torch.no_grad()
+def _own_words(model: LanguageModel, batch: Batch, state: states.State, share: float) -> Batch:
+    """The batch with a share of the tokens that were to be said replaced by what the model says
+    there: scheduled sampling (Bengio et al. 2015, arXiv 1506.03099) in two passes (Mihaylova and
+    Martins 2019, arXiv 1906.07651), which keeps training parallel."""
+    said = model(batch.inputs, state, *batch.source)[0][:, :-1].argmax(-1)
+    replaced = (torch.rand(said.shape) < share).to(said.device) & (batch.targets[:, :-1] != IGNORE)
+    rest = torch.where(replaced, said, batch.inputs[:, 1:])
+    return batch._replace(inputs=torch.cat((batch.inputs[:, :1], rest), 1))
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 @contextmanager
