@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Runs everything docs/results.md reports, one after the other, and prints the tables; about two hours.
-#   scripts/results.sh tinyshakespeare.txt     (without a file: from the hub)
+# Runs everything docs/results.md reports, one after the other, and prints the tables; hours.
+#   scripts/results.sh tinyshakespeare.txt [multi30k]     (a folder of train.en, train.de, val.en, ...)
 set -euo pipefail
 text=${1:+task.path=$1}
+pairs=${2:-}
 out=${OUT:-runs/results}
 seqzoo=${SEQZOO:-seqzoo}
 here=$(dirname "$0")
@@ -19,3 +20,22 @@ $seqzoo compare "$out"/tinyshakespeare_* --metric val/stream_loss --out "$out/co
 $seqzoo compare "$out"/numbers_* --metric test/exact --out "$out/compare_numbers"
 $seqzoo inspect "$out"/tinyshakespeare_{rnn,lstm,gru,transformer,linear_transformer,rwkv4} --out "$out/inspect"
 python "$here"/cache_curve.py "$out"/tinyshakespeare_{transformer,linear_transformer,rwkv4,rwkv7} --out "$out/cache.svg"
+
+if [ -n "$pairs" ]; then
+  $seqzoo train experiment=multi30k_transformer task.path="$pairs" hydra.run.dir="$out/multi30k_transformer"
+  for model in transformer gru; do
+    $seqzoo train experiment=multi30k_deen_$model task.path="$pairs" hydra.run.dir="$out/multi30k_deen_$model"
+  done
+  # Equal parameters, equal time.
+  timed() {
+    $seqzoo train experiment=multi30k_deen_transformer task.path="$pairs" trainer.max_epochs=null \
+      trainer.max_seconds=240 trainer.eval_every=null trainer.sample_every=null trainer.warmup_steps=200 \
+      hydra.run.dir="$out/timed/$1" "${@:2}"
+  }
+  timed transformer
+  timed lstm_state model=lstm model.n_layers=2 model.bridge=state model.block=classic model.dim=384 trainer.lr=0.002
+  timed lstm_attention model=lstm model.n_layers=2 model.dim=256 trainer.lr=0.002
+  timed gru_attention model=gru model.n_layers=2 model.dim=272 trainer.lr=0.002
+  timed linear_decoder_only model=linear_transformer head=decoder_only model.n_layers=6 model.dim=272 trainer.lr=0.001
+  timed rwkv7_decoder_only model=rwkv7 head=decoder_only model.n_layers=6 model.dim=256 trainer.lr=0.001
+fi

@@ -368,6 +368,23 @@ def test_given_parts_are_kept(write):
     assert read.test == [("a", "a")] and len(read.val) == 5
 
 
+def test_a_folder_of_files(tmp_path):
+    for name, first in {"train": 0, "val": 50, "test_2016": 60}.items():
+        for lang in ("en", "de"):
+            lines = [f"{lang} {i}\n" for i in range(first, first + 10)]
+            (tmp_path / f"{name}.{lang}").write_text("".join(lines))
+    read = read_pairs(path=str(tmp_path), **NUMBERS)
+    assert read.train[3] == ("en 3", "de 3") and read.test[0] == ("en 60", "de 60")
+    other = {**NUMBERS, "source_lang": "de", "target_lang": "en"}
+    assert read_pairs(path=str(tmp_path), **other).val[0] == ("de 50", "en 50")
+    assert_refused(
+        lambda: read_pairs(path=str(tmp_path), **{**NUMBERS, "target_lang": "fr"}),
+        *("0 files train*.fr", "task.target_lang"),
+    )
+    (tmp_path / "test_2017.en").write_text("x")
+    assert_refused(lambda: read_pairs(path=str(tmp_path), **NUMBERS), "2 files", "task.test_source")
+
+
 def test_pair_file_errors(write):
     good, three = write("good.tsv", ["a\tb"] * 30), write("three.tsv", ["a\tb", "a\tb\tc"])
     one, two = write("one", ["x"]), write("two", ["x", "y"])

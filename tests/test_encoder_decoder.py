@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import seqzoo
 from seqzoo import ops, tasks
@@ -16,12 +17,12 @@ from seqzoo.config import defaults
 from seqzoo.decoding import generate
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
-from seqzoo.models.zoo import FAMILIES
+from seqzoo.models.zoo import FAMILIES, model_keys
 from seqzoo.state import leaves, map_leaves, select
 from seqzoo.tasks.task import IGNORE, Batch
 from seqzoo.tasks.translation import by_length, moses, score, translate
-from seqzoo.training.checkpoint import load_mean, save_model
-from seqzoo.training.loop import _own_words
+from seqzoo.training.checkpoint import load_mean, save
+from seqzoo.training.loop import _own_words, train
 
 JOINTS = (
     {},
@@ -31,7 +32,7 @@ JOINTS = (
     {"bridge": "state"},
 )
 SOURCES = torch.randint(4, 20, (4, 7), generator=torch.Generator().manual_seed(1))
-LENGTHS = torch.tensor([7, 3, 7, 5])
+LENGTHS = [7, 3, 7, 5]
 TARGETS = torch.randint(4, 20, (4, 6), generator=torch.Generator().manual_seed(2))
 EXACT = {"atol": 1e-9, "rtol": 1e-9}
 
@@ -51,8 +52,8 @@ every_model = pytest.mark.parametrize("name", FAMILIES)
 every_joint = pytest.mark.parametrize("keys", JOINTS, ids=str)
 
 
-def lengths_for(model: LanguageModel) -> torch.Tensor:
-    return torch.full_like(LENGTHS, 7) if model.wants_one_length else LENGTHS
+def lengths_for(model: LanguageModel) -> list[int]:
+    return [7] * 4 if model.wants_one_length else LENGTHS
 
 
 # ---- the laws, behind a source
@@ -66,7 +67,7 @@ def test_rows_do_not_see_each_other(name: str, keys: dict) -> None:
     model = small(name, **keys)
     lengths = lengths_for(model)
     y, state = model(TARGETS, None, SOURCES, lengths)
-    for row, n in enumerate(lengths.tolist()):
+    for row, n in enumerate(lengths):
         one = slice(row, row + 1)
         alone, _ = model(TARGETS[one], None, SOURCES[one, :n])
         torch.testing.assert_close(y[one], alone, **EXACT)
@@ -189,6 +190,7 @@ def test_what_cannot_be_joined_is_refused() -> None:
         "model.source_heads=4": {"source_heads": 7},
         "model.share_embeddings=false": {"source_vocab_size": 30},
         "dot, bahdanau, luong": {"attention": "cosine"},
+        "model.bridge=state has none": {"bridge": "state", "attention": "luong"},
     }.items():
         with pytest.raises(UserError, match=said):
             small("gru", **keys)
@@ -224,14 +226,14 @@ def test_batches_for_an_encoder(bridge: str, joint: bool) -> None:
     for step in range(task.steps_per_epoch):
         batch = task.batch(step)
         source, lengths = batch.source
-        assert batch.inputs.numel() + source.numel() <= 128 + len(source)
-        assert not (model.wants_one_length and len(set(lengths.tolist())) > 1)
+        assert batch.inputs.numel() + source.numel() <= 128
+        assert not (model.wants_one_length and len(set(lengths)) > 1)
         for x, n, y, wanted in zip(source, lengths, batch.inputs, batch.targets, strict=True):
             said = wanted[wanted != IGNORE].numpy()
             assert x[n - 1] == task.source_tokenizer.id("</s>") and said[-1] == task.end
             assert y[0] == task.start and (y[1 : len(said)].numpy() == said[:-1]).all()
             text = task.source_tokenizer.decode(x[:n].numpy())
-            assert task.tokenizer.decode(said) == text[::-1]
+            assert task.tokenizer.decode(said) == text[::-1] and (x[n:] == task.pad).all()
             seen.append(text)
     assert sorted(seen) == sorted(task.source_tokenizer.decode(s) for s in task.train[0])
 
@@ -242,30 +244,51 @@ def test_an_encoder_translates_rows_as_alone() -> None:
     for keys in ({}, {"bridge": "state"}, {"position": "learned", "max_len": 64}):
         torch.manual_seed(0)
         model = seqzoo.build(
-            "transformer", vocab_size=30, dim=16, head="encoder_decoder", **keys
-        ).eval()
+            "transformer", vocab_size=30, dim=16, head="encoder_decoder", dropout=0.3, **keys
+        )
+        for parameter in model.parameters():  # so that it has something to say
+            parameter.data += 0.3 * torch.randn_like(parameter)
         sources = [*task.train[0][:9], task.train[0][0][:0]]
         for beams in (1, 3):
             together = translate(model, *both, sources, beams=beams)
             assert together == [translate(model, *both, [s], beams=beams)[0] for s in sources]
             assert together[-1] == ""
+        assert len(set(together)) > 3
         long = np.concatenate([task.train[0][0]] * 30)
-        assert translate(model, *both, [long])[0] is not None
+        if model.max_len is not None:  # what is read of it is its beginning
+            read = translate(model, *both, [long, long[: model.max_len - 1]])
+            assert read[0] == read[1] != ""
 
 
-def test_long_pairs_are_cut_or_dropped_and_counted() -> None:
-    every = len(translation().train[0])
+def test_long_pairs_are_cut_or_dropped_and_counted(tmp_path: Path) -> None:
+    table = tmp_path / "t.tsv"
+    rows = [("a" * s, "b" * t) for s in (1, 4, 9, 12) for t in (1, 3, 8)]
+    table.write_text("".join(f"{s}\t{t}\n" for s, t in rows))
+    files = {"corpus": None, "path": str(table), "val_path": str(table), "test_path": str(table)}
+    fits = [(s, t) for s, t in rows if len(s) + len(t) + 1 <= 12]
     for how in ("drop", "cut"):
-        task = translation(max_len=12, long_pairs=how)
-        assert "pairs longer than task.max_len=12 tokens" in task.note
-        longest = max(len(s) + len(t) + 1 for s, t in zip(*task.train, strict=True))
-        assert longest <= 12 and (how == "drop") == (len(task.train[0]) < every)
+        task = translation(**files, max_len=12, long_pairs=how)
+        assert f"{len(rows) - len(fits)} pairs longer than task.max_len=12 tokens" in task.note
+        seen = [
+            (task.tokenizer.decode(s), task.tokenizer.decode(t), t[-1] == task.end)
+            for s, t in zip(*task.train, strict=True)
+        ]
+        whole = [(s, t) for s, t, ended in seen if ended and len(s) + len(t) + 1 <= 12]
+        assert set(fits) <= set(whole)
+        if how == "drop":
+            assert len(seen) == len(fits)
+        else:
+            assert ("a" * 6, "b" * 6, False) in seen and len(seen) == len(rows)
 
 
 def test_reversals_hold_out() -> None:
-    data = translation(longest=2, n_pairs=300).data
-    held_out = {tuple(ids) for part in (data.val, data.test) for ids in part.source}
-    assert not held_out & {tuple(ids) for ids in data.train.source}
+    data = translation(longest=3, n_pairs=3000, val_pairs=100, test_pairs=100).data
+    parts = [[tuple(ids) for ids in part.source] for part in (data.train, data.val, data.test)]
+    train, val, test = map(set, parts)
+    assert not train & val and not train & test and not val & test
+    assert len(val) == len(parts[1]) == 100
+    shares = np.bincount([len(text) for text in parts[0]], minlength=4)[1:] / len(parts[0])
+    assert (abs(shares - 1 / 3) < 0.05).all()
 
 
 def test_lowercase(tmp_path: Path) -> None:
@@ -284,12 +307,22 @@ def test_scores() -> None:
     assert "case:lc" in found["bleu_tokenised_signature"]
     assert moses(['it\'s "so", a-b.'], "en") == ['it \'s " so " , a-b .']
     parts = by_length(["a b c d"] * 3, ["a b c d"] * 2 + ["x"], [4, 5, 40])
-    assert parts == pytest.approx(
-        {"bleu_by_length/01-05": 100, "bleu_by_length/31 and more": 0}, abs=1
-    )
+    assert parts == pytest.approx({"bleu_by_length/01-05": 100, "bleu_by_length/31-": 0}, abs=1)
 
 
 # ---- training
+
+
+@pytest.mark.parametrize("attention", ("dot", "bahdanau"))
+def test_seeing_changes_nothing(attention: str) -> None:
+    """Samples and figures drop nothing out, and leave the random numbers where they were."""
+    task = translation()
+    keys = {"dim": 16, "dropout": 0.5, "attention": attention}
+    model = seqzoo.build("gru", vocab_size=31, head="encoder_decoder", **keys).train()
+    before = torch.get_rng_state()
+    drawn = task.figures(model)
+    assert task.sample(model) == task.sample(model) and model.training
+    assert len(drawn) == 3 and torch.equal(before, torch.get_rng_state())
 
 
 def test_scheduled_sampling_puts_in_what_the_model_says() -> None:
@@ -310,11 +343,50 @@ def test_the_mean_of_checkpoints(tmp_path: Path) -> None:
     for i, model in enumerate(models):
         for parameter in model.parameters():
             parameter.data += i
-        save_model(model, str(tmp_path / f"{i}.safetensors"))
+        optimizer = torch.optim.AdamW(model.parameters())
+        save(tmp_path / str(i), model=model, optimizer=optimizer, state=None, progress={})
     expected = {name: value.clone() for name, value in models[1].state_dict().items()}
-    load_mean([tmp_path / f"{i}.safetensors" for i in range(3)], models[0])
+    load_mean([tmp_path / str(i) for i in range(3)], models[0])
     for name, value in models[0].state_dict().items():
         torch.testing.assert_close(value, expected[name])
+
+
+def test_resume_is_exact_behind_a_source(tmp_path: Path) -> None:
+    """Samples, figures, evaluations and own words included: the same bits."""
+
+    def fit(folder: Path, steps: int, *, resume: bool = False) -> dict:
+        task = translation(longest=4)
+        keys = {"dim": 16, "n_layers": 1, "dropout": 0.3, "head": "encoder_decoder"}
+        model_config = model_keys("gru", **keys)
+        settings = {
+            **defaults("trainer", "default"),
+            "max_seconds": None,
+            "max_steps": steps,
+            "lr_end": 1.0,
+            "eval_every": 3,
+            "sample_every": 3,
+            "checkpoint_every": 7,
+            "average_checkpoints": 2,
+            "scheduled_sampling": 0.0,
+            "label_smoothing": 0.1,
+            "dtype": "float32",
+        }
+        torch.manual_seed(1)
+        model = seqzoo.build(vocab_size=task.tokenizer.vocab_size, **model_config)
+        folder.mkdir(exist_ok=True)
+        config = {"model": model_config, "task": {"name": "translation"}, "trainer": settings}
+        return train(model, task, settings, folder, config=config, resume=resume, quiet=True)
+
+    alone, parts = tmp_path / "alone", tmp_path / "parts"
+    whole = fit(alone, 14)
+    fit(parts, 7)
+    summary = fit(parts, 14, resume=True)
+    mine, other = (
+        load_file(folder / "checkpoints" / "last" / "model.safetensors")
+        for folder in (alone, parts)
+    )
+    assert all(torch.equal(mine[name], other[name]) for name in mine)
+    assert whole["average"] == summary["average"] and whole["exported"] == summary["exported"]
 
 
 def run(*arguments: object) -> int:
@@ -351,8 +423,10 @@ def test_by_command(
         "model.n_layers=1",
         "trainer.max_seconds=null",
         "trainer.checkpoint_every=10",
+        "trainer.warmup_steps=10",
+        "trainer.lr=0.01",
         "trainer.label_smoothing=0.1",
-        "trainer.average=3",
+        "trainer.average_checkpoints=3",
         "trainer.device=cpu",
         *keys,
     ]
@@ -363,7 +437,8 @@ def test_by_command(
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["exported"] in ("best", "average") and "val/loss" in summary["average"]
     assert len(list((folder / "checkpoints").glob("step-*"))) >= 3
-    assert run("train", f"resume={folder}", "trainer.max_steps=65") == 0
+    again = (f"resume={folder}", "head=encoder_decoder", "trainer.max_steps=65")
+    assert run("train", *again) == 0
     capsys.readouterr()
     assert run("eval", folder, "--split", "test", "--beam", 1) == 0
     assert "test/token_accuracy" in capsys.readouterr().out
@@ -372,7 +447,12 @@ def test_by_command(
     assert len(one_by_one) == 3 and one_by_one[1] == ""
     assert run("translate", folder, "abc", "--n-best", 2) == 0
     best = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert len(best) == 2 and float(best[0][0]) >= float(best[1][0]) and best[0][1] == one_by_one[0]
+    assert [line[0] for line in best] == ["1", "1"] and best[0][2] == one_by_one[0]
+    assert float(best[0][1]) >= float(best[1][1])
+    assert run("export", folder, "--format", "hf", "--out", tmp_path / "hf") == 2
+    assert "encoders" in capsys.readouterr().err
+    assert run("train", f"resume={folder}", "head=decoder_only", "trainer.max_steps=70") == 2
+    assert "keeps its model" in capsys.readouterr().err
     assert run("info", folder) == 0
     figure = tmp_path / "looked.png"
     looked = run("translate", folder, "abc", "--attention", figure)
@@ -395,6 +475,8 @@ def test_by_command(
             "model.share_embeddings=false",
         ),
         (["head=encoder", "task=translation"], "decoder_only, encoder_decoder"),
+        (["model.head=encoder_decoder", "task=translation"], "give head=encoder_decoder"),
+        (["task=translation", "task.lowercase=true"], "leave it out"),
         (["model.bridge=state", "task=translation"], "no such key"),
     ],
 )

@@ -10,11 +10,15 @@ from torch import Tensor
 
 from seqzoo import ops
 from seqzoo.data.tokenizers import Tokenizer
+from seqzoo.decoding import evaluating
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.report import grid, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+SEEN = 48  # tokens a map shows of either side: more cannot be read
 
 
 class Alignment(NamedTuple):
@@ -37,22 +41,21 @@ def align(
     source where there is an encoder, else of whatever operation weighs the past.
 
     Returns:
-        None where no operation weighs anything, as in an RNN that has only its state.
+        None where no operation weighs anything, as in an RNN that has only its state; and where
+        the model has too few positions for the pair.
     """
-    if not len(source):
+    if not len(source) or len(target) + 1 > model.room(len(source) + model.reads_source):
         return None
     device = model.embedding.weight.device
     read = torch.from_numpy(source.astype(np.int64))[None].to(device)
     if model.reads_source:
         end = torch.full_like(read[:, :1], source_tokenizer.id("</s>"))
         read = torch.cat((read, end), 1)
-    prompt, state = model.begin(read, tokenizer.id("<s>"))
     said = torch.from_numpy(target.astype(np.int64))[None].to(device)
-    training = model.training
-    model.eval()
-    with ops.watching("source" if model.reads_source else "past") as calls:
-        model(torch.cat((prompt, said), 1), state)
-    model.train(training)
+    with evaluating(model):
+        prompt, state = model.begin(read, tokenizer.id("<s>"))
+        with ops.watching("source" if model.reads_source else "past") as calls:
+            model(torch.cat((prompt, said), 1), state)
     T, S = said.shape[1] + 1, read.shape[1]
     layers = [_numpy(call().float().abs().mean(0)[-T:, :S]) for call in calls]
     if not layers:
@@ -66,21 +69,21 @@ def align(
 
 
 @style()
-def draw(seen: Alignment) -> Figure:
-    """A map a layer: the source along the top, the target down the side."""
+def draw(seen: Alignment, *, layers: bool = True) -> Figure:
+    """A map a layer, or of their mean alone: the source along the top, the target down the side; of
+    either, the first SEEN tokens."""
     from matplotlib.figure import Figure
 
-    columns = min(3, len(seen.weights))
-    rows = -(-len(seen.weights) // columns)
-    width = max(3.0, 0.24 * len(seen.source) + 1.2)
-    height = max(2.5, 0.24 * len(seen.target) + 1.2)
+    maps = list(seen.weights.items())[: None if layers else 1]
+    source, target = _shown(seen.source), _shown(seen.target)
+    columns = min(3, len(maps))
+    rows = -(-len(maps) // columns)
+    width, height = max(3.0, 0.24 * len(source) + 1.2), max(2.5, 0.24 * len(target) + 1.2)
     whole = Figure(figsize=(columns * width, rows * height), layout="constrained")
-    for axes, (name, weights) in zip(
-        grid(whole, len(seen.weights), columns), seen.weights.items(), strict=True
-    ):
-        axes.imshow(weights, cmap="Greys", vmin=0, aspect="auto")
-        axes.set_xticks(range(len(seen.source)), _shown(seen.source), rotation=90, fontsize=7)
-        axes.set_yticks(range(len(seen.target)), _shown(seen.target), fontsize=7)
+    for axes, (name, weights) in zip(grid(whole, len(maps), columns), maps, strict=True):
+        axes.imshow(weights[:SEEN, :SEEN], cmap="Greys", vmin=0, aspect="auto")
+        axes.set_xticks(range(len(source)), source, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(target)), target, fontsize=7)
         axes.xaxis.tick_top()
         axes.grid(False)
         axes.set_title(name, fontsize=8)
@@ -88,7 +91,7 @@ def draw(seen: Alignment) -> Figure:
 
 
 def _shown(pieces: list[str]) -> list[str]:
-    return [piece.strip() or "␣" for piece in pieces]
+    return [piece.strip() or "␣" for piece in pieces[:SEEN]]
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

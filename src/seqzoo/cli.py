@@ -126,6 +126,7 @@ def _train(arguments: list[str]) -> int:
     prepared: dict[str, Any] = {}  # data by the configuration of its task
     for cfg in composed:
         _check(cfg)
+        _check_head(cfg["model"], cfg["task"])
         _check_folder(cfg["hydra"]["sweep" if options.multirun else "run"]["dir"])
     if options.cfg:
         flags = ["--cfg", options.cfg, *(["--resolve"] if options.resolve else [])]
@@ -333,7 +334,6 @@ def _check(cfg: dict[str, Any]) -> None:
     check_model(cfg["model"])
     check_task(cfg["task"])
     _check_positions(cfg["model"], cfg["task"])
-    _check_head(cfg["model"], cfg["task"])
     trainer = cfg["trainer"]
     config.check_keys("trainer", trainer, config.defaults("trainer", "default"))
     config.check("trainer", trainer, choices={"dtype": ("auto", "float32", "bfloat16")})
@@ -347,17 +347,20 @@ def _check(cfg: dict[str, Any]) -> None:
 def _check_positions(model: dict[str, Any], task: dict[str, Any]) -> None:
     """Refuse sequences longer than the positions a model has."""
     key = "seq_len" if "seq_len" in task else "max_len"
-    if model.get("position") in ("learned", "sinusoidal") and task.get(key, 0) > model["max_len"]:
+    needed = task.get(key, 0) + (model.get("bridge") == "state")  # a source of its own has an end
+    if model.get("position") in ("learned", "sinusoidal") and needed > model["max_len"]:
         raise UserError(
             f"task.{key}={task[key]} is more than the positions of "
             f"model.max_len={model['max_len']}: "
-            f"try model.max_len={task[key]} or model.position=rope"
+            f"try model.max_len={needed} or model.position=rope"
         )
 
 
 def _check_head(model: dict[str, Any], task: dict[str, Any]) -> None:
     """Refuse an encoder where there is no source, and a vocabulary of its own without one."""
     if model.get("head", "decoder_only") == "encoder_decoder":
+        if "bridge" not in model:
+            raise UserError("model.head=encoder_decoder: give head=encoder_decoder")
         if "target_lang" not in task:
             raise UserError(
                 f"head=encoder_decoder: task={task['name']} has no source to encode: "
@@ -428,7 +431,9 @@ def _resume(folder: Path, overrides: Sequence[Any], *, only_print: bool) -> int:
         if section == "trainer" and key:
             trainer[key] = override.value()
         elif section not in ("resume", "experiment") and not override.is_hydra_override():
-            same = saved.get(section) or {}
+            if section == "head":
+                section, key = "model", "head"
+            same = {"head": "decoder_only", **(saved.get(section) or {})}
             if same.get(key or "name") != ALIASES.get(override.value(), override.value()):
                 raise UserError(
                     f"{override.input_line}: {folder} keeps its model and data, and only "
@@ -465,12 +470,17 @@ def _newest_unfinished(overrides: Sequence[Any]) -> Path | None:
     runs = Path(given[-1] if given else f"runs/{cfg['task']['name']}/{cfg['model']['name']}")
     checkpoints = sorted(runs.glob("checkpoints/last" if given else "*/checkpoints/last"))
     folders = [path.parent.parent for path in checkpoints]
+    folders = [path for path in folders if _head(config.read_config(path)) == _head(cfg)]
     unfinished = [path for path in folders if _summary(path).get("status") != "finished"]
     newest = unfinished[-1] if unfinished else None
     print(
         f"resuming {newest}" if newest else f"nothing unfinished in {runs}: a new run", flush=True
     )
     return newest
+
+
+def _head(cfg: dict[str, Any]) -> str:
+    return str(cfg["model"].get("head", "decoder_only"))
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -96,7 +96,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("sentences", nargs="*", metavar="SENTENCE", help="none: standard input")
     _add_search(sub)
     sub.add_argument(
-        "--n-best", type=_count, metavar="N", help="N translations a sentence, each with its score"
+        "--n-best",
+        type=_count,
+        metavar="N",
+        help="N translations a sentence: its number, the score, the text",
     )
     sub.add_argument(
         "--attention", metavar="FILE", help="write where the model looked, for one SENTENCE: a .png"
@@ -259,6 +262,9 @@ def _load(
 def _eval(options: argparse.Namespace) -> None:
     if options.path and not Path(options.path).is_file():
         raise UserError(f"--path {options.path}: no such file: give a text file, or a TSV of pairs")
+    task = config.read_config(Path(options.folder))["task"]
+    if "target_lang" not in task and (options.beam or options.length_penalty is not None):
+        raise UserError(f"{options.folder}: a run of task={task['name']}: leave the search out")
     run = _load(options)
     data = {}
     if options.path:  # in place of whatever the run's own data was
@@ -268,8 +274,6 @@ def _eval(options: argparse.Namespace) -> None:
     if "target_lang" in run.config["task"]:
         beams, penalty = _search(options, run.config["task"])
         run.config["task"] |= {"beam": beams, "length_penalty": penalty}
-    elif options.beam or options.length_penalty is not None:
-        raise UserError("--beam, --length-penalty: of translations: leave them out")
     for name, value in run.evaluate(options.split, **data).items():
         print(f"{name}\t{value:.4f}" if isinstance(value, float) else f"{name}\t{value}")
 
@@ -290,21 +294,28 @@ def _translate(options: argparse.Namespace) -> None:
         raise UserError("--attention: of one SENTENCE and its best translation: give one")
     if options.attention and not options.attention.endswith((".png", ".svg", ".pdf")):
         raise UserError(f"--attention {options.attention}: give a name that ends in .png")
+    if options.attention and not Path(options.attention).absolute().parent.is_dir():
+        raise UserError(f"--attention {options.attention}: no such folder: make it first")
     run = _load(options, needs="target_lang", instead="generate")
     beams, penalty = _search(options, run.config["task"])
-    wanted = options.n_best or 1
-    beams = max(beams, wanted)
+    how = {"beams": max(beams, options.n_best or 1), "length_penalty": penalty}
+    said = count(1)
 
     def say(sentences: Sequence[str]) -> None:
-        for best in run.hypotheses(sentences, beams=beams, length_penalty=penalty):
-            for text, score in best[:wanted]:
-                print(f"{score:.4f}\t{text}" if options.n_best else text, flush=True)
+        if not options.n_best:
+            print(*run.translate(sentences, **how), sep="\n", flush=True)
+            return
+        for number, best in zip(said, run.n_best(sentences, **how), strict=False):
+            for text, score in best[: options.n_best]:
+                print(f"{number}\t{score:.4f}\t{text}", flush=True)
 
+    if options.attention:
+        text, figure = run.align(options.sentences[0], **how)
+        figure.savefig(options.attention)
+        print(text)
+        return
     if options.sentences:
         say(options.sentences)
-        if options.attention:
-            figure = run.align(options.sentences[0], beams=beams, length_penalty=penalty)
-            figure.savefig(options.attention)
         return
     at_once = 1 if sys.stdin.isatty() else 512
     try:
@@ -341,6 +352,11 @@ def _new(out: str) -> Path:
 
 def _export(options: argparse.Namespace) -> None:
     out = _new(options.out)
+    saved = config.read_config(Path(options.folder))["model"]
+    if saved.get("head", "decoder_only") != "decoder_only":
+        raise UserError(
+            f"{options.folder}: no format here has encoders: export a head=decoder_only"
+        )
     run = _load(options)
     from seqzoo.exchange import hf, rwkv
 

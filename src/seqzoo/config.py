@@ -24,7 +24,8 @@ COUNTS = frozenset(  # whole numbers from 1 up
     "max_steps eval_every checkpoint_every sample_every sample_tokens limit n_pairs "
     "val_pairs test_pairs vocab_size eval_pairs log_every val_max_chars parameters tokens "
     "decode_batch_size rounds threads expand state_size mix_rank decay_rank rate_rank value_rank "
-    "gate_rank n_kv_heads chunk encoder_layers source_heads average longest beam".split()
+    "gate_rank n_kv_heads chunk encoder_layers source_heads average_checkpoints longest "
+    "beam".split()
 )
 RANGES: dict[str, tuple[float, float]] = {  # closed at both ends; others: any number from 0 up
     **dict.fromkeys(COUNTS, (1, math.inf)),
@@ -51,7 +52,7 @@ SINKS = 4  # tokens that the policy of that name never drops
 NULLABLE = tuple(
     "max_steps max_seconds max_epochs eval_every checkpoint_every sample_every grad_clip "
     "parameters tokens threads decay_rank rate_rank value_rank gate_rank n_kv_heads cache "
-    "encoder_layers average".split()
+    "encoder_layers average_checkpoints".split()
 )
 
 

@@ -46,7 +46,7 @@ def generate(
     Yields:
         (B,) the next token of each row.
     """
-    with _evaluating(model):
+    with evaluating(model):
         text = prompt
         rows = torch.arange(prompt.shape[0], device=prompt.device)  # those still going
         fresh = prompt
@@ -74,7 +74,8 @@ def generate(
 
 
 @contextmanager
-def _evaluating(model: LanguageModel) -> Iterator[None]:
+def evaluating(model: LanguageModel) -> Iterator[None]:
+    """Inside, nothing is dropped out."""
     was_training = model.training
     model.eval()
     try:
@@ -164,7 +165,7 @@ def beam_search(
     if model.max_len is not None:
         prompt = prompt[:, -model.max_len :]
         max_tokens = min(max_tokens, model.max_len - prompt.shape[1] + 1)
-    with _evaluating(model):
+    with evaluating(model):
         logits, state = model(prompt, state)
         logits = logits[:, None, -1]  # (A, n, V), n beams: at first the prompt alone
         scores = torch.zeros(len(prompt), 1, device=device)  # (A, n)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from seqzoo import tasks
@@ -99,48 +100,55 @@ class Run:
         Raises:
             UserError: the run learnt something else.
         """
-        found = self.hypotheses(sentences, beams=beams, length_penalty=length_penalty)
-        return [best[0][0] for best in found]
+        from seqzoo.tasks.translation import translate
 
-    def hypotheses(
-        self, sentences: Sequence[str], *, beams: int = 1, length_penalty: float = 1.0
+        return translate(
+            self.model,
+            self.tokenizer,
+            self.source_tokenizer,
+            self._sources(sentences),
+            beams=beams,
+            length_penalty=length_penalty,
+        )
+
+    def n_best(
+        self, sentences: Sequence[str], *, beams: int, length_penalty: float = 1.0
     ) -> list[list[tuple[str, float]]]:
-        """Translations of each sentence and their scores, the best first: `beams` of them; a greedy
-        one has no score (nan).
+        """Translations of each sentence with their scores, `beams` of them, the best first.
 
         Raises:
             UserError: the run learnt something else.
         """
-        from seqzoo.tasks.translation import hypotheses
+        found = self._search(sentences, beams, length_penalty)
+        return [[(self.tokenizer.decode(h.tokens), h.score) for h in best] for best in found]
 
-        with torch.inference_mode():
-            found = hypotheses(
-                self.model,
-                self.tokenizer,
-                self.source_tokenizer,
-                self._sources(sentences),
-                beams=beams,
-                length_penalty=length_penalty,
-            )
-        return [[(self.tokenizer.decode(h.tokens), h.score) for h in one] for one in found]
-
-    def align(self, sentence: str, *, beams: int = 1, length_penalty: float = 1.0) -> Figure:
-        """A sentence, its translation, and where the model looked: see `seqzoo.alignment`.
+    def align(
+        self, sentence: str, *, beams: int = 1, length_penalty: float = 1.0
+    ) -> tuple[str, Figure]:
+        """The translation of a sentence, and where the model looked: see `seqzoo.alignment`.
 
         Raises:
             UserError: the run learnt something else, or no operation of the model weighs anything.
         """
         from seqzoo.alignment import align, draw
 
-        said = self.translate([sentence], beams=beams, length_penalty=length_penalty)[0]
-        (source,), target = self._sources([sentence]), self.tokenizer.encode(said)
-        seen = align(self.model, self.tokenizer, self.source_tokenizer, source, target)
+        said = self._search([sentence], beams, length_penalty)[0][0].tokens
+        (source,) = self._sources([sentence])
+        both = self.tokenizer, self.source_tokenizer
+        seen = align(self.model, *both, source, np.array(said, dtype=np.int64))
         if seen is None:
+            change = "model.bridge=attention" if self.model.reads_source else "head=encoder_decoder"
             raise UserError(
                 f"{self.folder}: nothing in {self.config['model']['name']} looks back at its "
-                "source: train with head=encoder_decoder, whose decoder attends to it"
+                f"source: train with {change}"
             )
-        return draw(seen)
+        return self.tokenizer.decode(said), draw(seen)
+
+    def _search(self, sentences: Sequence[str], beams: int, length_penalty: float) -> Any:
+        from seqzoo.tasks.translation import search
+
+        both = self.tokenizer, self.source_tokenizer
+        return search(self.model, *both, self._sources(sentences), beams, length_penalty)
 
     def _sources(self, sentences: Sequence[str]) -> list[Any]:
         task = self.config["task"]

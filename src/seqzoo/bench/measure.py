@@ -117,7 +117,7 @@ def point(at: Point, keys: Mapping[str, Any], settings: Mapping[str, Any]) -> di
     torch.manual_seed(0)
     model = build(vocab_size=settings["vocab_size"], **keys).to(device)
     if settings["compile"]:
-        for layer in model.layers:
+        for layer in model.blocks:
             layer.compile()
     shape = (at.batch_size, at.length + 1)
     tokens = torch.randint(settings["vocab_size"], shape, device=device)

@@ -155,7 +155,7 @@ def read_pairs(
     """Pairs from files if some are given, else from the corpus; spelled numbers if there is none.
 
     `corpus`: "numbers" (with `limit` and `n_pairs`), "reverse" (with `longest` and `n_pairs`) or
-    `owner/name` of the hub. `path`: a file of
+    `owner/name` of the hub. `path`: a folder of train.LANG, val.LANG and test.LANG, or a file of
     `source<TAB>target` lines. `source` and `target`: two files, a sentence a line. A part without a
     file of its own (or a split of the hub) is held out of the train part, by source. Raises
     UserError for whatever cannot be read.
@@ -172,12 +172,21 @@ def read_pairs(
     from_tables, from_twins = (any(files.values()) for files in (tables, twins))
     if from_tables and from_twins:
         raise UserError("task.path, and task.source with task.target, are both given: give one")
-    if from_tables:
+    if path is not None and Path(path).is_dir():
+        name, note = Path(path).name, f"pairs of {path}"
+        found = _files_of(path, source_lang, target_lang)
+        parts = [_read_twins(prefix, found, encoding_errors) for prefix in ("", "val_", "test_")]
+    elif from_tables:
         name, note = Path(_require(tables, "path")).name, f"pairs of {path}"
         parts = [_read_tsv(option, file, encoding_errors) for option, file in tables.items()]
     elif from_twins:
         name, note = Path(_require(twins, "source")).name, f"pairs of {source} and {target}"
         parts = [_read_twins(prefix, twins, encoding_errors) for prefix in ("", "val_", "test_")]
+    elif lowercase and corpus in (None, *_CORPORA):
+        raise UserError(
+            f"task.lowercase=true: of files and hub data sets: task.corpus={corpus or 'numbers'} "
+            "is as it is: leave it out"
+        )
     elif corpus is None or corpus == "numbers":
         return numbers(
             source_lang=source_lang,
@@ -260,21 +269,25 @@ def reversals(
     *, longest: int, n_pairs: int, val_pairs: int, test_pairs: int, seed: int = 0
 ) -> Pairs:
     """Strings of letters and the same from the end; deterministic. Every length up to `longest` is
-    as likely, and no string that is held out is trained on."""
+    as likely, but that at most a tenth of all strings of a length is held out; what is held out is
+    in no other part."""
     draw = random.Random(seed)
 
-    def strings(number: int) -> list[str]:
-        return ["".join(draw.choices(_LETTERS, k=draw.randint(1, longest))) for _ in range(number)]
+    def text() -> str:
+        return "".join(draw.choices(_LETTERS, k=draw.randint(1, longest)))
 
-    held_out = strings(val_pairs + test_pairs)
-    reserved = set(held_out)
-    train = [text for text in strings(n_pairs) if text not in reserved]
-    if not train:
-        raise UserError(
-            f"task.longest={longest}: too few strings to hold some out: give a larger task.longest"
-        )
+    room = {n: len(_LETTERS) ** n // _HELD_OUT for n in range(1, longest + 1)}
+    wanted = min(val_pairs + test_pairs, sum(room.values()) // 2)
+    held_out: dict[str, None] = {}  # in the order in which they were drawn
+    while len(held_out) < wanted:
+        one = text()
+        if one not in held_out and room[len(one)]:
+            held_out[one] = None
+            room[len(one)] -= 1
+    train = [one for one in (text() for _ in range(n_pairs)) if one not in held_out]
+    n_val = wanted * val_pairs // max(1, val_pairs + test_pairs)
     note = f"strings of up to {longest} letters, and their reversals"
-    parts = (train, held_out[:val_pairs], held_out[val_pairs:])
+    parts = (train, list(held_out)[:n_val], list(held_out)[n_val:])
     return _pairs("reverse", note, *([(text, text[::-1]) for text in part] for part in parts))
 
 
@@ -413,6 +426,22 @@ def _read_twins(
             f"{len(targets)}: give files in which line n translates line n"
         )
     return list(zip(sources, targets, strict=True))
+
+
+def _files_of(folder: str, source_lang: str, target_lang: str) -> dict[str, str | None]:
+    """The files of a folder such as `train.en`, `val.en`, `test_2016.en`, by the keys of twins."""
+    found: dict[str, str | None] = {}
+    for prefix, begins in {"": ("train",), "val_": ("val", "dev"), "test_": ("test",)}.items():
+        for side, lang in (("source", source_lang), ("target", target_lang)):
+            files = [str(f) for begin in begins for f in Path(folder).glob(f"{begin}*.{lang}")]
+            if len(files) > 1 or not (files or prefix):
+                raise UserError(
+                    f"task.path={folder}: {len(files)} files {begins[0]}*.{lang}, where one is "
+                    f"needed: give task.{prefix}source and task.{prefix}target, or "
+                    f"task.source_lang and task.target_lang ({source_lang}, {target_lang})"
+                )
+            found[f"{prefix}{side}"] = files[0] if files else None
+    return found
 
 
 def _read_hub(

@@ -19,20 +19,21 @@ TAPS = 4
 
 
 class DeltaMemory(NamedTuple):
-    """What the convolution still needs, and the matrix of eq. 3, in float32 or wider."""
+    """What the convolution still needs, and the matrix, in float32 or wider."""
 
     conv: Tensor  # (B, W - 1, 3 D)
     S: Tensor  # (B, H, K, K)
 
 
 class DeltaNet(nn.Module):
-    """Linear attention that writes by the delta rule (2406.06484, eq. 3 and section 3.4): what is
+    """Linear attention that writes by the delta rule (2406.06484, sections 2.2 and 3.3): what is
     already stored at a key is first taken off.
 
         S_t = S_{t-1} + beta_t k_t (v_t - k_t^T S_{t-1})^T        y_t = q_t S_t / sqrt(K)
 
     Queries, keys and values pass a causal convolution over 4 tokens and silu; queries and keys then
-    have length 1; beta = sigmoid(x W). Each head's answer is divided by its root mean square.
+    have length 1; beta = sigmoid(x W). Each head's answer is divided by its root mean square,
+    which cancels 1 / sqrt(K); it is there as in the authors' code.
 
     Args:
         dim: width D, divisible by n_heads.

@@ -32,7 +32,7 @@ class GatedLinearAttention(nn.Module):
         alpha_t = sigmoid(x_t W_1 W_2 + b)^(1/16)
 
     Each head's answer is divided by its root mean square (the paper's layer norm, without its
-    mean), times silu(x W_r + b_r).
+    mean), times silu(x W_r + b_r). 1 / sqrt(K) is the authors' code's: the norm cancels it.
 
     Args:
         dim: width D, divisible by 2 n_heads.

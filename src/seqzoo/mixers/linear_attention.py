@@ -37,11 +37,12 @@ class LinearAttention(nn.Module):
         position: with `rope`, mapped queries and keys are turned in the numerator only (Su et al.
             2021, eq. 19). The memory is kept relative to the next token, so no position is stored.
         decay: `none` is the paper's sum over everything read, g = 1; with `retention` a token keeps
-            the share 1 - 2^-e of what came before, e from 1 for the first head to 7 for the last:
+            the share 1 - 2^-e of what came before, e from 1 for the first head to 7 for the last,
+            or the only one:
             half-lives from 1 to some 90 tokens, so that a stream of any length stays in balance
             (after Sun et al. 2023, arXiv 2307.08621, where e is 5 + h).
         normaliser: `sum` is the paper's z; with `rms` every head's answer is divided by its root
-            mean square instead (Qin et al. 2022, arXiv 2210.10340, eq. 8).
+            mean square instead (Qin et al. 2022, arXiv 2210.10340, its NormAttention).
         chunk: tokens that are read at once by matrix products.
     """
 
@@ -144,7 +145,9 @@ class Relu(nn.Module):
 
 class Learned(nn.Module):
     """Softmax of W x beside softmax of -W x, with W the identity at first; M = 2 K (Zhang et al.
-    2024, arXiv 2402.04347, eq. 6). One W for all heads of a layer, where theirs has one each."""
+    2024, arXiv 2402.04347, section 4.2, in the softmax form of their code). One W for queries,
+    keys and all heads of a layer, where theirs are apart; trained with the rest from the start,
+    where they distil it."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -158,7 +161,8 @@ class Learned(nn.Module):
 
 class Taylor(nn.Module):
     """Features whose product is 1 + s + s^2 / 2 with s = q.k / sqrt(K), always positive; M = 1 + K
-    + K^2, so heads should be small (Arora et al. 2024, arXiv 2402.18668, section 3.1)."""
+    + K^2, so heads should be small: theirs have 16 (Arora et al. 2024, arXiv 2402.18668, section
+    4.1)."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

@@ -28,10 +28,11 @@ class SSMState(NamedTuple):
 
 
 class Mamba2(nn.Module):
-    """The Mamba-2 block (eq. 2 and section 7.1), one group.
+    """The Mamba-2 block (eq. 2, sections 7.1 and 7.2), one group.
 
         h_t = e^(dt_t A) h_{t-1} + dt_t B_t x_t^T        y_t = C_t h_t + d x_t        A < 0, a head
 
+    The discretization by dt, which eq. 2 leaves out, is that of Gu & Dao 2023 (arXiv 2312.00752).
     x, B and C pass a causal convolution over 4 tokens and silu, dt = softplus(. + bias). In the
     terms of linear attention C is the query, B the key, dt x the value. The output is
     rms_norm(y silu(z)) W, whose epsilon is float32's.

@@ -25,7 +25,8 @@ class Hidden(NamedTuple):
 class MinGRU(nn.Module):
     """h_t = (1 - z_t) h_{t-1} + z_t g(x_t W_h), z = sigmoid(x W_z) (section 3.1; g of appendix B).
 
-    The empty state is zero; y = h W_out, as where the paper widens the state.
+    The empty state is zero (in the paper's parallel listing, which takes it through g, zero is
+    1/2); y = h W_out, whatever the width.
 
     Args:
         dim: width D.
@@ -50,7 +51,7 @@ class MinLSTM(nn.Module):
     """h_t = f'_t h_{t-1} + i'_t g(x_t W_h), where f' = f / (f + i), i' = i / (f + i) of two sigmoid
     gates (section 3.2; g of appendix B).
 
-    The empty state is zero; y = h W_out, as where the paper widens the state.
+    The empty state is zero; y = h W_out, whatever the width.
 
     Args:
         dim: width D.

@@ -27,9 +27,10 @@ class Retention(nn.Module):
 
         S_t = gamma S_{t-1} + k_t v_t^T    y_t = q_t S_t    gamma = 1 - 2^(-5 - h), h = 0 .. H - 1
 
-    Queries and keys are turned to their positions, keys divided by sqrt(K); each head's answer is
-    divided by its root mean square, times silu(x W_G). What the paper divides by to keep numbers in
-    range before a group norm (its section 2.4) is left out: the norm cancels it.
+    Queries and keys are turned to their positions, with the frequencies of `rotate`, keys divided
+    by sqrt(K); each head's answer is divided by its root mean square (the paper's group norm,
+    without its mean), times silu(x W_G). What the paper divides by to keep numbers in range before
+    that norm (the end of its section 2.2) is left out: the norm cancels it.
 
     Args:
         dim: width D; D / n_heads is even, for the turning.

@@ -25,12 +25,12 @@ class TimeState(NamedTuple):
 
 
 class TimeMix(nn.Module):
-    """Time mixing (eq. 3-8 and 12): with a bonus u for the current token,
+    """Time mixing (section 4.1): with a bonus u for the current token,
 
         y_t = r_t (S_{t-1} + diag(u) k_t v_t^T)        S_t = diag(w) S_{t-1} + k_t v_t^T
 
     where w = e^(-e^decay) is a constant of a channel; each head's answer is normalised, times
-    silu(gate).
+    silu(gate). A mix is the weight of the current token, as in the official code: 1 - mu of eq. 3.
 
     Args:
         dim: width D, divisible by n_heads.

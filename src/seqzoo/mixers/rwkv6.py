@@ -32,7 +32,7 @@ class ChannelState(NamedTuple):
 
 
 class TimeMix(nn.Module):
-    """Time mixing (eq. 13-19): with a bonus u for the current token,
+    """Time mixing (section 4.2): with a bonus u for the current token,
 
         y_t = r_t (S_{t-1} + diag(u) k_t v_t^T)        S_t = diag(w_t) S_{t-1} + k_t v_t^T
 

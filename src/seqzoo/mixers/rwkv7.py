@@ -41,6 +41,8 @@ class TimeMix(nn.Module):
         kappa = k * k_k, of length 1 in each head               k <- k * (1 + (a - 1) * k_a)
         v <- v + (v_first - v) * sigmoid(v0 + x^v v1 v2)        v_first: v of the first layer
 
+    The sigmoid weighs v_first, as in the official code; the paper's weighs the layer's own v.
+
     Then y is normalised a head, gets (r . (r_k * k)) v added, and is multiplied by sigmoid(x^g g1)
     g2. S is written keys by values here, the transpose of the paper's.
 

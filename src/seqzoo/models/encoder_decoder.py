@@ -81,7 +81,7 @@ class EncoderDecoder(LanguageModel):
         tokens: Tensor,
         state: State = None,
         source: Tensor | None = None,
-        lengths: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> tuple[Tensor, State]:
         """Read tokens (B, T) after `state`, or after encoding a source: as `LanguageModel`."""
         if source is not None:
@@ -90,7 +90,7 @@ class EncoderDecoder(LanguageModel):
             raise ValueError("a decoder begins with a source: give one, or the state of encode()")
         return super().forward(tokens, state)
 
-    def encode(self, source: Tensor, lengths: Tensor | None = None) -> State:
+    def encode(self, source: Tensor, lengths: Sequence[int] | None = None) -> State:
         """The decoder's state before its first token.
 
         Rows of one length are read together and without padding, so that no row sees what it was
@@ -98,13 +98,13 @@ class EncoderDecoder(LanguageModel):
 
         Args:
             source: (B, S) tokens, rows padded on the right.
-            lengths: (B,), each 1 at least; None: every row is full.
+            lengths: of the B rows, each 1 at least; None: every row is full.
 
         Raises:
             ValueError: rows of unlike lengths whose states cannot stand in one tensor.
         """
         B, S = source.shape
-        sizes = [S] * B if lengths is None else lengths.tolist()
+        sizes = [S] * B if lengths is None else list(lengths)
         groups = [
             torch.tensor([row for row, n in enumerate(sizes) if n == size], device=source.device)
             for size in sorted(set(sizes))
@@ -134,6 +134,11 @@ class EncoderDecoder(LanguageModel):
     def begin(self, source: Tensor, first: int) -> tuple[Tensor, State]:
         return torch.full_like(source[:, :1], first), self.encode(source)
 
+    def room(self, source: int) -> float:
+        if self.bridge == "state" or self.max_len is None:  # positions go on from the source's
+            return super().room(source)
+        return self.max_len if source <= self.max_len else 0
+
     @property
     def blocks(self) -> list[nn.Module]:
         return [*(layer for stack in self.encoder.stacks for layer in stack), *self.layers]  # type: ignore[attr-defined]
@@ -159,25 +164,32 @@ class Fed(nn.Module):
 
     `bahdanau` (arXiv 1409.0473, section 3.1 and appendix A): attention asks with s_{t-1}.
 
-        c_t = sum_s softmax_s(w^T tanh(W s_{t-1} + U h_s)) h_s
+        c_t = sum_s softmax_s(w^T tanh(W s_{t-1} + U h_s)) h_s        (eq. 4 to 6)
         s_t = layers(A [x_t; c_t])        y_t = tanh(C [s_t; c_t; x_t])
 
-    `luong` (1508.04025, eq. 5 to 8 with the score `general`, and input feeding, section 3.3):
-    attention asks with s_t.
+    `luong` (1508.04025, section 3.1 with the score `general`, eq. 5 and 7; input feeding, section
+    3.3): attention asks with s_t.
 
         s_t = layers(A [x_t; y_{t-1}])    c_t = sum_s softmax_s(s_t^T W h_s) h_s
         y_t = tanh(C [c_t; s_t])
 
     Deviations: any layers stand for the RNN; A makes one vector of what it reads, which the RNN's
-    own matrices then read; Bahdanau's maxout is a tanh; both begin from the empty state, where the
-    papers make the first one of the encoder's.
+    own matrices then read; s_t is normalised where the layers are residual; Bahdanau's maxout is a
+    tanh, of s_t as in eq. 4, where the appendix has s_{t-1}; both begin from the empty state, where
+    Bahdanau's first one is made of the encoder's.
     """
 
     def __init__(
-        self, *, layers: Sequence[nn.Module], attention: str, dim: int, encoded_dim: int
+        self,
+        *,
+        layers: Sequence[nn.Module],
+        norm_out: nn.Module,
+        attention: str,
+        dim: int,
+        encoded_dim: int,
     ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(layers)
+        self.layers, self.norm_out = nn.ModuleList(layers), norm_out
         self.asks_before = attention == "bahdanau"
         self.key = nn.Linear(encoded_dim, dim, bias=False)
         if self.asks_before:
@@ -197,27 +209,26 @@ class Fed(nn.Module):
         if state is None:
             raise ValueError("a decoder that attends to a source begins with encode(source)")
         inner, fed, source = state
-        ys, looked = [], []
+        said, looked = [], []
         for x_t in x.unbind(1):
+            context = fed
             if self.asks_before:
                 context, weights = self._ask(fed, source)
-                entering = torch.cat((x_t, context.to(x.dtype)), -1)
-            else:
-                entering = torch.cat((x_t, fed.to(x.dtype)), -1)
-            entering = self.enter(entering).to(x.dtype)
+            entering = self.enter(torch.cat((x_t, context.to(x.dtype)), -1)).to(x.dtype)
             s_t, inner = through(self.layers, entering[:, None], inner)
-            s_t = s_t[:, 0]
+            fed = s_t = self.norm_out(s_t)[:, 0]
             if self.asks_before:
-                leaving = [s_t, context, x_t]
+                said.append(torch.cat((s_t, context.to(x.dtype), x_t), -1))
             else:
                 context, weights = self._ask(s_t, source)
-                leaving = [context, s_t]
-            y_t = torch.tanh(self.leave(torch.cat([part.to(x.dtype) for part in leaving], -1)))
-            fed = s_t if self.asks_before else y_t
-            ys.append(y_t.to(x.dtype))
+                fed = torch.tanh(self.leave(torch.cat((context.to(x.dtype), s_t), -1))).to(x.dtype)
+                said.append(fed)
             looked.append(weights)
         watch(lambda: torch.stack([weights[:1] for weights in looked], 1), of="source")
-        return torch.stack(ys, 1), FedState(inner, fed, source)
+        y = torch.stack(said, 1)
+        if self.asks_before:  # what is said feeds nothing: all at once
+            y = torch.tanh(self.leave(y)).to(x.dtype)
+        return y, FedState(inner, fed, source)
 
     def _ask(self, query: Tensor, source: Source) -> tuple[Tensor, Tensor]:
         """The context (B, M), and the weights (B, S)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -116,6 +117,10 @@ class LanguageModel(nn.Module):
         """What to read, and after which state, to say what follows a source (B, S) of full rows;
         the token `first` comes before it."""
         return torch.cat((source, torch.full_like(source[:, :1], first)), 1), None
+
+    def room(self, source: int) -> float:
+        """How many tokens can be read after a source of that many: what positions are left."""
+        return math.inf if self.max_len is None else self.max_len - source
 
     @property
     def blocks(self) -> list[nn.Module]:

@@ -192,6 +192,11 @@ def _check_bridge(keys: Mapping[str, Any]) -> None:
             "model.bridge=state hands on the state after the last token, which an encoder has that "
             "reads one way: give model.bidirectional=false, or model.bridge=attention"
         )
+    if keys["attention"] != "dot":
+        raise UserError(
+            f"model.attention={keys['attention']}: model.bridge=state has none: leave it out, or "
+            "give model.bridge=attention"
+        )
     if keys["encoder_layers"] not in (None, keys["n_layers"]):
         raise UserError(
             f"model.bridge=state hands on a state a layer: give model.encoder_layers=null, or "
@@ -248,7 +253,7 @@ def build(
         "dropout": keys["dropout"],
         "tie_embeddings": keys["tie_embeddings"],
         "norm_in": entry.norm_in,
-        "norm_out": _normed(entry, keys),
+        "norm_out": _normed(entry, keys) and not (encodes and _is_fed(keys)),
         "norm": keys.get("norm", "layer"),
         "max_len": keys["max_len"] if _adds_positions(keys) else None,
     }
@@ -280,6 +285,19 @@ def _arrangement(entry: Family, keys: Mapping[str, Any]) -> str:
 def _normed(entry: Family, keys: Mapping[str, Any]) -> bool:
     """Whether a stack of such layers needs a norm after the last."""
     return _arrangement(entry, keys) in ("prenorm", "residual")
+
+
+def _norm(entry: Family, keys: Mapping[str, Any]) -> Any:
+    """What follows the last of a stack of layers."""
+    from torch import nn
+
+    from seqzoo.models.block import NORMS
+
+    return NORMS[keys.get("norm", "layer")](keys["dim"]) if _normed(entry, keys) else nn.Identity()
+
+
+def _is_fed(keys: Mapping[str, Any]) -> bool:
+    return bool(keys["bridge"] == "attention" and keys["attention"] != "dot")
 
 
 def _layers(
@@ -319,14 +337,12 @@ def _reads_both_ways(keys: Mapping[str, Any]) -> bool:
 def _encoder(entry: Family, keys: Mapping[str, Any], vocab_size: int) -> Any:
     from torch import nn
 
-    from seqzoo.models.block import NORMS
     from seqzoo.models.encoder_decoder import Encoder
 
     keys = {**keys, "n_layers": keys["encoder_layers"] or keys["n_layers"]}
     both = _reads_both_ways(keys)
     mixer = entry.encoder if both else None
     stacks = [_layers(entry, keys, mixer) for _ in range(1 if mixer or not both else 2)]
-    norm = NORMS[keys.get("norm", "layer")] if _normed(entry, keys) else lambda _: nn.Identity()
     embedding = nn.Embedding(vocab_size, keys["dim"])
     _load(entry.init)(embedding, nn.Linear(keys["dim"], vocab_size, bias=False))
     return Encoder(
@@ -334,7 +350,7 @@ def _encoder(entry: Family, keys: Mapping[str, Any], vocab_size: int) -> Any:
         norm_in=nn.LayerNorm(keys["dim"]) if entry.norm_in else nn.Identity(),
         dropout=keys["dropout"],
         stacks=stacks,
-        norms=[norm(keys["dim"]) for _ in stacks],
+        norms=[_norm(entry, keys) for _ in stacks],
     )
 
 
@@ -348,7 +364,8 @@ def _decoder(entry: Family, keys: Mapping[str, Any]) -> list[Any]:
     encoded_dim = keys["dim"] * (2 if two else 1)
     if keys["attention"] == "dot":
         return _layers(entry, keys, encoded_dim=encoded_dim)
-    return [_call(Fed, {**keys, "layers": _layers(entry, keys), "encoded_dim": encoded_dim})]
+    given = {"layers": _layers(entry, keys), "norm_out": _norm(entry, keys)}
+    return [_call(Fed, {**keys, **given, "encoded_dim": encoded_dim})]
 
 
 def _load(path: str) -> Any:

@@ -11,9 +11,9 @@ B batch, H heads, T time, K key size, V value size, C tokens a chunk, N chunks. 
 | retention | constant, a head | | 2307.08621, eq. 6 |
 | Mamba-2 (SSD) | a head and token | | 2405.21060, eq. 2 |
 | gated linear attention | a channel and token | | 2312.06635, eq. 3 |
-| RWKV-5, with u | constant, a channel | | 2404.05892, eq. 12 |
-| RWKV-6, with u | a channel and token | | 2404.05892, eq. 18 |
-| DeltaNet | 1 | -beta k, k | 2406.06484, eq. 3 |
+| RWKV-5, with u | constant, a channel | | 2404.05892, section 4.1.2 |
+| RWKV-6, with u | a channel and token | | 2404.05892, section 4.2.2 |
+| DeltaNet, writing beta k | 1 | -beta k, k | 2406.06484, section 2.2 |
 | RWKV-7 | a channel and token | -kappa a, kappa | 2503.14456, eq. 17 |
 
 Inside a chunk everything is matrix products: with G the sum of log w from the chunk's start,

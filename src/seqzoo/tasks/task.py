@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,11 +23,12 @@ class Batch(NamedTuple):
     targets: Tensor  # (B, T) tokens; -100 where there is nothing to learn
     fresh: bool  # whether to begin from the empty state, else from the state the last batch left
     n_tokens: int  # read, padding left out
-    source: tuple[Tensor, ...] = ()  # what an encoder reads first: tokens (B, S), lengths (B,)
+    source: tuple[Any, ...] = ()  # what an encoder reads first: tokens (B, S), and B lengths
 
     def to(self, device: torch.device) -> Batch:
-        inputs, targets, *source = (x.to(device) for x in (*self[:2], *self.source))
-        return self._replace(inputs=inputs, targets=targets, source=tuple(source))
+        source = tuple(x.to(device) if isinstance(x, Tensor) else x for x in self.source)
+        inputs, targets = self.inputs.to(device), self.targets.to(device)
+        return self._replace(inputs=inputs, targets=targets, source=source)
 
 
 class Task(Protocol):

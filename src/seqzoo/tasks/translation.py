@@ -19,8 +19,9 @@ from torch import Tensor
 
 from seqzoo.data.pairs import EncodedPairs
 from seqzoo.data.tokenizers import Tokenizer
-from seqzoo.decoding import Hypothesis, beam_search, generate
+from seqzoo.decoding import Hypothesis, beam_search, evaluating, generate
 from seqzoo.models.language_model import LanguageModel
+from seqzoo.state import State
 from seqzoo.tasks.task import IGNORE, Batch
 
 if TYPE_CHECKING:
@@ -45,23 +46,23 @@ class Translation:
         self.eval_pairs, self.search = keys["eval_pairs"], keys["beam"]
         self.length_penalty = keys["length_penalty"]
         self.pad, self.start, self.end = (self.tokenizer.id(t) for t in ("<pad>", "<s>", "</s>"))
-        max_len, sources, targets = keys["max_len"], *data.train
-        lengths = _lengths(sources) + _lengths(targets) + 1
-        long = int((lengths > max_len).sum())
+        max_len = keys["max_len"]
+        sources, targets = list(data.train.source), _ended(self.tokenizer, data.train.target)
+        long = np.flatnonzero(_lengths(sources) + _lengths(targets) > max_len)
         if keys["long_pairs"] == "cut":
-            half = max(1, max_len // 2)
-            sources, targets = [s[:half] for s in sources], [t[: half - 1] for t in targets]
+            half = max(1, max_len // 2)  # a target that was cut has not ended
+            for row in long:
+                sources[row], targets[row] = sources[row][:half], targets[row][:half]
             what = f"are cut, both sides to {half}"
         else:
-            rows = np.flatnonzero(lengths <= max_len)
-            sources, targets = [sources[i] for i in rows], [targets[i] for i in rows]
+            kept = np.setdiff1d(np.arange(len(sources)), long)
+            sources, targets = [sources[row] for row in kept], [targets[row] for row in kept]
             what = "are left out"
-        if long:
-            self.note += f"; {long:,} pairs longer than task.max_len={max_len} tokens {what}"
+        if len(long):
+            self.note += f"; {len(long):,} pairs longer than task.max_len={max_len} tokens {what}"
         self.train = sources, targets
-        self.source_lengths, self.target_lengths = _lengths(sources), _lengths(targets)
-        both = self.source_lengths + self.target_lengths + 1
-        self.seq_len = round(both.mean()) if len(both) else 0
+        self._lengths = _lengths(sources), _lengths(targets)
+        self.seq_len = round(float(sum(self._lengths).mean())) if len(sources) else 0
         self._model: type[LanguageModel] | LanguageModel = LanguageModel
         self._plan: tuple[int, list[np.ndarray]] = (-1, [])
         self.steps_per_epoch = len(self._epoch(0))
@@ -94,33 +95,28 @@ class Translation:
         """
         if self._plan[0] != epoch:
             draw = np.random.default_rng((self.seed, 3, epoch))
-            order = draw.permutation(len(self.source_lengths))
-            lengths = self.source_lengths, self.target_lengths
-            batches = list(_batches(self._model, order, *lengths, self.batch_tokens))
+            order = draw.permutation(len(self.train[0]))
+            batches = list(_batches(self._model, order, *self._lengths, self.batch_tokens))
             self._plan = epoch, [batches[i] for i in draw.permutation(len(batches))]
         return self._plan[1]
 
     def collate(
         self, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], *, encodes: bool
     ) -> Batch:
-        """Right-padded rows of ``source <s> target </s>``, or of ``<s> target </s>`` beside those
-        of the sources; and, where the target is to be said, what comes next."""
+        """Right-padded rows of ``source <s> target``, or of ``<s> target`` beside those of the
+        sources; and, where the target is to be said, what comes next. Targets have their end."""
         before = [s[:0] if encodes else s for s in sources]
-        rows = [
-            np.concatenate((s, [self.start], t, [self.end]))
-            for s, t in zip(before, targets, strict=True)
-        ]
+        rows = [np.concatenate((s, [self.start], t)) for s, t in zip(before, targets, strict=True)]
         tokens = _padded(rows, self.pad)
         wanted = _padded(rows, IGNORE)
         for i, source in enumerate(before):
             wanted[i, : len(source) + 1] = IGNORE
         read = sum(map(len, rows)) - len(rows)
-        beside: tuple[Tensor, ...] = ()
+        beside: tuple[Any, ...] = ()
         if encodes:
             ended = _ended(self.source_tokenizer, sources)
-            lengths = torch.from_numpy(_lengths(ended))
-            beside = (_padded(ended, self.pad), lengths)
-            read += int(lengths.sum())
+            beside = (_padded(ended, self.pad), _lengths(ended).tolist())
+            read += sum(beside[1])
         return Batch(tokens[:, :-1], wanted[:, 1:], True, read, beside)
 
     # ---- evaluation
@@ -161,10 +157,10 @@ class Translation:
         """`loss` and `token_accuracy` where every token is guessed behind the right ones."""
         device = model.embedding.weight.device
         total, right, count = 0.0, 0, 0
+        targets = _ended(self.tokenizer, targets)
         lengths = _lengths(sources), _lengths(targets)
-        every = np.arange(len(sources))
-        if model.max_len is not None:  # what is longer cannot be read
-            every = every[sum(lengths) + 1 <= model.max_len]
+        room = [model.room(n + model.reads_source) for n in lengths[0]]
+        every = np.flatnonzero(lengths[1] <= room)  # what is longer cannot be read
         for rows in _batches(model, every, *lengths, max(4096, self.batch_tokens)):
             batch = self.collate(
                 [sources[r] for r in rows], [targets[r] for r in rows], encodes=model.reads_source
@@ -189,12 +185,11 @@ class Translation:
         from seqzoo.alignment import align, draw
 
         drawn = {}
-        for i, (source, target) in enumerate(zip(*self.data.val, strict=True)):
-            if i == 3:
-                break
+        sources, targets = (side[:3] for side in self.data.val)
+        for i, (source, target) in enumerate(zip(sources, targets, strict=True)):
             seen = align(model, self.tokenizer, self.source_tokenizer, source, target)
             if seen is not None:
-                drawn[f"attention/{i}"] = draw(seen)
+                drawn[f"attention/{i}"] = draw(seen, layers=False)
         return drawn
 
 
@@ -210,16 +205,20 @@ def _batches(
 
     An encoder reads rows of one length together, so for one the source's length comes first.
     """
-    keys = (targets, sources) if model.reads_source else (sources + targets,)
+    apart = model.reads_source
+    keys = (targets, sources) if apart else (sources + targets,)
     order = order[np.lexsort([key[order] for key in keys])]
-    tokens = sources + targets + 1
-    begin, longest = 0, 0
+    # What a row takes in each of the tensors that it is padded in.
+    widths = np.stack((sources + 1, targets) if apart else (sources + targets,), 1)
+    begin, widest = 0, widths[order[:1]].sum(0)
     for end, row in enumerate(order):
-        longest = max(longest, tokens[row])
-        apart = model.wants_one_length and sources[row] != sources[order[begin]]
-        if end > begin and (apart or (end + 1 - begin) * longest > most):
+        wider = np.maximum(widest, widths[row])
+        full = (end + 1 - begin) * wider.sum() > most
+        other = model.wants_one_length and sources[row] != sources[order[begin]]
+        if end > begin and (full or other):
             yield order[begin:end]
-            begin, longest = end, tokens[row]
+            begin, wider = end, widths[row]
+        widest = wider
     if len(order):
         yield order[begin:]
 
@@ -235,10 +234,10 @@ def _padded(rows: Sequence[np.ndarray], fill: int) -> Tensor:
     return torch.from_numpy(out)
 
 
-def _ended(tokenizer: Tokenizer, sources: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Sources as an encoder reads them, with an end: so none is empty."""
+def _ended(tokenizer: Tokenizer, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Sentences with their end."""
     end = tokenizer.id("</s>")
-    return [np.append(source, end) for source in sources]
+    return [np.append(ids, end) for ids in sentences]
 
 
 # ---- translating
@@ -254,59 +253,70 @@ def translate(
     length_penalty: float = 1.0,
 ) -> list[str]:
     """Translations of encoded sentences, in their order: greedy, or the best of a beam search."""
-    found = hypotheses(
-        model,
-        tokenizer,
-        source_tokenizer,
-        sources,
-        beams=beams,
-        length_penalty=length_penalty,
-    )
-    return [tokenizer.decode(best[0].tokens) for best in found]
+    out = [""] * len(sources)
+    if beams > 1:
+        found = search(model, tokenizer, source_tokenizer, sources, beams, length_penalty)
+        return [tokenizer.decode(best[0].tokens) for best in found]
+    end = tokenizer.id("</s>")
+    for rows, prompt, state, limit in _prompts(model, tokenizer, source_tokenizer, sources, 256):
+        steps = generate(model, prompt, state, max_tokens=limit, temperature=0, stop=end)
+        for row, ids in zip(rows, torch.stack(list(steps), 1).tolist(), strict=True):
+            out[row] = tokenizer.decode(ids)
+    return out
 
 
-def hypotheses(
+def search(
     model: LanguageModel,
     tokenizer: Tokenizer,
     source_tokenizer: Tokenizer,
     sources: Sequence[np.ndarray],
-    *,
-    beams: int = 1,
-    length_penalty: float = 1.0,
+    beams: int,
+    length_penalty: float,
 ) -> list[list[Hypothesis]]:
-    """What `beam_search` finds for each encoded sentence; with one beam the greedy translation,
-    whose score is not counted. A translation that does not end by itself does at twice its source
-    and 50 tokens. The translation of nothing is nothing. A model whose positions end reads the
-    beginning of what is longer than half of them.
-    """
+    """What `beam_search` finds for each encoded sentence, the best first. The translation of
+    nothing is nothing."""
     out = [[Hypothesis([], 0.0)] for _ in sources]
-    start, end = tokenizer.id("<s>"), tokenizer.id("</s>")
-    longest = None if model.max_len is None else max(1, model.max_len // 2 - 1)
-    for rows, source in _by_length(sources, longest, at_once=max(1, 256 // beams)):
+    at_once = max(1, 256 // beams)
+    for rows, prompt, state, limit in _prompts(
+        model, tokenizer, source_tokenizer, sources, at_once
+    ):
+        found = beam_search(
+            model,
+            prompt,
+            state,
+            beams=beams,
+            max_tokens=limit,
+            stop=tokenizer.id("</s>"),
+            length_penalty=length_penalty,
+        )
+        for row, best in zip(rows, found, strict=True):
+            out[row] = best
+    return out
+
+
+def _prompts(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    source_tokenizer: Tokenizer,
+    sources: Sequence[np.ndarray],
+    at_once: int,
+) -> Iterator[tuple[list[int], Tensor, State, int]]:
+    """The rows of a group, what to read after which state, and how many tokens to say at most:
+    twice the source and 50. A model whose positions end reads the beginning of what is longer than
+    they allow: half of them, where source and target share them."""
+    start, end = tokenizer.id("<s>"), source_tokenizer.id("</s>")
+    longest = None
+    if model.max_len is not None:
+        longest = max(
+            1, (model.max_len // 2 if model.room(model.max_len) == 0 else model.max_len) - 1
+        )
+    for rows, source in _by_length(sources, longest, at_once):
         if model.reads_source:
             source = torch.cat((source, torch.full_like(source[:, :1], end)), 1)
-        prompt, state = model.begin(source.to(model.embedding.weight.device), start)
-        limit = 2 * source.shape[1] + 50
-        if model.max_len is not None:
-            limit = min(limit, model.max_len - source.shape[1] - 1)
-        if beams > 1:
-            found = beam_search(
-                model,
-                prompt,
-                state,
-                beams=beams,
-                max_tokens=limit,
-                stop=end,
-                length_penalty=length_penalty,
-            )
-            for row, best in zip(rows, found, strict=True):
-                out[row] = best
-            continue
-        steps = generate(model, prompt, state, max_tokens=limit, temperature=0, stop=end)
-        for row, ids in zip(rows, torch.stack(list(steps), 1).tolist(), strict=True):
-            said = ids[: ids.index(end)] if end in ids else ids
-            out[row] = [Hypothesis(said, float("nan"))]
-    return out
+        with torch.inference_mode(), evaluating(model):
+            prompt, state = model.begin(source.to(model.embedding.weight.device), start)
+        limit = min(2 * source.shape[1] + 50, model.room(source.shape[1]) - 1)
+        yield rows, prompt, state, max(1, int(limit))
 
 
 def _by_length(
@@ -374,7 +384,7 @@ def by_length(
     above = 0
     for limit in (*LENGTHS, None):
         rows = [i for i, n in enumerate(words) if above < n and (limit is None or n <= limit)]
-        name = f"{above + 1:02}-{limit:02}" if limit else f"{above + 1:02} and more"
+        name = f"{above + 1:02}-{limit:02}" if limit else f"{above + 1:02}-"
         if rows:
             ours, theirs = ([side[i] for i in rows] for side in (said, references))
             scores[f"bleu_by_length/{name}"] = BLEU().corpus_score(ours, [theirs]).score

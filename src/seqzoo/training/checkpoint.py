@@ -109,16 +109,21 @@ def load_weights(path: Path, model: nn.Module) -> None:
         ) from None
 
 
-def load_mean(paths: Sequence[Path], model: nn.Module) -> None:
-    """Give a model the mean of the weights in several safetensors files of its shape."""
+def load_mean(folders: Sequence[Path], model: nn.Module) -> None:
+    """Give a model the mean of the weights of several checkpoints.
+
+    Raises:
+        UserError: a checkpoint is damaged or does not fit.
+    """
     total: dict[str, Tensor] = {}
-    for path in paths:
-        load_weights(path, model)
+    for folder in folders:
+        verify(folder)
+        load_weights(folder / "model.safetensors", model)
         for name, value in model.state_dict().items():
             value = value.double() if value.is_floating_point() else value
             total[name] = total[name] + value if name in total else value.clone()
     mean = {
-        name: value / len(paths) if value.is_floating_point() else value
+        name: value / len(folders) if value.is_floating_point() else value
         for name, value in total.items()
     }
     model.load_state_dict(mean)
@@ -162,16 +167,11 @@ def read_best(checkpoints: Path) -> dict[str, float]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def newest(checkpoints: Path, number: int) -> list[Path]:
-    """The last checkpoints, at most `number` of them, the oldest first."""
-    return sorted(checkpoints.glob("step-*"))[-number:] if number else []
-
-
-def prune(checkpoints: Path, *, keep: int) -> None:
-    """Remove every checkpoint that no name means and that is not among the `keep` newest, and what
-    saves that were killed left behind."""
+def prune(checkpoints: Path, *, keep: Sequence[Path] = ()) -> None:
+    """Remove every checkpoint that no name means, but those to keep, and what saves that were
+    killed left behind."""
     kept = {(checkpoints / name).resolve() for name in ("last", "best")}
-    kept |= {path.resolve() for path in newest(checkpoints, keep)}
+    kept |= {path.resolve() for path in keep}
     for path in [*checkpoints.glob("step-*"), *checkpoints.glob(".step-*")]:
         if path.resolve() not in kept:
             shutil.rmtree(path)

@@ -149,6 +149,17 @@ def train(
     saved_at = done["step"] if resume else -1
     written_at = -1
 
+    def recent() -> list[Path]:
+        """The checkpoints whose mean is tried at the end: the last one and those before it that
+        were due, not those of a new best."""
+        every = settings["checkpoint_every"]
+        due = [
+            path
+            for path in sorted(checkpoints.glob("step-*"))
+            if every and _step(path) % every == 0 or path == (checkpoints / "last").resolve()
+        ]
+        return due[-settings["average_checkpoints"] :] if settings["average_checkpoints"] else []
+
     def save() -> None:
         """Keep the run as it is now, once a step; the first checkpoint is the best so far."""
         nonlocal saved_at
@@ -160,7 +171,7 @@ def train(
         checkpoint.point(checkpoints, "last", target)
         if not (checkpoints / "best").exists():
             checkpoint.point(checkpoints, "best", target)
-        checkpoint.prune(checkpoints, keep=settings["average"] or 0)
+        checkpoint.prune(checkpoints, keep=recent())
         saved_at = done["step"]
 
     def judge(metrics: Mapping[str, float | str]) -> None:
@@ -171,7 +182,7 @@ def train(
         best.update(value=value, step=done["step"])
         save()
         checkpoint.point(checkpoints, "best", checkpoints / f"step-{done['step']:08d}", best)
-        checkpoint.prune(checkpoints, keep=settings["average"] or 0)
+        checkpoint.prune(checkpoints, keep=recent())
 
     def write() -> None:
         nonlocal written_at
@@ -188,12 +199,18 @@ def train(
     def due(every: int | None) -> bool:
         return every is not None and done["step"] % every == 0
 
-    def averaged(number: int) -> dict[str, float | str]:
-        """The metrics of the mean of the last checkpoints, which the model then has."""
-        steps = checkpoint.newest(checkpoints, number)
-        checkpoint.load_mean([step / "model.safetensors" for step in steps], model)
-        show.say(f"the mean of {len(steps)} checkpoints, from step {_step(steps[0]):,} on:")
-        return evaluate(quick=False, at=_step(steps[-1]))
+    def averaged(paths: list[Path], to_beat: float) -> dict[str, float | str]:
+        """The metrics of the mean of checkpoints, which the model then has; of one that is no
+        better than the best, only the metric that says so, and the model is as it was."""
+        show.say(f"the mean of {len(paths)} checkpoints, from step {_step(paths[0]):,} on:")
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        checkpoint.load_mean(paths, model)
+        at = _step(paths[-1])
+        metrics = evaluate(quick=True, at=at)
+        if float(metrics[task.best]) >= to_beat:
+            model.load_state_dict(before)
+            return {task.best: metrics[task.best]}
+        return evaluate(quick=False, at=at) if task.quick_is_less else metrics
 
     measured: dict[str, float | str] = {}
     measured_at = -1
@@ -225,8 +242,7 @@ def train(
                 batch = batch.to(device)
                 before = None if batch.fresh else carried
                 with autocast():
-                    if settings["scheduled_sampling"]:
-                        share = settings["scheduled_sampling"] * progress
+                    if share := settings["scheduled_sampling"] * progress:
                         batch = _own_words(model, batch, before, share)
                     logits, carried = model(batch.inputs, before, *batch.source)
                 loss = F.cross_entropy(
@@ -323,15 +339,13 @@ def train(
             final["best"] = evaluate(quick=False, at=int(best["step"]))
     if status == "finished":
         final.setdefault("best", final["last"])
-        chosen = "best"
-        if settings["average"]:
-            final["average"] = averaged(settings["average"])
-            if final["average"][task.best] < final["best"][task.best]:  # type: ignore[operator]
-                chosen = "average"
-            else:
-                checkpoint.load_weights(checkpoints / "best" / "model.safetensors", model)
-        summary |= {**final[chosen], "best_step": best.get("step", done["step"]), **final}
-        summary["exported"] = chosen
+        summary["best_step"] = best.get("step", done["step"])
+        summary["exported"] = "best"
+        if len(recent()) > 1:
+            final["average"] = averaged(recent(), float(final["best"][task.best]))
+            if float(final["average"][task.best]) < float(final["best"][task.best]):
+                summary["exported"] = "average"
+        summary |= {**final[summary["exported"]], **final}
     log.speed(task.seq_len, summary["tokens_per_second"])
     log.close()
     checkpoint.save_model(model, str(folder / "model" / "model.safetensors"))
