@@ -104,7 +104,14 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     file, run = tmp_path / "a.pth", str(tmp_path / "run")
     assert "no such file" in said("import", str(file), "--out", run)
     file.write_bytes(b"not a checkpoint")
-    assert "not a file of tensors" in said("import", str(file), "--out", run)
+    assert "not a file of named tensors" in said("import", str(file), "--out", run)
+    for other in ([torch.zeros(2)], {"a": 1}, torch.zeros(2)):
+        torch.save(other, file)
+        assert "not a file of named tensors" in said("import", str(file), "--out", run)
+    for wrong in (torch.full((256, D), torch.nan), torch.ones(256, D, dtype=torch.int8)):
+        torch.save({**official(7), "emb.weight": wrong}, file)
+        assert "emb.weight" in said("import", str(file), "--out", run)
+    assert "is a file" in said("import", str(file), "--out", str(file / "run"))
     torch.save({"weight": torch.zeros(2)}, file)
     assert "version 4 to 7" in said("import", str(file), "--out", run)
     tensors = official(6)
@@ -123,13 +130,15 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert not Path(run).exists()
 
 
-def test_a_pickle_is_not_run(tmp_path: Path) -> None:
+def test_a_pickle_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Bad:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return Path.touch, (tmp_path / "ran",)  # type: ignore[return-value]
 
     torch.save({"emb.weight": Bad()}, tmp_path / "bad.pth")
     assert status("import", tmp_path / "bad.pth", "--out", tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert "nothing in it was run" in said and "weights_only" not in said
     assert not (tmp_path / "ran").exists()
 
 
@@ -173,5 +182,11 @@ def test_formats_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     out = str(tmp_path / "out")
     assert status("export", tmp_path / "run", "--format", "hf", "--out", out) == 2
     assert "rwkv7" in capsys.readouterr().err
+    assert status("export", tmp_path / "run", "--format", "rwkv", "--out", out) == 2
+    assert ".pth" in capsys.readouterr().err
+    assert status("eval", tmp_path / "run") == 2
+    assert "--path FILE" in capsys.readouterr().err
+    assert status("eval", tmp_path / "run", "--path", tmp_path / "a.pth", "--cache", "") == 2
+    assert "POLICY:SIZE" in capsys.readouterr().err
     config = json.loads((tmp_path / "run/model/config.json").read_text())
     assert config["vocab_size"] == V

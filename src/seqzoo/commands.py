@@ -76,7 +76,11 @@ def parser() -> argparse.ArgumentParser:
     _add_search(sub)
     _add_cache(sub)
 
-    sub = add("generate", _generate, "write on from a prompt, token by token")
+    sub = add(
+        "generate",
+        _generate,
+        "write on from a prompt, token by token; a state that grows keeps task.seq_len of them",
+    )
     _add_run(sub)
     sub.add_argument("--prompt", default="\n", help="how the text begins (default: a new line)")
     sub.add_argument("--tokens", type=_count, default=300, help="how many (default: 300)")
@@ -245,7 +249,7 @@ def _load(
     if not (folder / "model" / "tokenizer.json").exists():
         raise UserError(f"{folder}: this run has no model yet: wait for one, or train again")
     other = {}
-    if getattr(options, "cache", None):
+    if getattr(options, "cache", None) is not None:
         config.cache_policy("--cache", options.cache)
         name = saved["model"]["name"]
         if "cache" not in config.defaults("model", name, family(name).yaml):
@@ -265,6 +269,9 @@ def _eval(options: argparse.Namespace) -> None:
     task = config.read_config(Path(options.folder))["task"]
     if "target_lang" not in task and (options.beam or options.length_penalty is not None):
         raise UserError(f"{options.folder}: a run of task={task['name']}: leave the search out")
+    summary = Path(options.folder, "summary.json")
+    if not options.path and summary.exists() and "imported_from" in summary.read_text():
+        raise UserError(f"{options.folder}: imported, it has no data of its own: give --path FILE")
     run = _load(options)
     data = {}
     if options.path:  # in place of whatever the run's own data was
@@ -345,8 +352,12 @@ def _inspect(options: argparse.Namespace) -> None:
 
 def _new(out: str) -> Path:
     """What --out names, where there is nothing yet."""
-    if Path(out).exists():
+    path = Path(out).absolute()
+    if path.exists():
         raise UserError(f"--out {out}: exists already: give a new name")
+    above = next(folder for folder in path.parents if folder.exists())
+    if not above.is_dir():
+        raise UserError(f"--out {out}: {above} is a file: give a name elsewhere")
     return Path(out)
 
 

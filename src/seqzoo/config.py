@@ -48,6 +48,7 @@ RANGES: dict[str, tuple[float, float]] = {  # closed at both ends; others: any n
 }
 CACHE_POLICIES = ("window", "sinks", "tova", "h2o", "random")  # of seqzoo.ops.bounded_cache
 CACHE_READINGS = ("tokens", "prompt")
+MOST_SLOTS = 65_536  # of a bounded cache, which is made whole at once
 SINKS = 4  # tokens that the policy of that name never drops
 NULLABLE = tuple(
     "max_steps max_seconds max_epochs eval_every checkpoint_every sample_every grad_clip "
@@ -210,15 +211,16 @@ def cache_policy(where: str, text: str) -> tuple[str, int, str]:
     name, _, rest = text.partition(":")
     size, _, reading = rest.partition(":")
     reading = reading or CACHE_READINGS[0]
-    if name in CACHE_POLICIES and re.fullmatch("[1-9][0-9]*", size) and reading in CACHE_READINGS:
+    given = re.fullmatch("[1-9][0-9]{0,4}", size) and int(size) <= MOST_SLOTS
+    if name in CACHE_POLICIES and given and reading in CACHE_READINGS:
         if name == "sinks" and int(size) <= SINKS:
             raise UserError(
                 f"{where}={text}: keeps the first {SINKS} tokens and needs more: try sinks:64"
             )
         return name, int(size), reading
     raise UserError(
-        f"{where}={text}: give POLICY:SIZE, such as tova:256, or POLICY:SIZE:prompt; policies: "
-        f"{', '.join(CACHE_POLICIES)}"
+        f"{where}={text}: give POLICY:SIZE, such as tova:256, or POLICY:SIZE:prompt; SIZE up to "
+        f"{MOST_SLOTS}; policies: {', '.join(CACHE_POLICIES)}"
     )
 
 

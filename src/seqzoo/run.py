@@ -132,6 +132,8 @@ class Run:
         """
         from seqzoo.alignment import align, draw
 
+        if not sentence:
+            raise UserError("nothing to look at: the sentence is empty")
         said = self._search([sentence], beams, length_penalty)[0][0].tokens
         (source,) = self._sources([sentence])
         both = self.tokenizer, self.source_tokenizer

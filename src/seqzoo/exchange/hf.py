@@ -10,13 +10,14 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from seqzoo import config
 from seqzoo.errors import UserError
 from seqzoo.exchange.rwkv import official
 from seqzoo.run import Run
 
 
 def export_hf(run: Run, folder: Path) -> str:
-    """Write config.json, model.safetensors and tokenizer.json for `transformers`.
+    """Write config.json, model.safetensors and the tokenizer for `transformers`.
 
     Returns:
         The class that loads them.
@@ -44,6 +45,9 @@ def export_hf(run: Run, folder: Path) -> str:
     (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
     save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
     run.tokenizer.save(folder / "tokenizer.json")
+    # Without it AutoTokenizer takes the tokenizer that models of this type usually have.
+    loads = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(loads, indent=1) + "\n")
     return str(settings["architectures"][0])
 
 
@@ -53,6 +57,8 @@ Shaped = tuple[dict[str, Any], dict[str, Tensor]]
 def _as_rwkv(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Run) -> Shaped:
     if keys["block"] != "classic":
         raise UserError("--format hf: RwkvForCausalLM has RWKV's channel mixing: block=classic")
+    if keys["n_layers"] == 1:
+        raise UserError("--format hf: transformers cannot make an RWKV of one layer")
     long = {"time_mix_k": "time_mix_key", "time_mix_v": "time_mix_value"}
     long["time_mix_r"] = "time_mix_receptance"
     named = {}
@@ -89,7 +95,8 @@ def _as_transformer(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run:
     if keys["n_kv_heads"] == keys["n_heads"]:
         keys = {**keys, "n_kv_heads": None}
     apart = {
-        name: [f"{k}={v}" for k, v in form.items() if keys[k] != v] for name, form in wanted.items()
+        name: [f"{k}={config.shown(v)}" for k, v in form.items() if keys[k] != v]
+        for name, form in wanted.items()
     }
     if not apart["Llama"]:
         return _as_llama(keys, tensors, run)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,14 +62,22 @@ def read(path: Path) -> dict[str, Tensor]:
             tensors = load_file(path)
         else:  # files of before 2020 cannot be mapped
             mapped = zipfile.is_zipfile(path)
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        return {str(name): value.float() for name, value in tensors.items()}
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            with warnings.catch_warnings(action="ignore"):
+                tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        if not all(isinstance(value, Tensor) for value in tensors.values()):
+            raise TypeError
+    except Exception:  # of many kinds; what torch advises to do about some of them is unsafe
         raise UserError(
-            f"{path}: not a file of tensors by name ({reason}): give an RWKV checkpoint, .pth or "
-            ".safetensors"
+            f"{path}: not a file of named tensors and nothing else (nothing in it was run): give "
+            "an RWKV checkpoint, .pth or .safetensors"
         ) from None
+    for name, value in tensors.items():
+        if not value.is_floating_point() or not value.isfinite().all():
+            raise UserError(
+                f"{path}: {name} is of {value.dtype}, or not finite: give a checkpoint whose "
+                "tensors are floating-point numbers"
+            )
+    return {str(name): value.float() for name, value in tensors.items()}
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -78,14 +87,16 @@ def recognise(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         UserError: no RWKV of version 4 to 7, or a shape that the models here cannot have.
     """
     name = next((name for name, mark in MARKS.items() if mark in tensors), None)
-    some = ", ".join(list(tensors)[:3])
+    some = ", ".join(list(tensors)[:3]) or "nothing"
     if name is None:
-        raise UserError(f"not an RWKV checkpoint of version 4 to 7: it has {some}, ...")
+        raise UserError(f"not an RWKV checkpoint of version 4 to 7: it has {some}")
     try:
         return _read_off(name, tensors)
-    except (KeyError, IndexError, ValueError) as error:
+    except KeyError as error:
+        raise UserError(f"no {name} as the official code saves it: {error} is missing") from None
+    except (IndexError, ValueError):
         raise UserError(
-            f"no {name} as the official code saves it: {error} is missing or of another shape"
+            f"no {name} as the official code saves it: a tensor has another shape"
         ) from None
 
 
@@ -131,7 +142,10 @@ def import_rwkv(path: Path, folder: Path, vocabulary: Path | None) -> dict[str, 
         UserError: a file that is something else, a tensor too many, missing or of another shape.
     """
     tensors = read(path)
-    keys = recognise(tensors)
+    try:
+        keys = recognise(tensors)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     vocab_size = tensors["emb.weight"].shape[0]
     tokenizer = _tokenizer(vocabulary, vocab_size)
     model = build(vocab_size=vocab_size, **keys)
@@ -236,6 +250,8 @@ def export_rwkv(run: Run, path: Path) -> None:
     tensors = {official(n): p.detach().cpu().clone() for n, p in run.model.named_parameters()}
     if keys["tie_embeddings"]:
         tensors["head.weight"] = tensors["emb.weight"].clone()
+    if path.suffix != ".pth":
+        raise UserError(f"--out {path}: the rwkv package reads names that end in .pth")
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(tensors, path)
 
