@@ -39,3 +39,14 @@ if [ -n "$pairs" ]; then
   timed linear_decoder_only model=linear_transformer head=decoder_only model.n_layers=6 model.dim=272 trainer.lr=0.001
   timed rwkv7_decoder_only model=rwkv7 head=decoder_only model.n_layers=6 model.dim=256 trainer.lr=0.001
 fi
+
+# Strings from their end: attention, or the state alone.
+reversals() {
+  $seqzoo train head=encoder_decoder task=translation task.corpus=reverse task.batch_tokens=4096 trainer.lr=0.003 \
+    model.n_layers=1 trainer.max_seconds=210 trainer.eval_every=1000 trainer.sample_every=null \
+    hydra.run.dir="$out/reverse/$1" "${@:2}"
+}
+for longest in 25 50; do
+  reversals gru_attention_$longest model=gru model.dim=128 task.longest=$longest
+  reversals lstm_state_$longest model=lstm model.bridge=state model.block=classic model.dim=256 task.longest=$longest
+done
