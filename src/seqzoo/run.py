@@ -43,10 +43,10 @@ class Run:
         config: dict[str, Any],
         model: LanguageModel,
         tokenizer: Tokenizer,
-        source_tokenizer: Tokenizer,
+        source_tokenizer: Tokenizer | None = None,
     ) -> None:
         self.folder, self.config, self.model = folder, config, model
-        self.tokenizer, self.source_tokenizer = tokenizer, source_tokenizer
+        self.tokenizer, self.source_tokenizer = tokenizer, source_tokenizer or tokenizer
         path = folder / "summary.json"
         self.summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
