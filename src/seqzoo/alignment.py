@@ -46,11 +46,10 @@ def align(
     """
     if not len(source) or len(target) + 1 > model.room(len(source) + model.reads_source):
         return None
+    if model.reads_source:
+        source = np.append(source, source_tokenizer.id("</s>"))
     device = model.embedding.weight.device
     read = torch.from_numpy(source.astype(np.int64))[None].to(device)
-    if model.reads_source:
-        end = torch.full_like(read[:, :1], source_tokenizer.id("</s>"))
-        read = torch.cat((read, end), 1)
     said = torch.from_numpy(target.astype(np.int64))[None].to(device)
     with evaluating(model):
         prompt, state = model.begin(read, tokenizer.id("<s>"))

@@ -358,7 +358,9 @@ def _check_positions(model: dict[str, Any], task: dict[str, Any]) -> None:
 
 def _check_head(model: dict[str, Any], task: dict[str, Any]) -> None:
     """Refuse an encoder where there is no source, and a vocabulary of its own without one."""
-    if model.get("head", "decoder_only") == "encoder_decoder":
+    from seqzoo.models.zoo import head
+
+    if head(model) == "encoder_decoder":
         if "bridge" not in model:
             raise UserError("model.head=encoder_decoder: give head=encoder_decoder")
         if "target_lang" not in task:
@@ -420,7 +422,7 @@ def _hydra(flags: Sequence[str], overrides: Sequence[Any], job: Callable[[Any], 
 
 def _resume(folder: Path, overrides: Sequence[Any], *, only_print: bool) -> int:
     """Go on from the last checkpoint, with what was asked for now on top of the run's own keys."""
-    from seqzoo.models.zoo import ALIASES
+    from seqzoo.models.zoo import ALIASES, head
 
     saved = config.read_config(folder)
     if not (folder / "checkpoints" / "last").exists():
@@ -433,7 +435,7 @@ def _resume(folder: Path, overrides: Sequence[Any], *, only_print: bool) -> int:
         elif section not in ("resume", "experiment") and not override.is_hydra_override():
             if section == "head":
                 section, key = "model", "head"
-            same = {"head": "decoder_only", **(saved.get(section) or {})}
+            same = {"head": head(saved["model"]), **(saved.get(section) or {})}
             if same.get(key or "name") != ALIASES.get(override.value(), override.value()):
                 raise UserError(
                     f"{override.input_line}: {folder} keeps its model and data, and only "
@@ -464,23 +466,21 @@ def _check_unfinished(folder: Path, trainer: dict[str, Any]) -> None:
 
 def _newest_unfinished(overrides: Sequence[Any]) -> Path | None:
     """The run `resume=auto` means, if there is one: of the model and task, or at hydra.run.dir."""
+    from seqzoo.models.zoo import head
+
     cfg = _compose(overrides)[0]
     _check(cfg)
     given = [o.value() for o in overrides if o.key_or_group == "hydra.run.dir"]
     runs = Path(given[-1] if given else f"runs/{cfg['task']['name']}/{cfg['model']['name']}")
     checkpoints = sorted(runs.glob("checkpoints/last" if given else "*/checkpoints/last"))
     folders = [path.parent.parent for path in checkpoints]
-    folders = [path for path in folders if _head(config.read_config(path)) == _head(cfg)]
+    folders = [f for f in folders if head(config.read_config(f)["model"]) == head(cfg["model"])]
     unfinished = [path for path in folders if _summary(path).get("status") != "finished"]
     newest = unfinished[-1] if unfinished else None
     print(
         f"resuming {newest}" if newest else f"nothing unfinished in {runs}: a new run", flush=True
     )
     return newest
-
-
-def _head(cfg: dict[str, Any]) -> str:
-    return str(cfg["model"].get("head", "decoder_only"))
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -269,19 +269,19 @@ def _eval(options: argparse.Namespace) -> None:
     task = config.read_config(Path(options.folder))["task"]
     if "target_lang" not in task and (options.beam or options.length_penalty is not None):
         raise UserError(f"{options.folder}: a run of task={task['name']}: leave the search out")
-    summary = Path(options.folder, "summary.json")
-    if not options.path and summary.exists() and "imported_from" in summary.read_text():
-        raise UserError(f"{options.folder}: imported, it has no data of its own: give --path FILE")
     run = _load(options)
+    if not options.path and "imported_from" in run.summary:
+        raise UserError(f"{options.folder}: imported, it has no data of its own: give --path FILE")
     data = {}
     if options.path:  # in place of whatever the run's own data was
         origins = ("corpus", "path", "source", "target")
         data = {key: None for key in run.config["task"] if key.endswith(origins)}
         data["path"] = options.path
-    if "target_lang" in run.config["task"]:
-        beams, penalty = _search(options, run.config["task"])
-        run.config["task"] |= {"beam": beams, "length_penalty": penalty}
-    for name, value in run.evaluate(options.split, **data).items():
+    search = {}
+    if "target_lang" in task:
+        beams, penalty = _search(options, task)
+        search = {"beam": beams, "length_penalty": penalty}
+    for name, value in run.evaluate(options.split, search, **data).items():
         print(f"{name}\t{value:.4f}" if isinstance(value, float) else f"{name}\t{value}")
 
 
@@ -363,8 +363,9 @@ def _new(out: str) -> Path:
 
 def _export(options: argparse.Namespace) -> None:
     out = _new(options.out)
-    saved = config.read_config(Path(options.folder))["model"]
-    if saved.get("head", "decoder_only") != "decoder_only":
+    from seqzoo.models.zoo import head
+
+    if head(config.read_config(Path(options.folder))["model"]) != "decoder_only":
         raise UserError(
             f"{options.folder}: no format here has encoders: export a head=decoder_only"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,18 +162,21 @@ class Run:
             for sentence in sentences
         ]
 
-    def evaluate(self, split: str = "val", **data: Any) -> dict[str, float | str]:
+    def evaluate(
+        self, split: str = "val", search: Mapping[str, Any] = {}, **data: Any
+    ) -> dict[str, float | str]:
         """The task's metrics on a split of the run's own data, or of other data.
 
         Args:
             split: `val` or, where the task has one, `test`.
+            search: `beam` and `length_penalty` of a translation, in place of the run's.
             **data: keys of the task in place of the run's (`path="other.txt"`): the whole of it is
                 then evaluated.
 
         Raises:
             UserError: no such split; other data the tokenizer cannot read.
         """
-        keys = {**self.config["task"], **data}
+        keys = {**self.config["task"], **search, **data}
         encoded = tasks.prepare(keys, self.tokenizer, self.source_tokenizer, whole=bool(data))
         task = tasks.make(keys, encoded, seed=self.config["trainer"]["seed"])
         if split not in task.splits():

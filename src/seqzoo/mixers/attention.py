@@ -107,7 +107,6 @@ class FullAttention(CausalAttention):
         if self.rope:
             positions = torch.arange(x.shape[1], device=x.device)[None]
             q, k = attention.rotate(q, positions), attention.rotate(k, positions)
-        k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
         with unwatched():
             y = attention.full_attention(q, k, v)
         return self.out(y.transpose(1, 2).flatten(2)).to(x.dtype), ()

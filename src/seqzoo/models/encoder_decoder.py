@@ -105,15 +105,13 @@ class EncoderDecoder(LanguageModel):
         """
         B, S = source.shape
         sizes = [S] * B if lengths is None else list(lengths)
-        groups = [
-            torch.tensor([row for row, n in enumerate(sizes) if n == size], device=source.device)
-            for size in sorted(set(sizes))
-        ]
-        read = [
-            self.encoder(source[rows, :size])
-            for rows, size in zip(groups, sorted(set(sizes)), strict=True)
-        ]
-        back = torch.cat(groups).argsort()  # from the order of the groups to that of the rows
+        groups = {
+            n: torch.tensor([row for row in range(B) if sizes[row] == n], device=source.device)
+            for n in sorted(set(sizes))
+        }
+        read = [self.encoder(source[rows, :n]) for n, rows in groups.items()]
+        order = torch.cat(list(groups.values()))
+        back = order.argsort()  # from the order of the groups to that of the rows
         if self.bridge == "state":
             states = [state for _, state in read]
             if len(states) > 1 and grows(states[0]):

@@ -136,7 +136,7 @@ def check_model(keys: Mapping[str, Any]) -> None:
     """
     entry = family(keys["name"])
     choices = {**CHOICES, **entry.choices}
-    known = _defaults(keys["name"], keys.get("head", "decoder_only"))
+    known = _defaults(keys["name"], head(keys))
     check_keys("model", keys, {k: keys.get(k, v) if k in choices else v for k, v in known.items()})
     check("model", keys, choices=choices)
     dim, heads = keys["dim"], keys.get("n_heads", 1)
@@ -167,7 +167,7 @@ def check_model(keys: Mapping[str, Any]) -> None:
         )
     if keys.get("cache") is not None:
         cache_policy("model.cache", keys["cache"])
-    if keys.get("head") == "encoder_decoder":
+    if head(keys) == "encoder_decoder":
         _check_bridge({**known, **keys})
     shared = keys.get("n_kv_heads") or heads
     if heads % shared:
@@ -208,9 +208,14 @@ def model_keys(name: str, **keys: Any) -> dict[str, Any]:
     """The whole configuration of a model: its YAML's values, with `keys` in place of some,
     checked."""
     name = ALIASES.get(name, name)
-    merged = {**_defaults(name, keys.get("head", "decoder_only")), **keys, "name": name}
+    merged = {**_defaults(name, head(keys)), **keys, "name": name}
     check_model(merged)
     return merged
+
+
+def head(keys: Mapping[str, Any]) -> str:
+    """Which head a model's configuration has; one that is older than the key has no encoder."""
+    return str(keys.get("head", "decoder_only"))
 
 
 def _defaults(name: str, head: str) -> dict[str, Any]:

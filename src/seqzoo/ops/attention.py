@@ -26,8 +26,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     T, S = q.shape[-2], k.shape[-2]
     watch(lambda: causal_attention(q[:1], k[:1], torch.eye(S).to(v).expand(1, v.shape[1], S, S))[0])
-    if q.shape[1] != k.shape[1]:
-        k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+    k, v = _for_every_head(q, k, v)
     if choose("attention", q, S) == "naive":
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
         if T > 1:
@@ -43,7 +42,8 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None)
     """softmax(q k^T / sqrt(K)) v, where every query sees every key that is valid.
 
     Args:
-        q: (B, H, T, K); k, v: (B, H, S, K), of which each row has one valid key at least.
+        q: (B, H, T, K); k, v: (B, G, S, K), as `causal_attention` has them; each row has one valid
+            key at least.
         valid: (B, S); None: all are.
 
     Returns:
@@ -57,7 +57,7 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None)
 
     watch(weights, of="source")
     mask = None if valid is None else valid[:, None, None]  # (B, 1, 1, S)
-    k, v = k.to(q.dtype), v.to(q.dtype)
+    k, v = _for_every_head(q, k.to(q.dtype), v.to(q.dtype))
     if choose("attention", q, S) == "naive":
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
         if mask is not None:
@@ -65,6 +65,14 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None)
         looked: Tensor = scores.softmax(-1)
         return looked @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def _for_every_head(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values (B, G, S, K), each repeated for the H / G heads of queries it serves."""
+    if q.shape[1] == k.shape[1]:
+        return k, v
+    k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+    return k, v
 
 
 def bottom_right_mask(T: int, S: int, like: Tensor) -> Tensor:

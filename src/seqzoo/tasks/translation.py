@@ -7,7 +7,7 @@ nothing else tells the two languages apart. With an encoder and a decoder the on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -65,11 +65,15 @@ class Translation:
         self.seq_len = round(float(sum(self._lengths).mean())) if len(sources) else 0
         self._model: type[LanguageModel] | LanguageModel = LanguageModel
         self._plan: tuple[int, list[np.ndarray]] = (-1, [])
-        self.steps_per_epoch = len(self._epoch(0))
+        self._steps = 0  # of an epoch, once they are counted
 
     def setup(self, model: LanguageModel) -> None:
-        self._model, self._plan = model, (-1, [])
-        self.steps_per_epoch = len(self._epoch(0))
+        self._model, self._plan, self._steps = model, (-1, []), 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        self._steps = self._steps or len(self._epoch(0))
+        return self._steps
 
     def splits(self) -> list[str]:
         return ["val", "test"] if len(self.data.test.source) else ["val"]
@@ -253,16 +257,17 @@ def translate(
     length_penalty: float = 1.0,
 ) -> list[str]:
     """Translations of encoded sentences, in their order: greedy, or the best of a beam search."""
-    out = [""] * len(sources)
     if beams > 1:
         found = search(model, tokenizer, source_tokenizer, sources, beams, length_penalty)
         return [tokenizer.decode(best[0].tokens) for best in found]
     end = tokenizer.id("</s>")
-    for rows, prompt, state, limit in _prompts(model, tokenizer, source_tokenizer, sources, 256):
+
+    def say(prompt: Tensor, state: State, limit: int) -> list[list[int]]:
         steps = generate(model, prompt, state, max_tokens=limit, temperature=0, stop=end)
-        for row, ids in zip(rows, torch.stack(list(steps), 1).tolist(), strict=True):
-            out[row] = tokenizer.decode(ids)
-    return out
+        return torch.stack(list(steps), 1).tolist()
+
+    said = _each(model, tokenizer, source_tokenizer, sources, 256, say)
+    return [tokenizer.decode(ids or []) for ids in said]
 
 
 def search(
@@ -275,12 +280,9 @@ def search(
 ) -> list[list[Hypothesis]]:
     """What `beam_search` finds for each encoded sentence, the best first. The translation of
     nothing is nothing."""
-    out = [[Hypothesis([], 0.0)] for _ in sources]
-    at_once = max(1, 256 // beams)
-    for rows, prompt, state, limit in _prompts(
-        model, tokenizer, source_tokenizer, sources, at_once
-    ):
-        found = beam_search(
+
+    def say(prompt: Tensor, state: State, limit: int) -> list[list[Hypothesis]]:
+        return beam_search(
             model,
             prompt,
             state,
@@ -289,34 +291,40 @@ def search(
             stop=tokenizer.id("</s>"),
             length_penalty=length_penalty,
         )
-        for row, best in zip(rows, found, strict=True):
-            out[row] = best
-    return out
+
+    found = _each(model, tokenizer, source_tokenizer, sources, max(1, 256 // beams), say)
+    return [best or [Hypothesis([], 0.0)] for best in found]
 
 
-def _prompts(
+def _each(
     model: LanguageModel,
     tokenizer: Tokenizer,
     source_tokenizer: Tokenizer,
     sources: Sequence[np.ndarray],
     at_once: int,
-) -> Iterator[tuple[list[int], Tensor, State, int]]:
-    """The rows of a group, what to read after which state, and how many tokens to say at most:
-    twice the source and 50. A model whose positions end reads the beginning of what is longer than
-    they allow: half of them, where source and target share them."""
+    say: Callable[[Tensor, State, int], list[Any]],
+) -> list[Any]:
+    """What `say` makes of each source, in their order; None of an empty one. It gets what to read
+    after which state, and how many tokens to say at most: twice the source and 50.
+
+    A model whose positions end reads the beginning of what is longer than they allow: half of them,
+    where source and target share them.
+    """
+    out: list[Any] = [None] * len(sources)
     start, end = tokenizer.id("<s>"), source_tokenizer.id("</s>")
     longest = None
     if model.max_len is not None:
-        longest = max(
-            1, (model.max_len // 2 if model.room(model.max_len) == 0 else model.max_len) - 1
-        )
+        shared = model.room(model.max_len) == 0
+        longest = max(1, (model.max_len // 2 if shared else model.max_len) - 1)
     for rows, source in _by_length(sources, longest, at_once):
         if model.reads_source:
             source = torch.cat((source, torch.full_like(source[:, :1], end)), 1)
         with torch.inference_mode(), evaluating(model):
             prompt, state = model.begin(source.to(model.embedding.weight.device), start)
         limit = min(2 * source.shape[1] + 50, model.room(source.shape[1]) - 1)
-        yield rows, prompt, state, max(1, int(limit))
+        for row, said in zip(rows, say(prompt, state, max(1, int(limit))), strict=True):
+            out[row] = said
+    return out
 
 
 def _by_length(

@@ -341,8 +341,8 @@ def train(
         final.setdefault("best", final["last"])
         summary["best_step"] = best.get("step", done["step"])
         summary["exported"] = "best"
-        if len(recent()) > 1:
-            final["average"] = averaged(recent(), float(final["best"][task.best]))
+        if len(paths := recent()) > 1:
+            final["average"] = averaged(paths, float(final["best"][task.best]))
             if float(final["average"][task.best]) < float(final["best"][task.best]):
                 summary["exported"] = "average"
         summary |= {**final[summary["exported"]], **final}
