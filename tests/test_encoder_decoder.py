@@ -18,7 +18,7 @@ from seqzoo.decoding import generate
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.zoo import FAMILIES, model_keys
-from seqzoo.state import leaves, map_leaves, select
+from seqzoo.state import leaves, select
 from seqzoo.tasks.task import IGNORE, Batch
 from seqzoo.tasks.translation import by_length, moses, score, translate
 from seqzoo.training.checkpoint import load_mean, save
@@ -76,32 +76,6 @@ def test_rows_do_not_see_each_other(name: str, keys: dict) -> None:
     other, _ = model(TARGETS[rows], select(state, rows))
     whole, _ = model(TARGETS, state)
     torch.testing.assert_close(whole[rows], other, **EXACT)
-
-
-@every_model
-@every_joint
-def test_saying_in_parts_is_saying_at_once(name: str, keys: dict) -> None:
-    """The chunk law, with the gradient of what the encoder has read; and the state stays pure."""
-    model = small(name, **keys)
-    lengths = lengths_for(model)
-    gradients = []
-    for cuts in ([], [1], [1, 2, 3, 4, 5]):
-        model.zero_grad()
-        state = begun = model.encode(SOURCES, lengths)
-        before = map_leaves(torch.clone, begun)
-        ys = []
-        for part in TARGETS.tensor_split(cuts, 1):
-            y, state = model(part, state)
-            ys.append(y)
-        for a, b in zip(leaves(before), leaves(begun), strict=True):
-            assert torch.equal(a, b)
-        y = torch.cat(ys, 1)
-        y.square().sum().backward()
-        gradients.append((y.detach(), *(p.grad for p in model.parameters() if p.grad is not None)))
-    assert model.encoder.embedding.weight.grad.abs().sum() > 0
-    for other in gradients[1:]:
-        for a, b in zip(gradients[0], other, strict=True):
-            torch.testing.assert_close(a, b, **EXACT)
 
 
 @every_model
@@ -306,8 +280,11 @@ def test_scores() -> None:
     assert found["bleu_tokenised"] == pytest.approx(100)  # of lower-cased tokens
     assert "case:lc" in found["bleu_tokenised_signature"]
     assert moses(['it\'s "so", a-b.'], "en") == ['it \'s " so " , a-b .']
-    parts = by_length(["a b c d"] * 3, ["a b c d"] * 2 + ["x"], [4, 5, 40])
+    sources = ["w w w w", "w w w w w", "w " * 40]
+    parts = by_length(["a b c d"] * 3, ["a b c d"] * 2 + ["x"], sources)
     assert parts == pytest.approx({"bleu_by_length/01-05": 100, "bleu_by_length/31-": 0}, abs=1)
+    parts = by_length(["ab", "ab", "b"], ["ab", "ba", "b"], ["w" * 10, "w" * 9, "w" * 41])
+    assert parts == {"exact_by_length/01-10": 50, "exact_by_length/41-": 100}
 
 
 # ---- training
@@ -442,6 +419,11 @@ def test_by_command(
     capsys.readouterr()
     assert run("eval", folder, "--split", "test", "--beam", 1) == 0
     assert "test/token_accuracy" in capsys.readouterr().out
+    summary = json.loads((folder / "summary.json").read_text())
+    assert run("compare", folder, "--out", tmp_path / "side") == 0
+    _, _, row = capsys.readouterr().out.split("by letters")[1].splitlines()[:3]
+    assert float(row.split("|")[2]) == pytest.approx(summary["test/exact"], rel=0.01)
+    assert (tmp_path / "side" / "lengths.svg").exists()
     assert run("translate", folder, "abc", "", "de") == 0
     one_by_one = capsys.readouterr().out.splitlines()
     assert len(one_by_one) == 3 and one_by_one[1] == ""

@@ -69,6 +69,27 @@ def test_laws_of_the_state(name: str, keys: dict, B: int, law) -> None:
     assert law(f, inputs(65, B)) <= 1e-9
 
 
+@pytest.mark.parametrize(
+    ("name", "keys"), [(name, keys) for name in FAMILIES for keys in laws.joints(name)], ids=label
+)
+def test_laws_behind_a_source(name: str, keys: dict) -> None:
+    """A decoder that begins with an encoded source is a state machine like any other, and what it
+    says moves its encoder."""
+    x = inputs(17, 3)
+    f = laws.example(name, **keys)
+    for cuts in ([1], [5, 6, 11], list(range(1, 17))):
+        assert laws.chunk_law(f, x, cuts) <= 1e-9
+    assert laws.causality(f, x, 8) == 0
+    for form in FORMS:
+        assert laws.definition_law(f, x, form) <= 1e-9
+    for law in (laws.empty_state, laws.purity, laws.batch_first, laws.bounded_state):
+        assert law(f, x) <= 1e-9
+    assert laws.precision(f.float(), x.float()) == 0
+    y, _ = f(x.float(), None)
+    y.square().sum().backward()
+    assert f.model.encoder.embedding.weight.grad.any()
+
+
 @every_variant
 def test_precision(name: str, keys: dict) -> None:
     f = laws.example(name, torch.float32, **keys)

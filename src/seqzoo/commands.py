@@ -417,7 +417,7 @@ def _compare(options: argparse.Namespace) -> None:
     runs = compare.load(compare.find(options.folders))
     metric = compare.pick_metric(runs, options.metric)
     print(compare.write(runs, metric, Path(out)))
-    print(f"written to {out}: report.html, compare.md, .csv, .json, .png, .svg")
+    print(f"written to {out}: {', '.join(sorted(path.name for path in Path(out).iterdir()))}")
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """Training runs side by side: curves against steps, tokens, seconds and FLOPs; a table; what
-differs. And bench runs of one machine, held to their own noise."""
+differs; translations by the length of their sources. And bench runs of one machine, held to their
+own noise."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 AXES = {"step": "steps", "tokens": "tokens", "seconds": "seconds", "flops": "FLOPs"}
-HIGHER = ("exact", "bleu", "chrf", "tokens_per_second")  # is better; of others, lower
+# Of these the higher is the better; of all others, the lower.
+HIGHER = ("exact", "token_accuracy", "bleu", "bleu_tokenised", "chrf", "tokens_per_second")
 SHOWN = ("parameters", "steps", "tokens", "train_seconds", "tokens_per_second", "flops")
 
 
@@ -111,9 +113,12 @@ def different(runs: Sequence[Trained]) -> list[str]:
 
 
 def _name(run: Trained, same_model: Sequence[Trained]) -> str:
-    """The model's name, then what tells the run from the others of its model."""
+    """The model's name, then what tells the run from the others of its model: the keys that
+    differ, or its folder where those would be a list."""
     told = [f"{k.rpartition('.')[2]}={config.shown(run.keys[k])}" for k in different(same_model)]
     name = " ".join([run.name, *told])
+    if len(name) > 60:
+        return f"{run.name} ({run.folder.name})"
     twins = [r for r in same_model if r.keys == run.keys]
     return name if len(twins) == 1 else f"{name} ({run.folder.name})"
 
@@ -144,12 +149,13 @@ def pick_metric(runs: Sequence[Trained], wanted: str | None) -> str:
 
 
 def write(runs: Sequence[Trained], metric: str, out: Path) -> str:
-    """compare.json, .csv, .md, .png, .svg and report.html in `out`.
+    """compare.json, .csv, .md, .png, .svg and report.html in `out`; lengths.png and .svg too, where
+    runs were scored by the length of their sources.
 
     Returns:
         The tables, in Markdown.
     """
-    sign = -1 if metric.endswith(HIGHER) else 1
+    sign = -1 if metric.rpartition("/")[2] in HIGHER else 1
     runs = sorted(runs, key=lambda run: sign * run.result(metric))
     out.mkdir(parents=True, exist_ok=True)
     records = [{"run": run.name, **_record(run, metric), "folder": str(run.folder)} for run in runs]
@@ -159,11 +165,16 @@ def write(runs: Sequence[Trained], metric: str, out: Path) -> str:
     text = report.to_csv(list(records[0]), records)
     (out / "compare.csv").write_text(text, encoding="utf-8")
     shown = [table(records, metric), differences(runs)]
+    figures = {"compare": figure(runs, metric)}
+    if lengths := by_length(runs):
+        shown.append(lengths.table())
+        figures["lengths"] = lengths.figure()
     tables = "\n".join(report.markdown(*one) for one in shown if one[1])
     (out / "compare.md").write_text(tables, encoding="utf-8")
-    whole = figure(runs, metric)
-    report.save(whole, out / "compare")
-    parts = [report.svg(whole), *(report.html_table(*one) for one in shown if one[1])]
+    for name, whole in figures.items():
+        report.save(whole, out / name)
+    parts = [report.svg(whole) for whole in figures.values()]
+    parts += [report.html_table(*one) for one in shown if one[1]]
     page = report.page(f"seqzoo compare: {metric}", *parts)
     (out / "report.html").write_text(page, encoding="utf-8")
     return tables
@@ -200,6 +211,58 @@ def differences(runs: Sequence[Trained]) -> report.Table:
     return ["run", *keys], [
         [r.name, *row] for r, row in zip(runs, shown, strict=True)
     ] if keys else []
+
+
+def by_length(runs: Sequence[Trained]) -> Lengths | None:
+    """How well runs translate by the length of the source, on test rather than on val, as their
+    tasks logged it (`test/bleu_by_length/06-10`)."""
+    for split in ("test", "val"):
+        for score, unit in {"bleu": "words", "exact": "letters"}.items():
+            mark = f"{split}/{score}_by_length/"
+            of = {
+                run.name: {k.removeprefix(mark): v for k, v in run.summary.items() if mark in k}
+                for run in runs
+            }
+            if of := {name: scores for name, scores in of.items() if scores}:
+                return Lengths(f"{split}/{score}", unit, of)
+    return None
+
+
+@dataclass
+class Lengths:
+    """A metric of some runs, by how many words or letters a source has: {run: {"06-10": value}}."""
+
+    metric: str
+    unit: str
+    scores: dict[str, dict[str, float]]
+
+    @property
+    def bins(self) -> list[str]:
+        return sorted({each for of in self.scores.values() for each in of})
+
+    def table(self) -> report.Table:
+        """A row a run, a column a length."""
+        rows = [
+            [name, *(report.number(of.get(each)) for each in self.bins)]
+            for name, of in self.scores.items()
+        ]
+        return [f"{self.metric} by {self.unit} of the source", *self.bins], rows
+
+    @report.style()
+    def figure(self) -> Figure:
+        """A curve a run."""
+        from matplotlib.figure import Figure
+
+        colours = report.colours(list(self.scores))
+        whole = Figure(figsize=(6.4, 4.4), layout="constrained")
+        axes = whole.subplots()
+        for name, of in self.scores.items():
+            places = [self.bins.index(each) for each in of]
+            axes.plot(places, list(of.values()), marker="o", color=colours[name], label=name)
+        axes.set_xticks(range(len(self.bins)), self.bins)
+        axes.set(xlabel=f"{self.unit} of the source", ylabel=self.metric, ylim=(0, None))
+        report.legend_below(whole, 2)
+        return whole
 
 
 @report.style()

@@ -73,10 +73,12 @@ def colours(names: Sequence[str]) -> dict[str, Any]:
 
     from seqzoo.models.zoo import FAMILIES
 
-    order = [*FAMILIES, *(name for name in names if name not in FAMILIES)]
     tab20 = matplotlib.color_sequences["tab20"]
     palette = [*tab20[::2], *tab20[1::2]]  # ten strong ones, then the same ten pale
-    return {name: palette[order.index(name) % len(palette)] for name in names}
+    fixed = {name: palette[i] for i, name in enumerate(FAMILIES) if name in names}
+    free = [colour for colour in palette if colour not in fixed.values()]
+    others = [name for name in names if name not in fixed]
+    return fixed | {name: free[i % len(free)] for i, name in enumerate(others)}
 
 
 def grid(figure: Figure, count: int, columns: int) -> list[Axes]:

@@ -25,6 +25,10 @@ class Source(NamedTuple):
     v: Tensor  # (B, H, S, K)
     valid: Tensor  # (B, S): whether there is a token, or only padding
 
+    def accumulated(self) -> tuple[Tensor, ...]:
+        """What must not be rounded: nothing is added to a source."""
+        return ()
+
 
 class CrossAttention(nn.Module):
     """Multi-head attention of a decoder to its source (Vaswani et al. 2017, section 3.2.3).

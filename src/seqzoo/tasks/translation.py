@@ -27,7 +27,8 @@ from seqzoo.tasks.task import IGNORE, Batch
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LENGTHS = (5, 10, 15, 20, 30)  # words of a source, where BLEU is told by length
+WORDS = (5, 10, 15, 20, 30)  # of a source, up to which scores are told together
+LETTERS = (10, 20, 30, 40)  # the same, of sources that are single words
 
 
 class Translation:
@@ -130,7 +131,7 @@ class Translation:
         chrF of translations.
 
         `quick` translates the first `eval_pairs` pairs only, greedily; else as `task.beam` says,
-        and BLEU is told by the source's length too.
+        and how well, by the source's length too.
         """
         sources, targets = getattr(self.data, split)
         metrics: dict[str, float | str] = {
@@ -150,8 +151,8 @@ class Translation:
         references = self.data.references[split][: len(sources)]
         scores = score(said, references, self.target_lang)
         if not quick:
-            words = [len(self.source_tokenizer.decode(s).split()) for s in sources]
-            scores |= by_length(said, references, words)
+            read = [self.source_tokenizer.decode(source) for source in sources]
+            scores |= by_length(said, references, read)
         return metrics | {f"{split}/{name}": value for name, value in scores.items()}
 
     @torch.inference_mode()
@@ -360,13 +361,18 @@ def score(said: Sequence[str], references: Sequence[str], language: str) -> dict
     }
     texts = {name: (list(said), list(references)) for name in metrics}
     texts["bleu_tokenised"] = (moses(said, language), moses(references, language))
-    same = sum(h == r for h, r in zip(said, references, strict=True))
-    scores: dict[str, float | str] = {"exact": 100 * same / max(1, len(references))}
+    scores: dict[str, float | str] = {"exact": exact(said, references)}
     for name, metric in metrics.items():
         ours, theirs = texts[name]
         scores[name] = metric.corpus_score(ours, [theirs]).score
         scores[f"{name}_signature"] = str(metric.get_signature())
     return scores
+
+
+def exact(said: Sequence[str], references: Sequence[str]) -> float:
+    """How many are their references, in percent."""
+    same = sum(h == r for h, r in zip(said, references, strict=True))
+    return 100 * same / max(1, len(references))
 
 
 def moses(sentences: Sequence[str], language: str) -> list[str]:
@@ -383,18 +389,23 @@ def _moses(language: str) -> Any:
 
 
 def by_length(
-    said: Sequence[str], references: Sequence[str], words: Sequence[int]
+    said: Sequence[str], references: Sequence[str], sources: Sequence[str]
 ) -> dict[str, float | str]:
-    """BLEU by the words of the source, for those lengths that there are."""
+    """How well by the length of the source, for those lengths that there are: BLEU by its words;
+    exact match, in percent, by its letters where all sources are single words."""
     from sacrebleu.metrics import BLEU
 
+    letters = not any(" " in source for source in sources)
+    lengths = [len(source) if letters else len(source.split()) for source in sources]
     scores: dict[str, float | str] = {}
     above = 0
-    for limit in (*LENGTHS, None):
-        rows = [i for i, n in enumerate(words) if above < n and (limit is None or n <= limit)]
+    for limit in (*(LETTERS if letters else WORDS), None):
+        rows = [i for i, n in enumerate(lengths) if above < n and (limit is None or n <= limit)]
         name = f"{above + 1:02}-{limit:02}" if limit else f"{above + 1:02}-"
-        if rows:
-            ours, theirs = ([side[i] for i in rows] for side in (said, references))
+        ours, theirs = ([side[i] for i in rows] for side in (said, references))
+        if rows and letters:
+            scores[f"exact_by_length/{name}"] = exact(ours, theirs)
+        elif rows:
             scores[f"bleu_by_length/{name}"] = BLEU().corpus_score(ours, [theirs]).score
         above = limit or 0
     return scores
