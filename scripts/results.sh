@@ -38,6 +38,7 @@ if [ -n "$pairs" ]; then
   timed gru_attention model=gru model.n_layers=2 model.dim=272 trainer.lr=0.002
   timed linear_decoder_only model=linear_transformer head=decoder_only model.n_layers=6 model.dim=272 trainer.lr=0.001
   timed rwkv7_decoder_only model=rwkv7 head=decoder_only model.n_layers=6 model.dim=256 trainer.lr=0.001
+  $seqzoo compare "$out"/timed --metric test/bleu_tokenised --out "$out/compare_timed"
 fi
 
 # Strings from their end: attention, or the state alone.

@@ -427,6 +427,8 @@ def test_by_command(
     assert run("translate", folder, "abc", "", "de") == 0
     one_by_one = capsys.readouterr().out.splitlines()
     assert len(one_by_one) == 3 and one_by_one[1] == ""
+    assert run("translate", folder, "abc€", "€β") == 0
+    assert "learnt from: '€' 'β'" in capsys.readouterr().err
     assert run("translate", folder, "abc", "--n-best", 2) == 0
     best = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in best] == ["1", "1"] and best[0][2] == one_by_one[0]

@@ -307,8 +307,13 @@ def _translate(options: argparse.Namespace) -> None:
     beams, penalty = _search(options, run.config["task"])
     how = {"beams": max(beams, options.n_best or 1), "length_penalty": penalty}
     said = count(1)
+    told: set[str] = set()
 
     def say(sentences: Sequence[str]) -> None:
+        if new := [c for c in run.unknown(sentences) if c not in told]:
+            told.update(new)
+            letters = " ".join(map(repr, new))
+            print(f"seqzoo: in no source it learnt from: {letters}", file=sys.stderr, flush=True)
         if not options.n_best:
             print(*run.translate(sentences, **how), sep="\n", flush=True)
             return

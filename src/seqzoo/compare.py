@@ -77,7 +77,7 @@ def find(paths: Sequence[str | Path], marker: str = "metrics.jsonl") -> list[Pat
 
 def load(folders: Sequence[Path]) -> list[Trained]:
     """Read runs back, and name them by what differs."""
-    from seqzoo.info import flops_of_token
+    from seqzoo.info import flops_of_token, flops_per_token
     from seqzoo.models.zoo import build
 
     runs = []
@@ -87,9 +87,13 @@ def load(folders: Sequence[Path]) -> list[Trained]:
         summary = json.loads(path.read_text()) if path.exists() else {}
         text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
         vocab = json.loads((folder / "model" / "config.json").read_text())["vocab_size"]
-        first, growth = flops_of_token(build(vocab_size=vocab, **saved["model"]).eval())
+        model = build(vocab_size=vocab, **saved["model"]).eval()
         seq_len = summary.get("seq_len", saved["task"].get("seq_len", 1))
-        mean = first + growth * (seq_len - 1) / 2
+        if model.reads_source:  # the half of what a pair has, each
+            mean: float = flops_per_token(model, max(1, seq_len // 2))
+        else:
+            first, growth = flops_of_token(model)
+            mean = first + growth * (seq_len - 1) / 2
         runs.append(
             Trained(
                 folder=folder,

@@ -91,15 +91,15 @@ def grid(figure: Figure, count: int, columns: int) -> list[Axes]:
 
 
 def legend_below(figure: Figure, columns: int) -> None:
-    """One legend of all axes' curves for the whole figure."""
+    """One legend of all axes' curves for the whole figure, in at most so many columns."""
     curves: dict[str, Any] = {}
     for axes in figure.axes:
         for line, name in zip(*axes.get_legend_handles_labels(), strict=True):
             curves.setdefault(name, line)
     names = list(curves)
-    figure.legend(
-        list(curves.values()), names, loc="outside lower center", ncols=min(columns, len(names))
-    )
+    widest = 0.075 * (max(map(len, names), default=0) + 7)  # inches: of a letter at 9 points
+    columns = max(1, min(columns, len(names), int(figure.get_figwidth() / widest)))
+    figure.legend(list(curves.values()), names, loc="outside lower center", ncols=columns)
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -122,6 +122,11 @@ class Run:
         found = self._search(sentences, beams, length_penalty)
         return [[(self.tokenizer.decode(h.tokens), h.score) for h in best] for best in found]
 
+    def unknown(self, sentences: Sequence[str]) -> str:
+        """The characters of sentences, each once, that no source had: all are read as one that
+        says nothing."""
+        return self.source_tokenizer.unknown("".join(self._cased(sentences)))
+
     def align(
         self, sentence: str, *, beams: int = 1, length_penalty: float = 1.0
     ) -> tuple[str, Figure]:
@@ -156,11 +161,11 @@ class Run:
         task = self.config["task"]
         if "target_lang" not in task:
             raise UserError(f"{self.folder}: a run of task={task['name']}, not of translation")
-        lower = task.get("lowercase", False)
-        return [
-            self.source_tokenizer.encode(sentence.lower() if lower else sentence)
-            for sentence in sentences
-        ]
+        return [self.source_tokenizer.encode(sentence) for sentence in self._cased(sentences)]
+
+    def _cased(self, sentences: Sequence[str]) -> list[str]:
+        lower = self.config["task"].get("lowercase", False)
+        return [sentence.lower() if lower else sentence for sentence in sentences]
 
     def evaluate(
         self, split: str = "val", search: Mapping[str, Any] = {}, **data: Any

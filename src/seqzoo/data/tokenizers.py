@@ -165,6 +165,16 @@ class Tokenizer:
         lengths = map(len, texts if self.kind == "char" else map(str.encode, texts))
         return cut(self.encode("".join(texts)), lengths)
 
+    def unknown(self, text: str) -> str:
+        """The characters of a text, each once, that are read as the unknown one; `char` has it."""
+        if self.kind != "char":
+            return ""
+        index = self._specials.get(self._inner.model.unk_token)
+        letters = "".join(dict.fromkeys(text))
+        return "".join(
+            c for c in letters if self._table[min(ord(c), len(self._table) - 1)] == index
+        )
+
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         """The text of ids, specials skipped; bytes that are no UTF-8 become U+FFFD."""
         known = [self._bytes[i] for i in np.asarray(ids).tolist() if i < len(self._bytes)]
