@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs everything docs/results.md reports, one after the other, and prints the tables; hours.
+# Runs the recipes that docs/results.md reports, one after the other, and prints their tables; hours.
 #   scripts/results.sh tinyshakespeare.txt [multi30k]     (a folder of train.en, train.de, val.en, ...)
 set -euo pipefail
 text=${1:+task.path=$1}

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,53 @@ def test_compare_command(sweep: Path, tmp_path: Path, capfd: pytest.CaptureFixtu
     for row in rows:
         summary = json.loads((Path(row["folder"]) / "summary.json").read_text())
         assert float(row["val/loss"]) == summary["val/loss"]
+
+
+def test_no_two_runs_have_one_name(sweep: Path, tmp_path: Path) -> None:
+    """Twins are told apart by where they are; so are runs that differ in too much to say."""
+    first = compare.find([sweep])[0]
+    folders = [tmp_path / above / "0" for above in "ab"]
+    for folder in folders:
+        shutil.copytree(first, folder)
+    assert [run.name for run in compare.load(folders)] == ["gru (a/0)", "gru (b/0)"]
+    changed = folders[1] / "config.yaml"
+    text = changed.read_text()
+    for key in ("val_max_chars", "val_fraction", "lr", "weight_decay", "beta1", "log_every"):
+        text = re.sub(rf"(?m)^  {key}: .*$", f"  {key}: 0.5", text)
+    changed.write_text(text)
+    assert [run.name for run in compare.load(folders)] == ["gru (a/0)", "gru (b/0)"]
+    changed.write_text(
+        re.sub(r"(?m)^  lr: .*$", "  lr: 0.5", (folders[0] / "config.yaml").read_text())
+    )
+    assert [run.name for run in compare.load(folders)][1] == "gru lr=0.5"
+
+
+def test_the_better_translator_comes_first(tmp_path: Path) -> None:
+    runs = []
+    for name, value in (("lstm", 10.0), ("gru", 20.0)):
+        line = {"step": 1, "tokens": 5, "seconds": 1.0, "test/bleu_by_words/06-10": value}
+        runs.append(
+            compare.Trained(
+                folder=tmp_path / name,
+                name=name,
+                keys={},
+                metrics=[line | {"test/bleu": value, "val/loss": value}],
+                summary=line | {"test/bleu": value, "test/bleu_by_words/31-": value / 2},
+                flops_per_token=1.0,
+            )
+        )
+    found = compare.by_length(runs)
+    assert found.metric == "test/bleu" and found.bins == ["06-10", "31-"]
+    assert found.table()[1] == [["lstm", "10.0", "5.00"], ["gru", "20.0", "10.0"]]
+    for metric, best in {
+        "test/bleu": "gru",
+        "test/bleu_by_words/06-10": "gru",
+        "val/loss": "lstm",
+    }.items():
+        compare.write(runs, metric, tmp_path / "out")
+        written = json.loads((tmp_path / "out/compare.json").read_text())
+        assert written["runs"][0]["run"] == best, metric
+    assert (tmp_path / "out/lengths.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

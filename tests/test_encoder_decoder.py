@@ -1,6 +1,8 @@
 """A decoder behind its source obeys the laws of the state, and the whole task runs by command."""
 
+import io
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import seqzoo
-from seqzoo import ops, tasks
+from seqzoo import info, laws, ops, tasks
 from seqzoo.cli import main
 from seqzoo.config import defaults
 from seqzoo.decoding import generate
@@ -24,13 +26,7 @@ from seqzoo.tasks.translation import by_length, moses, score, translate
 from seqzoo.training.checkpoint import load_mean, save
 from seqzoo.training.loop import _own_words, train
 
-JOINTS = (
-    {},
-    {"bidirectional": False},
-    {"attention": "bahdanau"},
-    {"attention": "luong"},
-    {"bridge": "state"},
-)
+JOINTS = (*laws.joints("gru"), {"bidirectional": False})
 SOURCES = torch.randint(4, 20, (4, 7), generator=torch.Generator().manual_seed(1))
 LENGTHS = [7, 3, 7, 5]
 TARGETS = torch.randint(4, 20, (4, 6), generator=torch.Generator().manual_seed(2))
@@ -282,9 +278,10 @@ def test_scores() -> None:
     assert moses(['it\'s "so", a-b.'], "en") == ['it \'s " so " , a-b .']
     sources = ["w w w w", "w w w w w", "w " * 40]
     parts = by_length(["a b c d"] * 3, ["a b c d"] * 2 + ["x"], sources)
-    assert parts == pytest.approx({"bleu_by_length/01-05": 100, "bleu_by_length/31-": 0}, abs=1)
+    assert parts == pytest.approx({"bleu_by_words/01-05": 100, "bleu_by_words/31-": 0}, abs=1)
     parts = by_length(["ab", "ab", "b"], ["ab", "ba", "b"], ["w" * 10, "w" * 9, "w" * 41])
-    assert parts == {"exact_by_length/01-10": 50, "exact_by_length/41-": 100}
+    assert parts == {"exact_by_letters/01-10": 50, "exact_by_letters/41-": 100}
+    assert by_length(["drei"], ["drei"], ["the three"]) == {"exact_by_words/01-05": 100}
 
 
 # ---- training
@@ -331,20 +328,27 @@ def test_the_mean_of_checkpoints(tmp_path: Path) -> None:
 def test_resume_is_exact_behind_a_source(tmp_path: Path) -> None:
     """Samples, figures, evaluations and own words included: the same bits."""
 
-    def fit(folder: Path, steps: int, *, resume: bool = False) -> dict:
+    def fit(folder: Path, *, until: int | None = None, resume: bool = False) -> dict:
         task = translation(longest=4)
+        batch = task.batch
+
+        def interrupted(step: int) -> Batch:
+            if step == until:
+                signal.raise_signal(signal.SIGINT)
+            return batch(step)
+
+        task.batch = interrupted
         keys = {"dim": 16, "n_layers": 1, "dropout": 0.3, "head": "encoder_decoder"}
         model_config = model_keys("gru", **keys)
         settings = {
             **defaults("trainer", "default"),
             "max_seconds": None,
-            "max_steps": steps,
-            "lr_end": 1.0,
+            "max_steps": 14,
             "eval_every": 3,
             "sample_every": 3,
             "checkpoint_every": 7,
             "average_checkpoints": 2,
-            "scheduled_sampling": 0.0,
+            "scheduled_sampling": 0.5,
             "label_smoothing": 0.1,
             "dtype": "float32",
         }
@@ -355,9 +359,9 @@ def test_resume_is_exact_behind_a_source(tmp_path: Path) -> None:
         return train(model, task, settings, folder, config=config, resume=resume, quiet=True)
 
     alone, parts = tmp_path / "alone", tmp_path / "parts"
-    whole = fit(alone, 14)
-    fit(parts, 7)
-    summary = fit(parts, 14, resume=True)
+    whole = fit(alone)
+    assert fit(parts, until=7)["status"] == "interrupted"
+    summary = fit(parts, resume=True)
     mine, other = (
         load_file(folder / "checkpoints" / "last" / "model.safetensors")
         for folder in (alone, parts)
@@ -382,7 +386,11 @@ def run(*arguments: object) -> int:
     ],
 )
 def test_by_command(
-    name: str, keys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    keys: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "run"
     training = [
@@ -428,11 +436,15 @@ def test_by_command(
     one_by_one = capsys.readouterr().out.splitlines()
     assert len(one_by_one) == 3 and one_by_one[1] == ""
     assert run("translate", folder, "abc€", "€β") == 0
-    assert "learnt from: '€' 'β'" in capsys.readouterr().err
+    assert "not in its vocabulary: '€' 'β'" in capsys.readouterr().err
     assert run("translate", folder, "abc", "--n-best", 2) == 0
     best = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in best] == ["1", "1"] and best[0][2] == one_by_one[0]
     assert float(best[0][1]) >= float(best[1][1])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("ab\n" * 514))
+    assert run("translate", folder, "--n-best", 1) == 0
+    numbered = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    assert numbered == [str(i) for i in range(1, 515)]
     assert run("export", folder, "--format", "hf", "--out", tmp_path / "hf") == 2
     assert "encoders" in capsys.readouterr().err
     assert run("train", f"resume={folder}", "head=decoder_only", "trainer.max_steps=70") == 2
@@ -461,7 +473,7 @@ def test_by_command(
         (["head=encoder", "task=translation"], "decoder_only, encoder_decoder"),
         (["model.head=encoder_decoder", "task=translation"], "give head=encoder_decoder"),
         (["task=translation", "task.lowercase=true"], "leave it out"),
-        (["model.bridge=state", "task=translation"], "no such key"),
+        (["model.bridge=state", "task=translation"], "a key of head=encoder_decoder"),
     ],
 )
 def test_wrong_requests(
@@ -469,6 +481,13 @@ def test_wrong_requests(
 ) -> None:
     assert run("train", *arguments) == 2
     assert said in capsys.readouterr().err
+
+
+def test_what_a_translator_computes() -> None:
+    """A step of the encoder is one of the decoder without the head's matrix."""
+    model = small("gru", bridge="state").float()
+    decoding, head = info.step_at(model, 1)[1], 2 * 16 * 20
+    assert info.flops_of_training(model, 10) == 3 * (decoding - head / 2)
 
 
 def test_generate_goes_on_behind_a_state() -> None:

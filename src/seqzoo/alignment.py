@@ -10,8 +10,7 @@ from torch import Tensor
 
 from seqzoo import ops
 from seqzoo.data.tokenizers import Tokenizer
-from seqzoo.decoding import evaluating
-from seqzoo.models.language_model import LanguageModel
+from seqzoo.models.language_model import LanguageModel, evaluating
 from seqzoo.report import grid, style
 
 if TYPE_CHECKING:
@@ -41,9 +40,10 @@ def align(
     source where there is an encoder, else of whatever operation weighs the past.
 
     Returns:
-        None where no operation weighs anything, as in an RNN that has only its state; and where
+        None where no operation weighs the source, as in an RNN that has only its state; and where
         the model has too few positions for the pair.
     """
+    source = source[: model.longest_source]
     if not len(source) or len(target) + 1 > model.room(len(source) + model.reads_source):
         return None
     if model.reads_source:
@@ -53,14 +53,16 @@ def align(
     said = torch.from_numpy(target.astype(np.int64))[None].to(device)
     with evaluating(model):
         prompt, state = model.begin(read, tokenizer.id("<s>"))
-        with ops.watching("source" if model.reads_source else "past") as calls:
+        # A state that grows and began with a source has that source in its past.
+        apart = model.reads_source and not model.wants_one_length
+        with ops.watching("source" if apart else "past") as calls:
             model(torch.cat((prompt, said), 1), state)
     T, S = said.shape[1] + 1, read.shape[1]
     layers = [_numpy(call().float().abs().mean(0)[-T:, :S]) for call in calls]
     if not layers:
         return None
-    pieces = [source_tokenizer.decode([int(i)]) or "</s>" for i in read[0]]
-    spoken = [tokenizer.decode([int(i)]) for i in said[0]] + ["</s>"]
+    pieces = [source_tokenizer.piece(i) for i in read[0].tolist()]
+    spoken = [*(tokenizer.piece(i) for i in said[0].tolist()), "</s>"]
     weights = {f"layer {i}": layer for i, layer in enumerate(layers)}
     if len(layers) > 1:
         weights = {"mean over layers": np.mean(layers, 0), **weights}
@@ -70,7 +72,8 @@ def align(
 @style()
 def draw(seen: Alignment, *, layers: bool = True) -> Figure:
     """A map a layer, or of their mean alone: the source along the top, the target down the side; of
-    either, the first SEEN tokens."""
+    either, the first SEEN tokens. White is nothing; black is 1, or the largest weight there is of
+    operations that weigh by more."""
     from matplotlib.figure import Figure
 
     maps = list(seen.weights.items())[: None if layers else 1]
@@ -79,18 +82,27 @@ def draw(seen: Alignment, *, layers: bool = True) -> Figure:
     rows = -(-len(maps) // columns)
     width, height = max(3.0, 0.24 * len(source) + 1.2), max(2.5, 0.24 * len(target) + 1.2)
     whole = Figure(figsize=(columns * width, rows * height), layout="constrained")
-    for axes, (name, weights) in zip(grid(whole, len(maps), columns), maps, strict=True):
-        axes.imshow(weights[:SEEN, :SEEN], cmap="Greys", vmin=0, aspect="auto")
+    black = max(1.0, *(float(weights.max()) for _, weights in maps))
+    panels = grid(whole, len(maps), columns)
+    for axes, (name, weights) in zip(panels, maps, strict=True):
+        image = axes.imshow(weights[:SEEN, :SEEN], cmap="Greys", vmin=0, vmax=black, aspect="auto")
         axes.set_xticks(range(len(source)), source, rotation=90, fontsize=7)
         axes.set_yticks(range(len(target)), target, fontsize=7)
         axes.xaxis.tick_top()
         axes.grid(False)
         axes.set_title(name, fontsize=8)
+    whole.colorbar(image, ax=panels, label="weight", aspect=40, fraction=0.05)
+    if cut := [
+        f"{len(side)} of the {what}"
+        for what, side in zip(seen._fields, seen, strict=False)
+        if len(side) > SEEN
+    ]:
+        whole.suptitle(f"the first {SEEN} tokens of {' and '.join(cut)}", fontsize=8)
     return whole
 
 
 def _shown(pieces: list[str]) -> list[str]:
-    return [piece.strip() or "␣" for piece in pieces[:SEEN]]
+    return [piece.replace(" ", "▁") for piece in pieces[:SEEN]]
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

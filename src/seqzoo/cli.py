@@ -192,14 +192,16 @@ def _info(arguments: list[str]) -> int:
     if options.help:
         print(INFO_HELP)
         return 0
+    sizes = {}
     if len(options.overrides) == 1 and Path(options.overrides[0], "config.yaml").exists():
         cfg = config.read_config(Path(options.overrides[0]))
+        sizes = config.vocabulary_sizes(Path(options.overrides[0]))
     else:
         cfg = _compose(_parse(options.overrides))[0]
         _check(cfg)
     from seqzoo.info import describe
 
-    print(describe(cfg["model"]))
+    print(describe(cfg["model"], **sizes))
     return 0
 
 
@@ -326,7 +328,7 @@ def _check(cfg: dict[str, Any]) -> None:
 
     for key in sorted(set(cfg) - {*SECTIONS, "resume", "hydra"}):
         keys = (f"{section}.{name}" for section in SECTIONS for name in cfg.get(section) or ())
-        raise UserError(f"{key}: no such key{config.nearest(key, (*SECTIONS, 'resume', *keys))}")
+        raise config.no_such_key(key, (*SECTIONS, "resume", *keys))
     for section in SECTIONS:
         values = cfg.get(section)
         if not isinstance(values, dict) or not isinstance(values.get("name", ""), str):
@@ -454,7 +456,7 @@ def _resume(folder: Path, overrides: Sequence[Any], *, only_print: bool) -> int:
 
 
 def _check_unfinished(folder: Path, trainer: dict[str, Any]) -> None:
-    summary = _summary(folder)
+    summary = config.read_summary(folder)
     for limit, reached in LIMITS.items():
         done, end = summary.get(reached, 0), trainer[limit]
         if summary.get("status") == "finished" and end is not None and done >= end:
@@ -475,16 +477,9 @@ def _newest_unfinished(overrides: Sequence[Any]) -> Path | None:
     checkpoints = sorted(runs.glob("checkpoints/last" if given else "*/checkpoints/last"))
     folders = [path.parent.parent for path in checkpoints]
     folders = [f for f in folders if head(config.read_config(f)["model"]) == head(cfg["model"])]
-    unfinished = [path for path in folders if _summary(path).get("status") != "finished"]
+    unfinished = [path for path in folders if config.read_summary(path).get("status") != "finished"]
     newest = unfinished[-1] if unfinished else None
     print(
         f"resuming {newest}" if newest else f"nothing unfinished in {runs}: a new run", flush=True
     )
     return newest
-
-
-def _summary(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}

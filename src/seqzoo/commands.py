@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -97,16 +98,20 @@ def parser() -> argparse.ArgumentParser:
 
     sub = add("translate", _translate, "translate sentences, or the lines of standard input")
     _add_run(sub)
-    sub.add_argument("sentences", nargs="*", metavar="SENTENCE", help="none: standard input")
+    sub.add_argument(
+        "sentences", nargs="*", default=[], metavar="SENTENCE", help="none: standard input"
+    )
     _add_search(sub)
     sub.add_argument(
         "--n-best",
         type=_count,
         metavar="N",
-        help="N translations a sentence: its number, the score, the text",
+        help="N translations a sentence, of as many beams: its number, the score, the text",
     )
     sub.add_argument(
-        "--attention", metavar="FILE", help="write where the model looked, for one SENTENCE: a .png"
+        "--attention",
+        metavar="FILE",
+        help="draw where it looked, for one SENTENCE: a .png, .svg or .pdf",
     )
 
     commands.add_parser("bench", help="speed, memory and state against sequence length")
@@ -167,7 +172,9 @@ def _add_run(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     about = "a run directory, as seqzoo train prints it"
     parser.add_argument("folder", metavar="RUN", nargs="+" if several else None, help=about)
     parser.add_argument(
-        "--checkpoint", choices=("best", "last"), help="whose weights (default: the best)"
+        "--checkpoint",
+        choices=("best", "last"),
+        help="whose weights (default: the best, or the mean)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: auto)")
 
@@ -265,17 +272,21 @@ def _load(
 
 def _eval(options: argparse.Namespace) -> None:
     if options.path and not Path(options.path).is_file():
-        raise UserError(f"--path {options.path}: no such file: give a text file, or a TSV of pairs")
-    task = config.read_config(Path(options.folder))["task"]
+        what = "a folder" if Path(options.path).is_dir() else "no such file"
+        raise UserError(f"--path {options.path}: {what}: give a text file, or a TSV of pairs")
+    if options.path and options.split != "val":
+        raise UserError(f"--split {options.split}: all of --path is measured: leave --split out")
+    folder = Path(options.folder)
+    task = config.read_config(folder)["task"]
     if "target_lang" not in task and (options.beam or options.length_penalty is not None):
         raise UserError(f"{options.folder}: a run of task={task['name']}: leave the search out")
-    run = _load(options)
-    if not options.path and "imported_from" in run.summary:
+    if not options.path and "imported_from" in config.read_summary(folder):
         raise UserError(f"{options.folder}: imported, it has no data of its own: give --path FILE")
+    run = _load(options)
     data = {}
     if options.path:  # in place of whatever the run's own data was
         origins = ("corpus", "path", "source", "target")
-        data = {key: None for key in run.config["task"] if key.endswith(origins)}
+        data = {key: None for key in task if key.endswith(origins)}
         data["path"] = options.path
     search = {}
     if "target_lang" in task:
@@ -300,7 +311,7 @@ def _translate(options: argparse.Namespace) -> None:
     if options.attention and (len(options.sentences) != 1 or options.n_best):
         raise UserError("--attention: of one SENTENCE and its best translation: give one")
     if options.attention and not options.attention.endswith((".png", ".svg", ".pdf")):
-        raise UserError(f"--attention {options.attention}: give a name that ends in .png")
+        raise UserError(f"--attention {options.attention}: give a name in .png, .svg or .pdf")
     if options.attention and not Path(options.attention).absolute().parent.is_dir():
         raise UserError(f"--attention {options.attention}: no such folder: make it first")
     run = _load(options, needs="target_lang", instead="generate")
@@ -309,19 +320,24 @@ def _translate(options: argparse.Namespace) -> None:
     said = count(1)
     told: set[str] = set()
 
-    def say(sentences: Sequence[str]) -> None:
+    def warn(sentences: Sequence[str]) -> None:
         if new := [c for c in run.unknown(sentences) if c not in told]:
             told.update(new)
             letters = " ".join(map(repr, new))
-            print(f"seqzoo: in no source it learnt from: {letters}", file=sys.stderr, flush=True)
+            print(f"seqzoo: not in its vocabulary: {letters}", file=sys.stderr, flush=True)
+
+    def say(sentences: Sequence[str]) -> None:
+        warn(sentences)
         if not options.n_best:
             print(*run.translate(sentences, **how), sep="\n", flush=True)
             return
-        for number, best in zip(said, run.n_best(sentences, **how), strict=False):
+        for best in run.n_best(sentences, **how):
+            number = next(said)
             for text, score in best[: options.n_best]:
                 print(f"{number}\t{score:.4f}\t{text}", flush=True)
 
     if options.attention:
+        warn(options.sentences)
         text, figure = run.align(options.sentences[0], **how)
         figure.savefig(options.attention)
         print(text)
@@ -330,8 +346,10 @@ def _translate(options: argparse.Namespace) -> None:
         say(options.sentences)
         return
     at_once = 1 if sys.stdin.isatty() else 512
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # whatever the locale is
     try:
-        lines = (line.rstrip("\n") for line in sys.stdin)
+        lines = (line.rstrip("\r\n") for line in sys.stdin)
         while some := list(islice(lines, at_once)):
             say(some)
     except UnicodeDecodeError as error:
@@ -422,7 +440,7 @@ def _compare(options: argparse.Namespace) -> None:
     runs = compare.load(compare.find(options.folders))
     metric = compare.pick_metric(runs, options.metric)
     print(compare.write(runs, metric, Path(out)))
-    print(f"written to {out}: {', '.join(sorted(path.name for path in Path(out).iterdir()))}")
+    print(f"written to {out}: report.html, and what it shows as .md, .csv, .json, .png, .svg")
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,23 +78,16 @@ def find(paths: Sequence[str | Path], marker: str = "metrics.jsonl") -> list[Pat
 
 def load(folders: Sequence[Path]) -> list[Trained]:
     """Read runs back, and name them by what differs."""
-    from seqzoo.info import flops_of_token, flops_per_token
+    from seqzoo.info import flops_of_training
     from seqzoo.models.zoo import build
 
     runs = []
     for folder in folders:
         saved = config.read_config(folder)
-        path = folder / "summary.json"
-        summary = json.loads(path.read_text()) if path.exists() else {}
+        summary = config.read_summary(folder)
         text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
-        vocab = json.loads((folder / "model" / "config.json").read_text())["vocab_size"]
-        model = build(vocab_size=vocab, **saved["model"]).eval()
+        model = build(**config.vocabulary_sizes(folder), **saved["model"]).eval()
         seq_len = summary.get("seq_len", saved["task"].get("seq_len", 1))
-        if model.reads_source:  # the half of what a pair has, each
-            mean: float = flops_per_token(model, max(1, seq_len // 2))
-        else:
-            first, growth = flops_of_token(model)
-            mean = first + growth * (seq_len - 1) / 2
         runs.append(
             Trained(
                 folder=folder,
@@ -101,12 +95,13 @@ def load(folders: Sequence[Path]) -> list[Trained]:
                 keys=config.flat(saved),
                 metrics=[json.loads(line) for line in text.splitlines()],
                 summary=summary,
-                flops_per_token=3 * mean,
+                flops_per_token=flops_of_training(model, seq_len),
             )
         )
     names = [_name(run, [r for r in runs if r.name == run.name]) for run in runs]
     for run, name in zip(runs, names, strict=True):
-        run.name = name
+        alike = [r.folder for r, other in zip(runs, names, strict=True) if other == name]
+        run.name = name if len(alike) == 1 else f"{name} ({_tail(run.folder, alike)})"
     return runs
 
 
@@ -117,14 +112,19 @@ def different(runs: Sequence[Trained]) -> list[str]:
 
 
 def _name(run: Trained, same_model: Sequence[Trained]) -> str:
-    """The model's name, then what tells the run from the others of its model: the keys that
-    differ, or its folder where those would be a list."""
+    """The model's name, then the keys that tell the run from the others of its model, if they are
+    not many."""
     told = [f"{k.rpartition('.')[2]}={config.shown(run.keys[k])}" for k in different(same_model)]
     name = " ".join([run.name, *told])
-    if len(name) > 60:
-        return f"{run.name} ({run.folder.name})"
-    twins = [r for r in same_model if r.keys == run.keys]
-    return name if len(twins) == 1 else f"{name} ({run.folder.name})"
+    return name if len(name) <= 60 else run.name
+
+
+def _tail(folder: Path, alike: Sequence[Path]) -> str:
+    """As much of the end of a path as none of the others has."""
+    parts = folder.absolute().parts
+    others = [path.absolute().parts for path in alike if path != folder]
+    n = next(n for n in range(1, 99) if all(other[-n:] != parts[-n:] for other in others))
+    return "/".join(parts[-n:])
 
 
 def pick_metric(runs: Sequence[Trained], wanted: str | None) -> str:
@@ -159,7 +159,7 @@ def write(runs: Sequence[Trained], metric: str, out: Path) -> str:
     Returns:
         The tables, in Markdown.
     """
-    sign = -1 if metric.rpartition("/")[2] in HIGHER else 1
+    sign = -1 if metric.split("/")[1].partition("_by_")[0].endswith(HIGHER) else 1
     runs = sorted(runs, key=lambda run: sign * run.result(metric))
     out.mkdir(parents=True, exist_ok=True)
     records = [{"run": run.name, **_record(run, metric), "folder": str(run.folder)} for run in runs]
@@ -169,11 +169,15 @@ def write(runs: Sequence[Trained], metric: str, out: Path) -> str:
     text = report.to_csv(list(records[0]), records)
     (out / "compare.csv").write_text(text, encoding="utf-8")
     shown = [table(records, metric), differences(runs)]
-    figures = {"compare": figure(runs, metric)}
+    colours = report.colours([run.name for run in runs])
+    figures = {"compare": figure(runs, metric, colours)}
     if lengths := by_length(runs):
         shown.append(lengths.table())
-        figures["lengths"] = lengths.figure()
+        figures["lengths"] = lengths.figure(colours)
     tables = "\n".join(report.markdown(*one) for one in shown if one[1])
+    note = "They did not all learn from the same data, nor were all measured on the same.\n"
+    if len({run.summary.get("data_sha256") for run in runs} - {None}) > 1:
+        tables += f"\n{note}"
     (out / "compare.md").write_text(tables, encoding="utf-8")
     for name, whole in figures.items():
         report.save(whole, out / name)
@@ -219,16 +223,19 @@ def differences(runs: Sequence[Trained]) -> report.Table:
 
 def by_length(runs: Sequence[Trained]) -> Lengths | None:
     """How well runs translate by the length of the source, on test rather than on val, as their
-    tasks logged it (`test/bleu_by_length/06-10`)."""
+    tasks logged it (`test/bleu_by_words/06-10`): of the score that most of them have."""
     for split in ("test", "val"):
-        for score, unit in {"bleu": "words", "exact": "letters"}.items():
-            mark = f"{split}/{score}_by_length/"
-            of = {
-                run.name: {k.removeprefix(mark): v for k, v in run.summary.items() if mark in k}
-                for run in runs
-            }
-            if of := {name: scores for name, scores in of.items() if scores}:
-                return Lengths(f"{split}/{score}", unit, of)
+        pattern = re.compile(rf"({split}/\w+)_by_(\w+)/(.+)")
+        found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+        for run in runs:
+            for key, value in run.summary.items():
+                if match := pattern.fullmatch(key):
+                    metric, unit, length = match.groups()
+                    scores = found.setdefault((metric, unit), {})
+                    scores.setdefault(run.name, {})[length] = value
+        if found:
+            (metric, unit), scores = max(found.items(), key=lambda item: len(item[1]))
+            return Lengths(metric, unit, scores)
     return None
 
 
@@ -253,11 +260,10 @@ class Lengths:
         return [f"{self.metric} by {self.unit} of the source", *self.bins], rows
 
     @report.style()
-    def figure(self) -> Figure:
-        """A curve a run."""
+    def figure(self, colours: Mapping[str, Any]) -> Figure:
+        """A curve a run, in its colour."""
         from matplotlib.figure import Figure
 
-        colours = report.colours(list(self.scores))
         whole = Figure(figsize=(6.4, 4.4), layout="constrained")
         axes = whole.subplots()
         for name, of in self.scores.items():
@@ -270,11 +276,10 @@ class Lengths:
 
 
 @report.style()
-def figure(runs: Sequence[Trained], metric: str) -> Figure:
+def figure(runs: Sequence[Trained], metric: str, colours: Mapping[str, Any]) -> Figure:
     """The metric against steps, tokens, seconds and FLOPs."""
     from matplotlib.figure import Figure
 
-    colours = report.colours([run.name for run in runs])
     whole = Figure(figsize=(10, 7), layout="constrained")
     for axes, (axis, text) in zip(
         whole.subplots(2, 2, sharey=True).flat, AXES.items(), strict=True

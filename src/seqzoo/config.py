@@ -6,6 +6,7 @@ The YAML files are the one place for default values; this file is the one place 
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -117,6 +118,15 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     return f"{guess} allowed: {', '.join(allowed) or 'none'}"
 
 
+def no_such_key(key: str, known: Iterable[str]) -> UserError:
+    """The refusal of a key, where others are known: `dim`, or `model.dim` as the key itself."""
+    known, bare = list(known), key.rpartition(".")[2]
+    if key == f"model.{bare}" and bare in defaults("head", "encoder_decoder"):
+        return UserError(f"{key}: a key of head=encoder_decoder: give that too")
+    word = key if any("." in name for name in known) else bare
+    return UserError(f"{key}: no such key{nearest(word, known)}")
+
+
 def check(
     section: str, values: Mapping[str, Any], *, choices: Mapping[str, Sequence[Any]] = {}
 ) -> None:
@@ -147,7 +157,7 @@ def check_keys(section: str, values: Mapping[str, Any], reference: Mapping[str, 
     """
     for key, value in values.items():
         if key not in reference:
-            raise UserError(f"{section}.{key}: no such key{nearest(key, reference)}")
+            raise no_such_key(f"{section}.{key}", reference)
         expected = reference[key]
         if value is None and (expected is None or key in NULLABLE):
             continue
@@ -225,6 +235,21 @@ def cache_policy(where: str, text: str) -> tuple[str, int, str]:
 
 
 # ---- run directories
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """summary.json of a run directory; {} while there is none."""
+    try:
+        return dict(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def vocabulary_sizes(folder: Path) -> dict[str, int]:
+    """Of a run directory's model: `vocab_size`, and `source_vocab_size` where sources have their
+    own."""
+    described = json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))
+    return {key: described[key] for key in ("vocab_size", "source_vocab_size") if key in described}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -4,13 +4,12 @@ step. Of the state they know that its rows can be selected; a decoder's holds it
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from seqzoo.models.language_model import LanguageModel
+from seqzoo.models.language_model import LanguageModel, evaluating
 from seqzoo.state import State, select, trim
 
 
@@ -71,17 +70,6 @@ def generate(
                         select(state, going),
                     )
             text = torch.cat((text, fresh), 1)
-
-
-@contextmanager
-def evaluating(model: LanguageModel) -> Iterator[None]:
-    """Inside, nothing is dropped out."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _read(
@@ -178,7 +166,8 @@ def beam_search(
             beam, token = index // V, index % V
             ended = token == stop
             texts = texts.gather(1, beam[..., None].expand(-1, -1, t - 1))
-            for a, rank in ended[:, :beams].nonzero().tolist():
+            likely = ended[:, :beams] & (scores[:, :beams] > -torch.inf)
+            for a, rank in likely.nonzero().tolist():
                 score = float(scores[a, rank]) / t**length_penalty
                 found[rows[a]].append(Hypothesis(texts[a, rank].tolist(), score))
             order = ended.byte().argsort(dim=1, stable=True)[:, :beams]
@@ -189,10 +178,10 @@ def beam_search(
             )
 
             going = []
-            for a, row in enumerate(rows):
+            for a, (row, best) in enumerate(zip(rows, scores[:, 0].tolist(), strict=True)):
                 found[row] = sorted(found[row], key=lambda h: -h.score)[:beams]
                 enough = len(found[row]) == beams
-                if not enough or float(scores[a, 0]) / t**length_penalty > found[row][-1].score:
+                if not enough or best / t**length_penalty > found[row][-1].score:
                     going.append(a)
             if not going or t == max_tokens:
                 break

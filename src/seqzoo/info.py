@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,14 +16,17 @@ from seqzoo.state import nbytes
 LENGTHS = (1, 64, 256, 1024, 4096)
 
 
-def describe(keys: Mapping[str, Any], vocab_size: int = 65) -> str:
+def describe(
+    keys: Mapping[str, Any], vocab_size: int = 65, source_vocab_size: int | None = None
+) -> str:
     """Parameters, FLOPs a token and state bytes at several lengths, as text.
 
     Args:
         keys: the model's configuration.
         vocab_size: number of tokens V.
+        source_vocab_size: as `build` takes it.
     """
-    model = build(vocab_size=vocab_size, **keys).eval()
+    model = build(vocab_size=vocab_size, source_vocab_size=source_vocab_size, **keys).eval()
     parts = {"embedding and head": 0, "layers": 0}
     for name, parameter in model.named_parameters():
         parts[
@@ -53,15 +56,31 @@ def flops_of_token(model: LanguageModel) -> tuple[int, int]:
 
 
 @torch.no_grad()
+def flops_of_training(model: LanguageModel, length: int) -> float:
+    """FLOPs a token of training on sequences of that length: of what the definition needs, token by
+    token, a forward pass and a backward one, which is twice as much. Behind an encoder: the mean
+    over a source and a target of half the length each."""
+    if not model.reads_source:
+        first, growth = flops_of_token(model)
+        return 3 * (first + growth * (length - 1) / 2)
+    half = max(1, length // 2)
+    tokens = torch.zeros(1, half, dtype=torch.long)
+    encoding, state = _counted(lambda: model.encode(tokens))  # type: ignore[attr-defined]
+    first, (_, state) = _counted(lambda: model(tokens[:, :1], state))
+    second, _ = _counted(lambda: model(tokens[:, :1], state))
+    target = half * first + (second - first) * half * (half - 1) / 2
+    return 3 * (encoding + target) / (2 * half)
+
+
+@torch.no_grad()
 def flops_per_token(model: LanguageModel, length: int) -> int:
     """FLOPs of reading `length` tokens from the empty state, divided by them: two a multiply-add of
     every matrix product of the definition. What is done element by element is not counted. With an
     encoder: of a source and a target of that length each."""
     tokens = torch.zeros(1, length, dtype=torch.long)
     source = (tokens,) if model.reads_source else ()
-    with ops.backend("naive"), FlopCounterMode(display=False) as counter:
-        model(tokens, None, *source)
-    return counter.get_total_flops() // (length * (1 + len(source)))
+    flops, _ = _counted(lambda: model(tokens, None, *source))
+    return flops // (length * (1 + len(source)))
 
 
 @torch.no_grad()
@@ -71,6 +90,12 @@ def step_at(model: LanguageModel, length: int) -> tuple[int, int]:
     tokens = torch.zeros(1, length, dtype=torch.long)
     state = model.begin(tokens, 0)[1] if model.reads_source else None
     state = model(tokens[:, 1:], state)[1] if length > 1 else state
+    flops, (_, state) = _counted(lambda: model(tokens[:, :1], state))
+    return nbytes(state), flops
+
+
+def _counted(call: Callable[[], Any]) -> tuple[int, Any]:
+    """The FLOPs of a call by the definitions, and what it returned."""
     with ops.backend("naive"), FlopCounterMode(display=False) as counter:
-        _, state = model(tokens[:, :1], state)
-    return nbytes(state), counter.get_total_flops()
+        out = call()
+    return counter.get_total_flops(), out

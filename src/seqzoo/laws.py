@@ -193,16 +193,15 @@ def verify(names: list[str]) -> bool:
     all_hold = True
     for name in names:
         for keys in (*variants(name), *joints(name)):
-            T = (
-                17 if "head" in keys else 65
-            )  # a decoder that is fed what it said doubles its errors
+            # Of a decoder that is fed what it said every step multiplies what was rounded.
+            T = 17 if "head" in keys else 65
             for dtype, tolerance in TOLERANCE.items():
                 f = example(name, dtype, **keys)
                 torch.manual_seed(1)
                 x = torch.randn(B, T, 16, dtype=dtype)
                 forms = {form for forms in ops.BACKENDS.values() for form in forms} - {"naive"}
                 errors = (
-                    max(chunk_law(f, x, cuts) for cuts in ([1], [32], [1, 2, 40])),
+                    max(chunk_law(f, x, cuts) for cuts in ([1], [T // 2], [1, 2, T - 8])),
                     causality(f, x, T // 2),
                     max(definition_law(f, x, form) for form in sorted(forms)),
                     empty_state(f, x),

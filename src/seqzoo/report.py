@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+# What the font lacks is drawn as a box; that need not be said for every letter.
+warnings.filterwarnings("ignore", message="Glyph .* missing from font")
 
 Table = tuple[list[str], list[list[str]]]  # head, rows
 STYLE = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from seqzoo import tasks
-from seqzoo.config import read_config
+from seqzoo.config import read_config, read_summary, vocabulary_sizes
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.decoding import generate
 from seqzoo.errors import UserError
@@ -47,8 +46,7 @@ class Run:
     ) -> None:
         self.folder, self.config, self.model = folder, config, model
         self.tokenizer, self.source_tokenizer = tokenizer, source_tokenizer or tokenizer
-        path = folder / "summary.json"
-        self.summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        self.summary = read_summary(folder)
 
     def stream(
         self,
@@ -95,10 +93,11 @@ class Run:
     def translate(
         self, sentences: Sequence[str], *, beams: int = 1, length_penalty: float = 1.0
     ) -> list[str]:
-        """Translations, in order: greedy, or with `beams` the best that `beam_search` finds.
+        """Translations of sentences, in order: greedy, or with `beams` the best that `beam_search`
+        finds. Of a sentence longer than the model has positions the beginning is read.
 
         Raises:
-            UserError: the run learnt something else.
+            UserError: the run learnt something else; one sentence that is not in a list.
         """
         from seqzoo.tasks.translation import translate
 
@@ -123,8 +122,8 @@ class Run:
         return [[(self.tokenizer.decode(h.tokens), h.score) for h in best] for best in found]
 
     def unknown(self, sentences: Sequence[str]) -> str:
-        """The characters of sentences, each once, that no source had: all are read as one that
-        says nothing."""
+        """The characters of sentences, each once, that are not in the vocabulary: all of them are
+        read as the one token `<unk>`."""
         return self.source_tokenizer.unknown("".join(self._cased(sentences)))
 
     def align(
@@ -164,13 +163,16 @@ class Run:
         return [self.source_tokenizer.encode(sentence) for sentence in self._cased(sentences)]
 
     def _cased(self, sentences: Sequence[str]) -> list[str]:
+        if isinstance(sentences, str):
+            raise UserError(f"{sentences!r}: give a list of sentences")
         lower = self.config["task"].get("lowercase", False)
         return [sentence.lower() if lower else sentence for sentence in sentences]
 
     def evaluate(
         self, split: str = "val", search: Mapping[str, Any] = {}, **data: Any
     ) -> dict[str, float | str]:
-        """The task's metrics on a split of the run's own data, or of other data.
+        """The task's metrics on a split of the run's own data, or of other data, in the precision
+        of the training.
 
         Args:
             split: `val` or, where the task has one, `test`.
@@ -232,9 +234,7 @@ def load(
     tokenizer = source_tokenizer = Tokenizer.load(folder / "model" / "tokenizer.json")
     if (folder / "model" / "source_tokenizer.json").exists():
         source_tokenizer = Tokenizer.load(folder / "model" / "source_tokenizer.json")
-    described = json.loads((folder / "model" / "config.json").read_text())
-    sizes = {key: described[key] for key in ("vocab_size", "source_vocab_size") if key in described}
-    model = build(**sizes, **{**config["model"], **model_keys})
+    model = build(**vocabulary_sizes(folder), **{**config["model"], **model_keys})
     model.to(pick_device(device))
     load_weights(weights, model)
     return Run(folder, config, model.eval(), tokenizer, source_tokenizer)

@@ -66,7 +66,7 @@ def make(cfg: Mapping[str, Any]) -> Plan:
     for key in cfg:
         if key not in ("models", "model", "bench"):
             known = [f"bench.{name}" for name in config.defaults("bench", "default")]
-            raise UserError(f"{key}: no such key{config.nearest(key, ['models', *known])}")
+            raise config.no_such_key(key, ["models", *known])
     settings = dict(cfg["bench"])
     plain = {key: value for key, value in settings.items() if key not in ("lengths", "modes")}
     config.check_keys("bench", plain, config.defaults("bench", "default"))
@@ -122,7 +122,7 @@ def _models(given: Any, overrides: Mapping[str, Any], longest: int) -> dict[str,
     known = {key for name in models for key in models[name]} - {"name"}
     for key in overrides:
         if key not in known:
-            raise UserError(f"model.{key}: no such key{config.nearest(key, known)}")
+            raise config.no_such_key(f"model.{key}", known)
     return models
 
 

@@ -1,8 +1,8 @@
 """Parallel text: numbers spelled out in two languages, strings and their reversals, files, or a
 data set of the hub.
 
-`read_pairs` gives pairs of sentences in three parts that share no source, `encode_pairs` their ids
-under one vocabulary for both sides or one each.
+`read_pairs` gives pairs of sentences in three parts, which share no source unless files say so;
+`encode_pairs` their ids under one vocabulary for both sides or one each.
 """
 
 import copy
@@ -83,17 +83,18 @@ def load(
     Args:
         tokenizer: one made before, instead of one made for these pairs.
         source_tokenizer: the same for sources; None: they have no other.
-        whole: hold nothing out: all pairs are `val` (and `train`), and there is no `test`.
+        whole: hold nothing out: all pairs are `val`, and there is neither `train` nor `test`.
 
     Raises:
         UserError: files that are missing, are no text or do not match, or no pair that fits in
             `max_len` tokens.
     """
     wanted = inspect.signature(read_pairs).parameters
-    pairs = read_pairs(**{key: keys[key] for key in wanted})
+    held_out = {"val_pairs": 0, "test_pairs": 0} if whole else {}
+    pairs = read_pairs(**{key: keys[key] for key in wanted} | held_out)
     if whole:
         every = pairs.train + pairs.val + pairs.test
-        pairs = replace(pairs, train=every, val=every, test=[])
+        pairs = replace(pairs, train=[], val=every, test=[])
     if tokenizer is not None:
         both = source_tokenizer or tokenizer, tokenizer
         parts = {
@@ -170,6 +171,8 @@ def read_pairs(
         "test_target": test_target,
     }
     from_tables, from_twins = (any(files.values()) for files in (tables, twins))
+    if corpus is not None and (from_tables or from_twins):
+        raise UserError(f"task.corpus={corpus}, and files too, are given: give one")
     if from_tables and from_twins:
         raise UserError("task.path, and task.source with task.target, are both given: give one")
     if path is not None and Path(path).is_dir():
@@ -399,7 +402,7 @@ def _read_tsv(option: str, path: str | None, encoding_errors: str) -> list[Pair]
         return None
     pairs = []
     text = read_text(path, f"task.{option}", encoding_errors)
-    for number, line in enumerate(_split_lines(text), 1):
+    for number, line in enumerate(_split_lines(text.rstrip("\n")), 1):
         columns = line.split("\t")
         if len(columns) != 2:
             raise UserError(
@@ -441,6 +444,11 @@ def _files_of(folder: str, source_lang: str, target_lang: str) -> dict[str, str 
                     f"task.source_lang and task.target_lang ({source_lang}, {target_lang})"
                 )
             found[f"{prefix}{side}"] = files[0] if files else None
+        if bool(found[f"{prefix}source"]) != bool(found[f"{prefix}target"]):
+            raise UserError(
+                f"task.path={folder}: {begins[0]}* in one language only ({source_lang}, "
+                f"{target_lang}): put the other beside it, or take it away"
+            )
     return found
 
 

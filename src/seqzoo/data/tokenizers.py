@@ -165,6 +165,11 @@ class Tokenizer:
         lengths = map(len, texts if self.kind == "char" else map(str.encode, texts))
         return cut(self.encode("".join(texts)), lengths)
 
+    def piece(self, index: int) -> str:
+        """What an id stands for: its text, or the name of a special."""
+        names = {index: name for name, index in self._specials.items()}
+        return names.get(index) or self.decode([index])
+
     def unknown(self, text: str) -> str:
         """The characters of a text, each once, that are read as the unknown one; `char` has it."""
         if self.kind != "char":

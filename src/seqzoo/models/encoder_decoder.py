@@ -141,11 +141,6 @@ class EncoderDecoder(LanguageModel):
     def blocks(self) -> list[nn.Module]:
         return [*(layer for stack in self.encoder.stacks for layer in stack), *self.layers]  # type: ignore[attr-defined]
 
-    @torch.no_grad()
-    def example_state(self) -> State:
-        one = torch.zeros(1, 1, dtype=torch.long, device=self.embedding.weight.device)
-        return self(one, None, one)[1]
-
 
 class FedState(NamedTuple):
     """What a fed stack of layers needs at its next step."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -66,6 +67,17 @@ def through(layers: nn.ModuleList, x: Tensor, state: State) -> tuple[Tensor, Sta
     return x, tuple(after)
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, nothing is dropped out."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 class LanguageModel(nn.Module):
     """Embedding, layers that each map ``(x, state)`` to ``(y, state)``, and a head over the
     vocabulary.
@@ -123,6 +135,15 @@ class LanguageModel(nn.Module):
         return math.inf if self.max_len is None else self.max_len - source
 
     @property
+    def longest_source(self) -> int | None:
+        """How many tokens of a source are read at most, its end aside: where positions end, half of
+        them if the target shares them. None: there is no end."""
+        if self.max_len is None:
+            return None
+        shared = self.room(self.max_len) == 0
+        return max(1, (self.max_len // 2 if shared else self.max_len) - 1)
+
+    @property
     def blocks(self) -> list[nn.Module]:
         """Every layer: what is compiled."""
         return list(self.layers)
@@ -130,7 +151,9 @@ class LanguageModel(nn.Module):
     @torch.no_grad()
     def example_state(self) -> State:
         """A state after one token: its structure is that of every later one."""
-        return self(torch.zeros(1, 1, dtype=torch.long, device=self.embedding.weight.device))[1]
+        one = torch.zeros(1, 1, dtype=torch.long, device=self.embedding.weight.device)
+        with evaluating(self):
+            return self(one, None, *[one] * self.reads_source)[1]
 
     @property
     def state_grows(self) -> bool:

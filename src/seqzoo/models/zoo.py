@@ -218,12 +218,12 @@ def head(keys: Mapping[str, Any]) -> str:
     return str(keys.get("head", "decoder_only"))
 
 
-def _defaults(name: str, head: str) -> dict[str, Any]:
+def _defaults(name: str, kind: str) -> dict[str, Any]:
     """Every key of a family with a head."""
-    if head not in CHOICES["head"]:
-        raise UserError(f"model.head={head}: choose one of {', '.join(map(str, CHOICES['head']))}")
+    if kind not in CHOICES["head"]:
+        raise UserError(f"model.head={kind}: choose one of {', '.join(map(str, CHOICES['head']))}")
     known = defaults("model", ALIASES.get(name, name), family(name).yaml)
-    return {**known, **defaults("head", head)}
+    return {**known, **defaults("head", kind)}
 
 
 def build(

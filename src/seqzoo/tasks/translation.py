@@ -313,11 +313,7 @@ def _each(
     """
     out: list[Any] = [None] * len(sources)
     start, end = tokenizer.id("<s>"), source_tokenizer.id("</s>")
-    longest = None
-    if model.max_len is not None:
-        shared = model.room(model.max_len) == 0
-        longest = max(1, (model.max_len // 2 if shared else model.max_len) - 1)
-    for rows, source in _by_length(sources, longest, at_once):
+    for rows, source in _of_one_length(sources, model.longest_source, at_once):
         if model.reads_source:
             source = torch.cat((source, torch.full_like(source[:, :1], end)), 1)
         with torch.inference_mode(), evaluating(model):
@@ -328,7 +324,7 @@ def _each(
     return out
 
 
-def _by_length(
+def _of_one_length(
     sources: Sequence[np.ndarray], longest: int | None, at_once: int
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Sources that are not empty in groups of one length: no row is padded, so every row's state is
@@ -391,21 +387,23 @@ def _moses(language: str) -> Any:
 def by_length(
     said: Sequence[str], references: Sequence[str], sources: Sequence[str]
 ) -> dict[str, float | str]:
-    """How well by the length of the source, for those lengths that there are: BLEU by its words;
-    exact match, in percent, by its letters where all sources are single words."""
+    """How well by the length of the source, for those lengths that there are, such as
+    `bleu_by_words/06-10`: by the words in a source, or its letters where all sources are single
+    words; BLEU, or exact match in percent where all references are."""
     from sacrebleu.metrics import BLEU
 
-    letters = not any(" " in source for source in sources)
+    letters, exactly = (not any(" " in text for text in side) for side in (sources, references))
     lengths = [len(source) if letters else len(source.split()) for source in sources]
+    kind = f"{'exact' if exactly else 'bleu'}_by_{'letters' if letters else 'words'}"
     scores: dict[str, float | str] = {}
     above = 0
     for limit in (*(LETTERS if letters else WORDS), None):
         rows = [i for i, n in enumerate(lengths) if above < n and (limit is None or n <= limit)]
-        name = f"{above + 1:02}-{limit:02}" if limit else f"{above + 1:02}-"
+        name = f"{kind}/{above + 1:02}-" + (f"{limit:02}" if limit else "")
         ours, theirs = ([side[i] for i in rows] for side in (said, references))
-        if rows and letters:
-            scores[f"exact_by_length/{name}"] = exact(ours, theirs)
-        elif rows:
-            scores[f"bleu_by_length/{name}"] = BLEU().corpus_score(ours, [theirs]).score
+        if rows:
+            scores[name] = (
+                exact(ours, theirs) if exactly else BLEU().corpus_score(ours, [theirs]).score
+            )
         above = limit or 0
     return scores

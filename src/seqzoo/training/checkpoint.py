@@ -115,18 +115,13 @@ def load_mean(folders: Sequence[Path], model: nn.Module) -> None:
     Raises:
         UserError: a checkpoint is damaged or does not fit.
     """
-    total: dict[str, Tensor] = {}
+    total: dict[str, Any] = {}
     for folder in folders:
         verify(folder)
         load_weights(folder / "model.safetensors", model)
         for name, value in model.state_dict().items():
-            value = value.double() if value.is_floating_point() else value
-            total[name] = total[name] + value if name in total else value.clone()
-    mean = {
-        name: value / len(folders) if value.is_floating_point() else value
-        for name, value in total.items()
-    }
-    model.load_state_dict(mean)
+            total[name] = total.get(name, 0) + value.double()
+    model.load_state_dict({name: value / len(folders) for name, value in total.items()})
 
 
 def verify(folder: Path) -> None:

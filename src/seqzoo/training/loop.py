@@ -127,13 +127,13 @@ def train(
     def evaluate(*, quick: bool, at: int | None = None) -> dict[str, float | str]:
         """Measure the model now, and log it unless it is one of an earlier step, `at`. Thorough
         or quick, the validation metrics; thorough, those of the test part too."""
+        where = position()
         model.eval()
         metrics: dict[str, float | str] = {}
         with autocast(), eager():
             for split in ("val",) if quick else task.splits():
                 metrics |= task.evaluate(model, split, quick=quick)
         model.train()
-        where = position()
         if at is None:
             log.scalars(metrics, **where)
         shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float))
@@ -241,9 +241,10 @@ def train(
             for batch in batches:
                 batch = batch.to(device)
                 before = None if batch.fresh else carried
-                with autocast():
-                    if share := settings["scheduled_sampling"] * progress:
+                if share := settings["scheduled_sampling"] * progress:
+                    with autocast():  # apart: it remembers weights that were cast without gradient
                         batch = _own_words(model, batch, before, share)
+                with autocast():
                     logits, carried = model(batch.inputs, before, *batch.source)
                 loss = F.cross_entropy(
                     logits.flatten(0, 1).float(),
@@ -343,8 +344,12 @@ def train(
         summary["exported"] = "best"
         if len(paths := recent()) > 1:
             final["average"] = averaged(paths, float(final["best"][task.best]))
-            if float(final["average"][task.best]) < float(final["best"][task.best]):
-                summary["exported"] = "average"
+            better = float(final["average"][task.best]) < float(final["best"][task.best])
+            summary["exported"] = "average" if better else "best"
+            verdict = "below that of the best: exported" if better else "no lower than the best's"
+            show.say(f"its {task.best} is {verdict}")
+        elif settings["average_checkpoints"]:
+            show.say("no mean of checkpoints, as there is one: lower trainer.checkpoint_every")
         summary |= {**final[summary["exported"]], **final}
     log.speed(task.seq_len, summary["tokens_per_second"])
     log.close()
