@@ -22,7 +22,9 @@ $seqzoo inspect "$out"/tinyshakespeare_{rnn,lstm,gru,transformer,linear_transfor
 python "$here"/cache_curve.py "$out"/tinyshakespeare_{transformer,linear_transformer,rwkv4,rwkv7} --out "$out/cache.svg"
 
 if [ -n "$pairs" ]; then
-  $seqzoo train experiment=multi30k_transformer task.path="$pairs" hydra.run.dir="$out/multi30k_transformer"
+  for recipe in multi30k_transformer multi30k_transformer_long; do
+    $seqzoo train experiment=$recipe task.path="$pairs" hydra.run.dir="$out/$recipe"
+  done
   for model in transformer gru; do
     $seqzoo train experiment=multi30k_deen_$model task.path="$pairs" hydra.run.dir="$out/multi30k_deen_$model"
   done

@@ -76,6 +76,7 @@ def test_no_two_runs_have_one_name(sweep: Path, tmp_path: Path) -> None:
     for folder in folders:
         shutil.copytree(first, folder)
     assert [run.name for run in compare.load(folders)] == ["gru (a/0)", "gru (b/0)"]
+    assert compare.find([*folders, tmp_path / "a/../b"]) == folders
     changed = folders[1] / "config.yaml"
     text = changed.read_text()
     for key in ("val_max_chars", "val_fraction", "lr", "weight_decay", "beta1", "log_every"):

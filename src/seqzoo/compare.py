@@ -65,15 +65,16 @@ def find(paths: Sequence[str | Path], marker: str = "metrics.jsonl") -> list[Pat
     Raises:
         UserError: a folder in which there is none.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for path in map(Path, paths):
         below = sorted(file.parent for file in path.rglob(marker)) if path.is_dir() else []
         if not below:
             raise UserError(
                 f"{path}: no run in it: give directories that seqzoo made, or one above"
             )
-        found |= dict.fromkeys(below)
-    return list(found)
+        for folder in below:
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
 
 
 def load(folders: Sequence[Path]) -> list[Trained]:
@@ -121,8 +122,8 @@ def _name(run: Trained, same_model: Sequence[Trained]) -> str:
 
 def _tail(folder: Path, alike: Sequence[Path]) -> str:
     """As much of the end of a path as none of the others has."""
-    parts = folder.absolute().parts
-    others = [path.absolute().parts for path in alike if path != folder]
+    parts = folder.resolve().parts
+    others = [path.resolve().parts for path in alike if path != folder]
     n = next(n for n in range(1, 99) if all(other[-n:] != parts[-n:] for other in others))
     return "/".join(parts[-n:])
 
