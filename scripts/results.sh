@@ -25,6 +25,7 @@ if [ -n "$pairs" ]; then
   for recipe in multi30k_transformer multi30k_transformer_long; do
     $seqzoo train experiment=$recipe task.path="$pairs" hydra.run.dir="$out/$recipe"
   done
+  $seqzoo train resume="$out/multi30k_transformer_long" trainer.max_epochs=92
   for model in transformer gru; do
     $seqzoo train experiment=multi30k_deen_$model task.path="$pairs" hydra.run.dir="$out/multi30k_deen_$model"
   done
