@@ -20,7 +20,7 @@ from torch import Tensor
 import seqzoo
 from seqzoo import report, tasks
 from seqzoo.config import CACHE_POLICIES
-from seqzoo.run import Run
+from seqzoo.runs.run import Run
 from seqzoo.tasks.charlm import block_loss
 
 

@@ -21,7 +21,10 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from seqzoo.cli import main as seqzoo
+try:
+    from seqzoo.cli.main import main as seqzoo
+except ImportError:
+    from seqzoo.cli import main as seqzoo
 
 ROOT = Path(__file__).resolve().parents[1]
 NEW = (ROOT / "configs" / "architecture").is_dir()

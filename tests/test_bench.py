@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from seqzoo import compare, report
+from seqzoo import report
+from seqzoo.analysis import compare
 from seqzoo.bench import figures, plan, results, runner
 from seqzoo.bench.figures import PANELS
 from seqzoo.errors import UserError

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 import seqzoo
-from seqzoo.cli import main
+from seqzoo.cli.main import main
 from seqzoo.config import CACHE_POLICIES, cache_policy
 from seqzoo.errors import UserError
 from seqzoo.ops.attention import causal_attention

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seqzoo import cli, commands, completion, config
+from seqzoo import config
+from seqzoo.cli import commands, completion
+from seqzoo.cli import main as cli
 
 SMALL = [
     "task.path=text.txt",
@@ -192,7 +194,7 @@ def test_refusal_is_one_line(
 def test_refusals_do_not_load_torch(place: Path) -> None:
     program = """if True:
         import json, sys
-        from seqzoo.cli import main
+        from seqzoo.cli.main import main
         for request in json.load(sys.stdin):
             try:
                 main(request.split())

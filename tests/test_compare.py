@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from seqzoo import cli, compare
+from seqzoo.analysis import compare
+from seqzoo.cli import main as cli
 
 SMALL = [
     "task.seq_len=16",

@@ -13,17 +13,18 @@ import torch
 from safetensors.torch import load_file
 
 import seqzoo
-from seqzoo import info, laws, ops, tasks
-from seqzoo.cli import main
+from seqzoo import laws, ops, tasks
+from seqzoo.cli.main import main
 from seqzoo.config import defaults
 from seqzoo.decoding import generate
 from seqzoo.errors import UserError
+from seqzoo.models import cost as info
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.zoo import FAMILIES, model_keys
+from seqzoo.runs.checkpoint import load_mean, save
 from seqzoo.state import leaves, select
 from seqzoo.tasks.task import IGNORE, Batch
 from seqzoo.tasks.translation import by_length, moses, score, translate
-from seqzoo.training.checkpoint import load_mean, save
 from seqzoo.training.loop import _own_words, train
 
 JOINTS = (*laws.joints("gru"), {"bidirectional": False})

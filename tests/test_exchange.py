@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import seqzoo
-from seqzoo.cli import main
+from seqzoo.cli.main import main
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.exchange import rwkv
 

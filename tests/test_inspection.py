@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import seqzoo
-from seqzoo import cli, inspection, ops
+from seqzoo import ops
+from seqzoo.analysis import inspect as inspection
+from seqzoo.cli import main as cli
 from seqzoo.mixers.linear_attention import LinearAttention
 from seqzoo.models.zoo import FAMILIES
 from seqzoo.ops.attention import causal_attention

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 import seqzoo
 from seqzoo import tasks
-from seqzoo.cli import main
+from seqzoo.cli.main import main
 from seqzoo.config import defaults
 from seqzoo.decoding import generate, sample
 from seqzoo.models.zoo import FAMILIES

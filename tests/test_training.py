@@ -21,7 +21,7 @@ from seqzoo import tasks
 from seqzoo.config import defaults
 from seqzoo.models.block import Dropout
 from seqzoo.models.zoo import FAMILIES, model_keys
-from seqzoo.training import checkpoint
+from seqzoo.runs import checkpoint
 from seqzoo.training.loop import train
 from seqzoo.training.optim import adamw, schedule
 

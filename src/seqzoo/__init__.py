@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from seqzoo.errors import UserError
     from seqzoo.models.zoo import build
-    from seqzoo.run import Run, load
+    from seqzoo.runs.run import Run, load
     from seqzoo.state import nbytes
 
 __all__ = ["Run", "UserError", "build", "load", "nbytes"]
 _WHERE = {
-    "Run": "seqzoo.run",
+    "Run": "seqzoo.runs.run",
     "UserError": "seqzoo.errors",
     "build": "seqzoo.models.zoo",
-    "load": "seqzoo.run",
+    "load": "seqzoo.runs.run",
     "nbytes": "seqzoo.state",
 }
 

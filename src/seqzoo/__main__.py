@@ -1,6 +1,6 @@
 """``python -m seqzoo``."""
 
-from seqzoo.cli import main
+from seqzoo.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -30,7 +30,7 @@ from seqzoo.mixers.retention import Retention
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.ops.attention import causal_attention
 from seqzoo.ops.matrix_state import matrix_state
-from seqzoo.run import Run
+from seqzoo.runs.run import Run
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]  # of theirs
 SIZES = [(1, 7), (2, 33), (3, 130)]  # B, T

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqzoo import info, ops
+from seqzoo import ops
 from seqzoo.bench.plan import Point
+from seqzoo.models import cost as info
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.zoo import build
 from seqzoo.state import State, detach, nbytes

@@ -13,7 +13,7 @@ from torch import Tensor
 from seqzoo import config
 from seqzoo.errors import UserError
 from seqzoo.exchange.rwkv import official
-from seqzoo.run import Run
+from seqzoo.runs.run import Run
 
 
 def export_hf(run: Run, folder: Path) -> str:

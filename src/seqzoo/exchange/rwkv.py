@@ -24,8 +24,8 @@ from seqzoo import config
 from seqzoo.data.tokenizers import KINDS, Tokenizer
 from seqzoo.errors import UserError
 from seqzoo.models.zoo import build, model_keys
-from seqzoo.run import Run
-from seqzoo.training.checkpoint import sha256
+from seqzoo.runs.checkpoint import sha256
+from seqzoo.runs.run import Run
 from seqzoo.training.loop import describe
 
 OFFICIAL = (  # a name of ours, the official one; in order, on the beginning of a name

@@ -187,7 +187,7 @@ class Translation:
 
     def figures(self, model: LanguageModel) -> dict[str, Figure]:
         """Where the model looks while it says the targets of the first validation pairs."""
-        from seqzoo.alignment import align, draw
+        from seqzoo.tasks.alignment import align, draw
 
         drawn = {}
         sources, targets = (side[:3] for side in self.data.val)

@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
-from seqzoo.training.checkpoint import write
+from seqzoo.runs.checkpoint import write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

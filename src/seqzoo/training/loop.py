@@ -21,8 +21,8 @@ from seqzoo.config import flat
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
+from seqzoo.runs import checkpoint
 from seqzoo.tasks.task import IGNORE, Batch, Task
-from seqzoo.training import checkpoint
 from seqzoo.training.device import keep_freed_memory, pick_device, pick_dtype
 from seqzoo.training.log import Log, Progress
 from seqzoo.training.optim import adamw, schedule

@@ -17,7 +17,7 @@ from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.zoo import build
 from seqzoo.tasks.charlm import opening
-from seqzoo.training.checkpoint import load_weights, verify
+from seqzoo.runs.checkpoint import load_weights, verify
 from seqzoo.training.device import pick_device, pick_dtype
 
 if TYPE_CHECKING:
@@ -129,12 +129,12 @@ class Run:
     def align(
         self, sentence: str, *, beams: int = 1, length_penalty: float = 1.0
     ) -> tuple[str, Figure]:
-        """The translation of a sentence, and where the model looked: see `seqzoo.alignment`.
+        """The translation of a sentence, and where the model looked: see `seqzoo.tasks.alignment`.
 
         Raises:
             UserError: the run learnt something else, or no operation of the model weighs anything.
         """
-        from seqzoo.alignment import align, draw
+        from seqzoo.tasks.alignment import align, draw
 
         if not sentence:
             raise UserError("nothing to look at: the sentence is empty")

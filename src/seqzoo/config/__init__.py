@@ -17,7 +17,9 @@ from typing import Any
 from seqzoo.errors import UserError
 
 _HERE = Path(__file__).resolve()
-CONFIGS = next(p for p in (_HERE.parent / "configs", _HERE.parents[2] / "configs") if p.is_dir())
+CONFIGS = next(
+    p for p in (_HERE.parents[1] / "configs", _HERE.parents[3] / "configs") if p.is_dir()
+)
 
 ANY_SIZE = (0, math.inf)
 COUNTS = frozenset(  # whole numbers from 1 up

@@ -79,7 +79,7 @@ def find(paths: Sequence[str | Path], marker: str = "metrics.jsonl") -> list[Pat
 
 def load(folders: Sequence[Path]) -> list[Trained]:
     """Read runs back, and name them by what differs."""
-    from seqzoo.info import flops_of_training
+    from seqzoo.models.cost import flops_of_training
     from seqzoo.models.zoo import build
 
     runs = []

@@ -17,7 +17,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from seqzoo import commands, config, launch
+from seqzoo import config
+from seqzoo.cli import commands, launch
 from seqzoo.errors import UserError
 
 SECTIONS = ("model", "task", "trainer")
@@ -199,7 +200,7 @@ def _info(arguments: list[str]) -> int:
     else:
         cfg = _compose(_parse(options.overrides))[0]
         _check(cfg)
-    from seqzoo.info import describe
+    from seqzoo.models.cost import describe
 
     print(describe(cfg["model"], **sizes))
     return 0

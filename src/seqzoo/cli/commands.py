@@ -265,7 +265,7 @@ def _load(
             )
         other["cache"] = options.cache
     model_keys(**{**saved["model"], **other})
-    from seqzoo.run import load
+    from seqzoo.runs.run import load
 
     return load(folder, device=options.device, checkpoint=options.checkpoint, **other)
 
@@ -361,7 +361,7 @@ def _translate(options: argparse.Namespace) -> None:
 def _inspect(options: argparse.Namespace) -> None:
     asked = {"needs": "prompt", "instead": "translate"}
     runs = [_load(options, folder=folder, **asked) for folder in options.folder]
-    from seqzoo import inspection
+    from seqzoo.analysis import inspect as inspection
 
     found = {}
     for run in runs:
@@ -418,7 +418,7 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from seqzoo import compare
+    from seqzoo.analysis import compare
 
     out = options.out or f"runs/compare/{datetime.now():%Y-%m-%d_%H-%M-%S}"
     found = {
@@ -509,7 +509,7 @@ def _open(link: str) -> None:
 
 
 def _completion(options: argparse.Namespace) -> None:
-    from seqzoo import completion
+    from seqzoo.cli import completion
 
     if options.line is None:
         print(completion.script(options.shell), end="")

@@ -24,7 +24,7 @@ from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.zoo import build
-from seqzoo.run import Run
+from seqzoo.runs.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,0 +1,260 @@
+"""One declaration of every key: the annotations of the constructor that takes it.
+
+    @checked(heads_divide_width)
+    def __init__(self, *, dim: Count, n_heads: Count, position: Literal["rope", "none"]) -> None:
+
+`checked` has the constructor refuse wrong values. `declared` reads the same annotations and rules
+from the source file, without importing it, so that the command line refuses them before torch is
+loaded. A rule is a function that sees several keys at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import functools
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, get_args, get_origin
+
+from seqzoo.config.values import describe, shown
+from seqzoo.errors import UserError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Rule = Callable[[Mapping[str, Any], str], None]  # (keys, prefix of their names); raises UserError
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a constructor declares: the annotation of each key, and the rules among them."""
+
+    keys: dict[str, Any] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+
+    def __or__(self, other: Declaration) -> Declaration:
+        """Both; where both have a key, the one on the left."""
+        rules = tuple(dict.fromkeys((*self.rules, *other.rules)))
+        return Declaration({**other.keys, **self.keys}, rules)
+
+
+def check(declaration: Declaration, values: Mapping[str, Any], where: str = "") -> None:
+    """Refuse a value of the wrong type or out of its range, then what a rule refuses.
+
+    Args:
+        where: begins the names of the keys in a message, such as `model.`.
+
+    Raises:
+        UserError: one line naming the key, the value and what is allowed.
+    """
+    for key, value in values.items():
+        if key in declaration.keys:
+            check_value(f"{where}{key}", value, declaration.keys[key])
+    for rule in declaration.rules:
+        rule(values, where)
+
+
+def check_value(name: str, value: Any, annotation: Any) -> None:
+    """Refuse a value that its annotation does not allow."""
+    from pydantic import ValidationError
+
+    try:
+        _adapter(annotation).validate_python(value, strict=True)
+    except ValidationError:
+        raise UserError(f"{name}={shown(value)}: give {describe(annotation)}") from None
+    except UserError as error:  # of a type's own check
+        raise UserError(f"{name}={shown(value)}: {error}") from None
+
+
+@functools.cache
+def _adapter(annotation: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(annotation)
+
+
+def checked(*rules: Rule) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Have a constructor or function check its keyword arguments by their annotations, then by
+    rules.
+
+    On a dataclass it wraps the constructor that the dataclass has. Annotations that no
+    configuration file could hold a value of, such as modules, are left alone.
+    """
+
+    def decorate(target: Any) -> Any:
+        function = target.__init__ if isinstance(target, type) else target
+
+        @functools.wraps(function)
+        def call(*args: Any, **keys: Any) -> Any:
+            check(_runtime(target, function, rules), keys)
+            return function(*args, **keys)
+
+        call.__seqzoo_rules__ = rules  # type: ignore[attr-defined]
+        if isinstance(target, type):
+            target.__init__ = call  # type: ignore[misc]
+            return target
+        return call
+
+    return decorate
+
+
+@functools.cache
+def _runtime(target: Any, function: Any, rules: tuple[Rule, ...]) -> Declaration:
+    """The declaration of a function that is loaded already."""
+    space = vars(sys.modules[target.__module__])
+    raw = target.__annotations__ if isinstance(target, type) else function.__annotations__
+    found = {}
+    for key, annotation in raw.items():
+        try:
+            value = eval(annotation, space) if isinstance(annotation, str) else annotation
+        except NameError:  # a name for type checkers alone
+            continue
+        if _is_value(value):
+            found[key] = value
+    return Declaration(found, rules)
+
+
+def _is_value(annotation: Any) -> bool:
+    """Whether a configuration file can hold a value of this type."""
+    origin = get_origin(annotation)
+    if origin is typing.Literal:
+        return True
+    if origin is typing.Annotated:
+        return _is_value(get_args(annotation)[0])
+    if origin is not None:
+        return all(part is ... or _is_value(part) for part in get_args(annotation))
+    return annotation in (int, float, bool, str, type(None), None)
+
+
+# ---- reading a declaration from source
+
+
+@functools.cache
+def declared(path: str) -> Declaration:
+    """The declaration of `package.module:name`, a class or a function, without importing it.
+
+    Raises:
+        UserError: no such module, or nothing of that name in it.
+    """
+    module, _, name = path.partition(":")
+    loaded = getattr(sys.modules.get(module), name, None)
+    if loaded is not None and not _file(module):  # made in a notebook
+        function = loaded.__init__ if isinstance(loaded, type) else loaded
+        return _runtime(loaded, function, getattr(function, "__seqzoo_rules__", ()))
+    return _Source(module).declaration(name)
+
+
+def load(path: str) -> Any:
+    """The object `package.module:name` names."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+def accepted(path: str) -> set[str]:
+    """The keyword names a loaded constructor or function takes."""
+    return set(inspect.signature(load(path)).parameters)
+
+
+def _file(module: str) -> Path | None:
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+class _Source:
+    """A module's source text, of which single expressions are evaluated."""
+
+    def __init__(self, module: str) -> None:
+        file = _file(module)
+        if file is None:
+            raise UserError(f"{module}: no such module: install its package, or correct the name")
+        self.module = module
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+        self.definitions = {
+            node.name: node for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef))
+        }
+        self.assigned = {
+            target.id: node.value
+            for node in body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        self.imported = {
+            alias.asname or alias.name: (node.module, alias.name)
+            for node in body
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level
+            for alias in node.names
+        }
+
+    def declaration(self, name: str) -> Declaration:
+        node = self.definitions.get(name)
+        if node is None:
+            if name in self.imported:
+                module, original = self.imported[name]
+                return _Source(module).declaration(original)
+            raise UserError(f"{self.module}:{name}: nothing of that name in the module")
+        if isinstance(node, ast.FunctionDef):
+            return Declaration(dict(self._arguments(node)), self._rules(node.decorator_list))
+        init = next((n for n in node.body if getattr(n, "name", "") == "__init__"), None)
+        if isinstance(init, ast.FunctionDef):
+            return Declaration(dict(self._arguments(init)), self._rules(init.decorator_list))
+        fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
+        own = Declaration(
+            dict(self._values((n.target.id, n.annotation) for n in fields if _named(n.target))),
+            self._rules(node.decorator_list),
+        )
+        for base in node.bases:
+            if isinstance(base, ast.Name) and (base.id in {**self.definitions, **self.imported}):
+                if self.imported.get(base.id, ("", ""))[0].partition(".")[0] not in _FOREIGN:
+                    own = own | self.declaration(base.id)
+        return own
+
+    def _arguments(self, node: ast.FunctionDef) -> Iterable[tuple[str, Any]]:
+        return self._values((a.arg, a.annotation) for a in node.args.kwonlyargs if a.annotation)
+
+    def _values(self, pairs: Iterable[tuple[str, ast.expr | None]]) -> Iterable[tuple[str, Any]]:
+        for key, expression in pairs:
+            try:
+                annotation = self._evaluate(expression)
+            except (NameError, AttributeError):  # names a type that no configuration holds
+                continue
+            if _is_value(annotation):
+                yield key, annotation
+
+    def _rules(self, decorators: Iterable[ast.expr]) -> tuple[Rule, ...]:
+        for node in decorators:
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "checked":
+                return tuple(self._evaluate(argument) for argument in node.args)
+        return ()
+
+    def _evaluate(self, expression: ast.expr | None) -> Any:
+        assert expression is not None
+        names = {node.id for node in ast.walk(expression) if isinstance(node, ast.Name)}
+        space = {name: self._value(name) for name in names if not hasattr(builtins, name)}
+        return eval(compile(ast.Expression(expression), self.module, "eval"), space)
+
+    def _value(self, name: str) -> Any:
+        if name in self.assigned:
+            return self._evaluate(self.assigned[name])
+        if name in self.imported:
+            module, original = self.imported[name]
+            package, _, rest = module.partition(".")
+            if package not in _FOREIGN and (package != "seqzoo" or rest.startswith("config")):
+                return getattr(import_module(module), original)
+        raise NameError(name)
+
+
+_FOREIGN = ("torch", "numpy", "abc")  # nothing in them is a type of configuration values
+
+
+def _named(target: ast.expr) -> bool:
+    return isinstance(target, ast.Name)
