@@ -156,9 +156,9 @@ def load(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def accepted(path: str) -> set[str]:
-    """The keyword names a loaded constructor or function takes."""
-    return set(inspect.signature(load(path)).parameters)
+def accepted(target: Any) -> set[str]:
+    """The names of the parameters of a constructor or function, or of the one at an import path."""
+    return set(inspect.signature(load(target) if isinstance(target, str) else target).parameters)
 
 
 def _file(module: str) -> Path | None:
