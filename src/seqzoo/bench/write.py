@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seqzoo import report
-from seqzoo.bench.figures import PANELS, figure, single
-from seqzoo.bench.results import COLUMNS
-from seqzoo.bench.tables import about, tables
+from seqzoo.bench.figures import Results, figure, measured_panels, single
+from seqzoo.bench.rows import COLUMNS
+from seqzoo.bench.tables import about, markdown, tables
+from seqzoo.report import figures, page, text
 
 NOTES = """\
 A figure is the lower quartile over rounds, since a busy neighbour only ever slows one down; their
@@ -23,54 +22,52 @@ the matrix-product peak measured in the same run. Circles in the figure: at ever
 measured a state that grows is the slower one."""
 
 
-def write(results: Mapping[str, Any], folder: Path) -> None:
-    """Everything a bench leaves in its directory."""
+def write(results: Results, folder: Path) -> None:
+    """Write every file of a bench into its directory."""
     (folder / "bench.json").write_text(json.dumps(results, indent=1) + "\n")
-    (folder / "bench.csv").write_text(report.to_csv(COLUMNS, results["points"]))
-    (folder / "bench.md").write_text(markdown(results))
+    (folder / "bench.csv").write_text(text.to_csv(COLUMNS, results["points"]))
+    described = f"```text\n{about(results)}\n```\n{markdown(results)}\n{NOTES}\n"
+    (folder / "bench.md").write_text(described)
     whole = figure(results)
-    report.save(whole, folder / "bench")
-    parts = [report.preformatted(about(results)), report.svg(whole), f"<p>{NOTES}</p>"]
-    for title, head, rows in tables(results):
-        parts += [report.heading(title), report.html_table(head, rows)]
-    (folder / "report.html").write_text(report.page("seqzoo bench", *parts), encoding="utf-8")
-    write_board(results, folder / "tensorboard")
+    figures.save({"bench": whole}, folder)
+    parts = [page.preformatted(about(results)), figures.svg(whole), f"<p>{NOTES}</p>"]
+    for title, table in tables(results):
+        parts += [page.heading(title), page.table(*table)]
+    (folder / "report.html").write_text(page.page("seqzoo bench", *parts), encoding="utf-8")
+    write_tensorboard(results, folder / "tensorboard")
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """All tables and what they were made with."""
-    text = "".join(
-        f"\n### {title}\n\n{report.markdown(head, rows)}" for title, head, rows in tables(results)
-    )
-    return f"```text\n{about(results)}\n```\n{text}\n{NOTES}\n"
+def write_tensorboard(results: Results, folder: Path) -> None:
+    """A TensorBoard run for each model, in which the step is the sequence length.
 
-
-def write_board(results: Mapping[str, Any], folder: Path) -> None:
-    """A TensorBoard run a model, whose step is the sequence length; `bench_log2/` has the same at
-    step log2(length), because TensorBoard has no logarithmic axis to put it on. A run of its own
-    has the layout that shows all models in one chart, the figures and the machine."""
+    TensorBoard has no logarithmic axis, so `bench_log2/` has the same values at step log2(length).
+    One more run has the layout that shows all models in one chart, the figures and the machine.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
-    panels = [panel for panel in PANELS if panel.mode in results["bench"]["modes"]]
+    panels = measured_panels(results)
     for model in results["models"]:
         with SummaryWriter(str(folder / model)) as board:
             for panel in panels:
-                for length, value in panel.curve(results, model):  # ascending, or they are dropped
+                for length, value in panel.curve(results, model):  # it drops descending steps
                     board.add_scalar(f"bench/{panel.tag}", value, length)
                     if length & (length - 1) == 0:
                         board.add_scalar(f"bench_log2/{panel.tag}", value, int(math.log2(length)))
     with SummaryWriter(str(folder)) as board:
-        charts = {
-            f"{panel.name}, {panel.unit}": ["Multiline", [f"bench/{panel.tag}$"]]
-            for panel in panels
-        }
-        twins = {
-            f"{panel.name}, {panel.unit}": ["Multiline", [f"bench_log2/{panel.tag}$"]]
-            for panel in panels
-        }
         board.add_custom_scalars(
-            {"against sequence length": charts, "against log2 of sequence length": twins}
+            {
+                "against sequence length": _charts(results, "bench"),
+                "against log2 of sequence length": _charts(results, "bench_log2"),
+            }
         )
         for panel in panels:
             board.add_figure(f"bench/{panel.tag}", single(results, panel))
-        board.add_text("bench", report.preformatted(about(results)))
+        board.add_text("bench", page.preformatted(about(results)))
+
+
+def _charts(results: Results, prefix: str) -> dict[str, Any]:
+    """A chart for each panel, with the curves of all models."""
+    return {
+        f"{panel.name}, {panel.unit}": ["Multiline", [f"{prefix}/{panel.tag}$"]]
+        for panel in measured_panels(results)
+    }
