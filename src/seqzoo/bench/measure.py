@@ -91,12 +91,11 @@ def survey(keys: Mapping[str, Any], settings: BenchSettings) -> dict[str, Any]:
 
 def _solve_width(keys: Mapping[str, Any], target: int, vocab_size: int) -> int:
     """The width whose number of parameters is nearest to the target."""
-    unit = 2 * keys.get("n_heads", 4)  # widths that heads of an even size divide
+    unit: int = 2 * keys.get("n_heads", 4)  # widths that heads of an even size divide
 
     def excess(dim: int) -> int:
         with torch.device("meta"):
-            found: int = build(vocab_size=vocab_size, **{**keys, "dim": dim}).n_parameters()
-        return found - target
+            return build(vocab_size=vocab_size, **{**keys, "dim": dim}).n_parameters() - target
 
     low = high = unit
     while excess(high) < 0:
