@@ -5,7 +5,7 @@ plan        which points are measured: (model, mode, length)
 measure     what one point costs; timing, memory: how it is measured
 runner      rounds over all points, each point in a process of its own
 results     from times to rows: quartiles and noise; growth: exponents and crossovers
-tables, figures, write      what a bench leaves on disk
+tables, figures, files      what a bench leaves on disk
 
 `settings` and `plan` load no torch, so that a wrong request is refused at once.
 """
@@ -39,8 +39,7 @@ def run(plan: Plan, command: str) -> dict[str, Any]:
 
 def write(found: dict[str, Any], folder: Path) -> str:
     """Write every file of a bench into its directory; returns the tables in Markdown."""
-    from seqzoo.bench import tables
-    from seqzoo.bench import write as files
+    from seqzoo.bench import files, tables
 
     files.write(found, folder)
     return tables.markdown(found)
