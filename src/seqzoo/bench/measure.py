@@ -27,7 +27,7 @@ from seqzoo.state import State, nbytes
 from seqzoo.tasks.next_token import TokenBatch, next_token_loss
 from seqzoo.tasks.task import Forward
 from seqzoo.training.device import keep_freed_memory, pick_device, pick_dtype
-from seqzoo.training.optim import adamw
+from seqzoo.training.optimizers import adamw
 from seqzoo.training.step import take_step
 
 
@@ -166,7 +166,8 @@ def training_step(model: LanguageModel, tokens: Tensor, autocast: torch.autocast
     """A step as the trainer takes it, with AdamW, from the empty state."""
     parameters = list(model.parameters())
     optimizer = adamw(model, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
-    batch = TokenBatch(tokens[:, :-1], tokens[:, 1:], fresh=True, n_tokens=tokens[:, 1:].numel())
+    n = tokens[:, 1:].numel()
+    batch = TokenBatch(tokens[:, :-1], tokens[:, 1:], True, n_tokens=n, n_targets=n)
 
     def forward(inputs: Tensor, state: State) -> tuple[Tensor, State]:
         with autocast:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from seqzoo.bench.settings import BenchSettings, Mode
-from seqzoo.config import check_device, files, schema
+from seqzoo.config import files, schema
+from seqzoo.config.devices import check_device
 from seqzoo.config.values import shown
 from seqzoo.errors import UserError, nearest
 from seqzoo.models.zoo import ALIASES, FAMILIES, check_model, family

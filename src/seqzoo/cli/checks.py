@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from seqzoo.cli.compose import SECTIONS
 from seqzoo.config import files, moved, plugins
+from seqzoo.config.devices import check_device
 from seqzoo.config.schema import check, declared
 from seqzoo.config.values import shown
 from seqzoo.errors import UserError, nearest, unknown
@@ -53,7 +53,9 @@ def _check_sections(config: Mapping[str, Any]) -> None:
     for key in config:
         if key not in (*SECTIONS, *OTHER):
             moved.refuse_moved(key, shown(config[key]))
-            keys = (f"{section}.{name}" for section in SECTIONS for name in config.get(section) or ())
+            keys = (
+                f"{section}.{name}" for section in SECTIONS for name in config.get(section) or ()
+            )
             raise UserError(f"{key}: no such key{nearest(key, (*SECTIONS, 'resume', *keys))}")
     for section in SECTIONS:
         values = config.get(section)
@@ -78,14 +80,6 @@ def check_section(
         if key not in values:
             raise UserError(f"{where}{key}: missing: give it, such as {shown(known[key])}")
     check(declared(path), values, where)
-
-
-def check_device(option: str, name: Any) -> None:
-    """Refuse CUDA with a torch that is built without, without loading it."""
-    if str(name).startswith("cuda") and version("torch").endswith("+cpu"):
-        raise UserError(
-            f"{option}={name}: not on this machine, whose torch is built for CPUs: use cpu or auto"
-        )
 
 
 def check_folder(wanted: str) -> None:

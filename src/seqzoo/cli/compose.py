@@ -144,7 +144,13 @@ def _combinations(overrides: Sequence[Any], loader: Any) -> Iterator[list[str]]:
     return map(list, product(*choices))
 
 
-def run_hydra(job: Callable[[Any], Any], options: Namespace, flags: Sequence[str], texts: Sequence[str], name: str) -> Any:
+def run_hydra(
+    job: Callable[[Any], Any],
+    options: Namespace,
+    flags: Sequence[str],
+    texts: Sequence[str],
+    name: str,
+) -> Any:
     """Have Hydra make the directories and call `job` once, or for each run of a sweep.
 
     Raises:
@@ -156,7 +162,11 @@ def run_hydra(job: Callable[[Any], Any], options: Namespace, flags: Sequence[str
     before, sys.argv = sys.argv, [f"seqzoo {name}", *flags, *texts]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else it prints the traceback itself and exits
     try:
-        main = hydra.main(version_base="1.3", config_path=str(files.CONFIGS), config_name=options.config_name or name)
+        main = hydra.main(
+            version_base="1.3",
+            config_path=str(files.CONFIGS),
+            config_name=options.config_name or name,
+        )
         return main(job)()
     finally:
         sys.argv = before

@@ -51,7 +51,7 @@ seqzoo info [RUN | KEY=VALUE ...]: parameters, FLOPs a token and state bytes of 
   seqzoo info runs/charlm/lstm/2026-01-31_12-00-00
 
 Keys are those of `seqzoo train --help`."""
-BENCH_SETTINGS = "seqzoo.bench.plan:BenchSettings"
+BENCH_SETTINGS = "seqzoo.bench.settings:BenchSettings"
 
 
 def declarations(config: Mapping[str, Any]) -> dict[str, Declaration]:
@@ -72,7 +72,9 @@ def declarations(config: Mapping[str, Any]) -> dict[str, Declaration]:
 
 def train_help(config: Mapping[str, Any]) -> str:
     """Every choice, and every key with its value, meaning and allowed values."""
-    config = {key: config[key] for key in config if isinstance(config[key], dict) and key != "hydra"}
+    config = {
+        key: config[key] for key in config if isinstance(config[key], dict) and key != "hydra"
+    }
     lines = [TRAIN]
     for group in GROUPS:
         names = textwrap.wrap(", ".join(files.names(group)), 78, break_on_hyphens=False)

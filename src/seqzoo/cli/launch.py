@@ -75,7 +75,7 @@ def _fit(
 ) -> dict[str, Any]:
     import torch
 
-    from seqzoo.models.zoo import build
+    from seqzoo.models.zoo import build, build_keys
     from seqzoo.training.loop import train
 
     seed = config["trainer"]["seed"]
@@ -83,12 +83,6 @@ def _fit(
     task = tasks.make(config["task"], data, seed=seed)
     model = build(**task.sizes(), **build_keys(config))
     return train(model, task, config, directory, hooks=hooks, resume=resuming, quiet=quiet)
-
-
-def build_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration's model and architecture, as `build` takes them."""
-    architecture = dict(config["architecture"])
-    return {**config["model"], "architecture": architecture.pop("name"), **architecture}
 
 
 def attempt(config: Mapping[str, Any], directory: RunDirectory, **options: Any) -> tuple[int, Any]:
@@ -106,8 +100,7 @@ def attempt(config: Mapping[str, Any], directory: RunDirectory, **options: Any) 
         return FAILED, None
     if summary["status"] != "finished":
         print(
-            f"stopped at step {summary['steps']:,}; to go on: "
-            f"seqzoo train resume={directory.path}"
+            f"stopped at step {summary['steps']:,}; to go on: seqzoo train resume={directory.path}"
         )
         return INTERRUPTED, summary
     print(closing_lines(summary, config, directory.path))

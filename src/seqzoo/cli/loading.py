@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqzoo import tasks
-from seqzoo.cli.checks import check_device
 from seqzoo.config import files
+from seqzoo.config.devices import check_device
 from seqzoo.config.schema import check_value
-from seqzoo.config.values import CachePolicy, Device
+from seqzoo.config.values import CachePolicy
 from seqzoo.errors import UserError
 from seqzoo.models.zoo import check_model
 from seqzoo.runs.directory import RunDirectory
@@ -34,10 +34,11 @@ def load_run(options: Namespace, command: str | None = None, folder: str | None 
     config = directory.config
     if command is not None:
         _check_supported(directory, command)
-    check_value("--device", options.device, Device)
     check_device("--device", options.device)
     if directory.tokenizer_path() is None:
-        raise UserError(f"{directory.path}: this run has no model yet: wait for one, or train again")
+        raise UserError(
+            f"{directory.path}: this run has no model yet: wait for one, or train again"
+        )
     other = {}
     if getattr(options, "cache", None) is not None:
         check_value("--cache", options.cache, CachePolicy)

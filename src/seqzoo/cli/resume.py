@@ -125,4 +125,6 @@ def search_root(config: Mapping[str, Any], overrides: Sequence[Any], *, sweep: b
     if given:
         return Path(str(given[-1]))
     wanted = Path(config["hydra"]["sweep" if sweep else "run"]["dir"])
-    return Path(*wanted.parts[: wanted.parts.index("runs") + 1]) if "runs" in wanted.parts else wanted
+    return (
+        Path(*wanted.parts[: wanted.parts.index("runs") + 1]) if "runs" in wanted.parts else wanted
+    )

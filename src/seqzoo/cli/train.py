@@ -204,5 +204,3 @@ def train(*overrides: str, hooks: Sequence[Any] = (), quiet: bool = False) -> Ru
         config["resume"] = None
     launch.run(config, directory, resuming=resuming, hooks=hooks, quiet=quiet)
     return load(directory.path)
-
-

@@ -18,7 +18,9 @@ from seqzoo.config import plugins
 from seqzoo.errors import UserError, unknown
 
 _HERE = Path(__file__).resolve()
-CONFIGS = next(p for p in (_HERE.parents[1] / "configs", _HERE.parents[3] / "configs") if p.is_dir())
+CONFIGS = next(
+    p for p in (_HERE.parents[1] / "configs", _HERE.parents[3] / "configs") if p.is_dir()
+)
 VARIABLE = "SEQZOO_CONFIG_DIRS"  # names further folders, for this process and those it starts
 
 

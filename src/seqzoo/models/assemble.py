@@ -16,7 +16,6 @@ from seqzoo.config.schema import accepted, checked, load
 from seqzoo.config.values import Count, Flag
 from seqzoo.errors import UserError
 from seqzoo.models.block import ARRANGEMENTS, NORMS, WithCrossAttention
-from seqzoo.models.classifier import Classifier
 from seqzoo.models.encoder_decoder import Encoder, EncoderDecoder, StepwiseDecoder
 from seqzoo.models.language_model import LanguageModel, PositionEmbedding
 
@@ -213,5 +212,7 @@ def _construct(constructor: Any, given: Mapping[str, Any]) -> nn.Module:
     """Call a constructor, or the one at an import path, with those keywords that it has."""
     if isinstance(constructor, str):
         constructor = load(constructor)
-    module: nn.Module = constructor(**{k: v for k, v in given.items() if k in accepted(constructor)})
+    module: nn.Module = constructor(
+        **{k: v for k, v in given.items() if k in accepted(constructor)}
+    )
     return module

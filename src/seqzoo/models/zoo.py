@@ -41,9 +41,7 @@ class Family:
 
 
 def _recurrent(name: str) -> Family:
-    return Family(
-        f"seqzoo.mixers.recurrent:{name}", "stack", init="seqzoo.models.init:uniform"
-    )
+    return Family(f"seqzoo.mixers.recurrent:{name}", "stack", init="seqzoo.models.init:uniform")
 
 
 def _rwkv(version: int, channel: int, init: str = "rwkv") -> Family:
@@ -121,7 +119,9 @@ def declaration(name: str) -> Declaration:
         whole |= declared(path)
     for key in keys:
         if key not in whole.keys and key != "name":
-            raise UserError(f"model.{key}: in the file of model={name}, but no constructor takes it")
+            raise UserError(
+                f"model.{key}: in the file of model={name}, but no constructor takes it"
+            )
     return Declaration({k: v for k, v in whole.keys.items() if k in keys}, whole.rules)
 
 
@@ -159,14 +159,18 @@ def check_architecture(keys: Mapping[str, Any], model: Mapping[str, Any]) -> Non
     known = files.defaults("architecture", name)
     for key in keys:
         if key not in known:
-            raise UserError(f"architecture.{key}: no such key of architecture={name}{nearest(key, set(known) - {'name'})}")
+            raise UserError(
+                f"architecture.{key}: no such key of architecture={name}{nearest(key, set(known) - {'name'})}"
+            )
     found = declared(ARCHITECTURES[name])
     check(Declaration(found.keys), keys, "architecture.")
     for rule in found.rules:
         rule({**model, **keys}, "")
 
 
-def complete(name: str, architecture: str = "decoder_only", **keys: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def complete(
+    name: str, architecture: str = "decoder_only", **keys: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The whole sections `model` and `architecture`: the files' values, with `keys` in place of
     some, checked."""
     name = full_name(name)
@@ -185,6 +189,12 @@ def complete(name: str, architecture: str = "decoder_only", **keys: Any) -> tupl
 def model_keys(name: str, **keys: Any) -> dict[str, Any]:
     """The whole section `model` of a family, with `keys` in place of some, checked."""
     return complete(name, **keys)[0]
+
+
+def build_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration's model and architecture, as `build` takes them."""
+    architecture = dict(config["architecture"])
+    return {**config["model"], "architecture": architecture.pop("name"), **architecture}
 
 
 def build(
@@ -212,7 +222,5 @@ def build(
     model, whole = complete(name, architecture, **keys)
     assemble = load(ARCHITECTURES[architecture])
     options = {key: value for key, value in whole.items() if key != "name"}
-    built: LanguageModel = assemble(
-        family(name), model, vocab_size=vocab_size, **sizes, **options
-    )
+    built: LanguageModel = assemble(family(name), model, vocab_size=vocab_size, **sizes, **options)
     return built

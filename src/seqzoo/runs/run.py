@@ -14,7 +14,7 @@ from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.decoding.sampling import generate
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
-from seqzoo.models.zoo import build
+from seqzoo.models.zoo import build, build_keys
 from seqzoo.runs.directory import RunDirectory
 from seqzoo.tasks.charlm import opening
 from seqzoo.tasks.translate import Translator
@@ -272,9 +272,7 @@ def load(
         for name in ("tokenizer", "source_tokenizer")
         if (path := directory.tokenizer_path(name)) is not None
     }
-    architecture = dict(config["architecture"])
-    keys = {**config["model"], "architecture": architecture.pop("name"), **architecture}
-    model = build(**directory.sizes(), **{**keys, **model_keys})
+    model = build(**directory.sizes(), **{**build_keys(config), **model_keys})
     model.to(pick_device(device))
     directory.load_weights(model, checkpoint)
     return Run(directory, model.eval(), tokenizers)

@@ -104,7 +104,7 @@ class CharLM:
         else:
             start, fresh = self._blocks(step), True
         tokens = self.train[(start[:, None] + torch.arange(T + 1)) % N]  # (B, T + 1)
-        return TokenBatch(tokens[:, :-1], tokens[:, 1:], fresh, B * T)
+        return TokenBatch(tokens[:, :-1], tokens[:, 1:], fresh, B * T, B * T)
 
     def objective(
         self, forward: Forward, batch: TokenBatch, state: State, *, progress: float

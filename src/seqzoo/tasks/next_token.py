@@ -21,11 +21,8 @@ class TokenBatch(NamedTuple):
     targets: Tensor  # (B, T) tokens; IGNORE where there is no loss
     fresh: bool
     n_tokens: int
+    n_targets: int
     source: tuple[Any, ...] = ()  # of an encoder: tokens (B, S), and B lengths
-
-    @property
-    def n_targets(self) -> int:
-        return int((self.targets != IGNORE).sum())
 
     def to(self, device: torch.device) -> TokenBatch:
         source = tuple(x.to(device) if isinstance(x, Tensor) else x for x in self.source)

@@ -38,9 +38,7 @@ class Translator(NamedTuple):
         end = self.tokenizer.id("</s>")
 
         def greedy(prompt: Tensor, state: State, limit: int) -> list[list[int]]:
-            steps = generate(
-                self.model, prompt, state, max_tokens=limit, temperature=0, stop=end
-            )
+            steps = generate(self.model, prompt, state, max_tokens=limit, temperature=0, stop=end)
             rows: list[list[int]] = torch.stack(list(steps), 1).tolist()
             return rows
 

@@ -80,7 +80,10 @@ class Translation:
 
     def _fitting(self, max_len: int, long_pairs: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Sources, and targets with their end; pairs longer than `max_len` cut or left out."""
-        sources, targets = list(self.data.train.source), _ended(self.tokenizer, self.data.train.target)
+        sources, targets = (
+            list(self.data.train.source),
+            _ended(self.tokenizer, self.data.train.target),
+        )
         long = np.flatnonzero(lengths(sources) + lengths(targets) > max_len)
         if long_pairs == "cut":
             half = max(1, max_len // 2)  # a target that was cut has no end
@@ -169,7 +172,8 @@ class Translation:
             ended = _ended(self.source_tokenizer, sources)
             source = (padded(ended, self.pad), lengths(ended).tolist())
             n_tokens += sum(source[1])
-        return TokenBatch(tokens[:, :-1], following[:, 1:], True, n_tokens, source)
+        n_targets = sum(map(len, targets))
+        return TokenBatch(tokens[:, :-1], following[:, 1:], True, n_tokens, n_targets, source)
 
     # ---- evaluation
 

@@ -52,7 +52,7 @@ class Echo:
         tokens = torch.from_numpy(np.concatenate((words, bar, words), 1)).long()
         targets = tokens[:, 1:].clone()
         targets[:, : words.shape[1]] = IGNORE
-        return TokenBatch(tokens[:, :-1], targets, True, tokens[:, 1:].numel())
+        return TokenBatch(tokens[:, :-1], targets, True, targets.numel(), words.size)
 
     def objective(self, forward: Any, batch: TokenBatch, state: Any, *, progress: float) -> Any:
         logits, state = forward(batch.inputs, state)

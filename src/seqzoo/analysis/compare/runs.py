@@ -64,10 +64,10 @@ def load(directories: Sequence[RunDirectory]) -> list[TrainingRun]:
 
 def _read(directory: RunDirectory) -> TrainingRun:
     from seqzoo.models.cost import flops_of_training
-    from seqzoo.models.zoo import build
+    from seqzoo.models.zoo import build, build_keys
 
     config, summary = directory.config, directory.summary
-    model = build(**directory.sizes(), **config["model"]).eval()
+    model = build(**directory.sizes(), **build_keys(config)).eval()
     seq_len = summary.get("seq_len", config["task"].get("seq_len", 1))
     return TrainingRun(
         folder=directory.path,

@@ -16,7 +16,7 @@ from seqzoo.analysis.inspect.gradients import dependence, sensitivity
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
-from seqzoo.models.zoo import build
+from seqzoo.models.zoo import build, build_keys
 from seqzoo.report.text import visible
 from seqzoo.runs.run import Run
 
@@ -73,7 +73,7 @@ def measure(run: Run, *, length: int, texts: int) -> Findings:
     every = windows(np.arange(0, len(data) - length, length)[:MAX_WINDOWS])
     short = spread[:1, : min(length, MAP_TOKENS) + 1]
     torch.manual_seed(run.config["trainer"]["seed"])  # the weights with which the run began
-    fresh = build(vocab_size=model.vocab_size, **run.config["model"]).to(device).eval()
+    fresh = build(vocab_size=model.vocab_size, **build_keys(run.config)).to(device).eval()
     labels = [tokenizer.decode([i]) or f"<{i}>" for i in range(model.vocab_size)]
     return Findings(
         dependence={
@@ -99,7 +99,7 @@ def _validation_text(run: Run, length: int) -> Array:
         raise UserError(
             f"--length {length}: this model has {run.model.max_len} positions: give less"
         )
-    data: Array = tasks.prepare(task, run.tokenizer).val
+    data: Array = tasks.prepare(task, {"tokenizer": run.tokenizer}).val
     if len(data) < length + 1:
         raise UserError(f"--length {length}: the validation text has {len(data)} tokens: give less")
     return data

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seqzoo.cli import launch
 from seqzoo.cli.checks import check_folder
@@ -14,6 +13,9 @@ from seqzoo.cli.help import bench_help
 from seqzoo.cli.overrides import read_options
 from seqzoo.errors import UserError
 from seqzoo.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from seqzoo.bench.plan import Plan
 
 
 def main(arguments: list[str]) -> int:
@@ -44,22 +46,17 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _measure(config: dict[str, Any], plan: Any, folder: Path, command: str) -> None:
-    from seqzoo.bench import results, runner, tables, write
-    from seqzoo.report.text import markdown
+def _measure(config: dict[str, Any], one: Plan, folder: Path, command: str) -> None:
+    from seqzoo import bench
 
     directory = RunDirectory.claim(launch.short(folder.absolute()))
     directory.write_config(config)
-    date = datetime.now().isoformat(timespec="minutes", sep=" ")
     try:
-        raw = runner.run(plan)
+        found = bench.run(one, command)
     except UserError:
         directory.remove_if_empty()
         raise
-    found = results.summarise({"command": command, "date": date, "bench": plan.settings, **raw})
-    write.write(found, directory.path)
-    for title, head, rows in tables.tables(found):
-        print(f"\n{title}\n{markdown(head, rows)}", end="")
+    print(bench.write(found, directory.path), end="")
     print(
         f"\nwritten to {directory.path}: report.html, bench.md, bench.csv, bench.json, bench.png, "
         f"bench.svg\nnext:\n  {launch.command()} dashboard {launch.runs_folder(directory.path)}"

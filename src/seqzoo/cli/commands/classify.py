@@ -14,9 +14,7 @@ def add(parser: ArgumentParser) -> None:
         "Classify texts, or the lines of standard input: label, probability in percent, text."
     )
     add_run(parser)
-    parser.add_argument(
-        "texts", nargs="*", default=[], metavar="TEXT", help="none: standard input"
-    )
+    parser.add_argument("texts", nargs="*", default=[], metavar="TEXT", help="none: standard input")
 
 
 def run(options: Namespace) -> None:

@@ -13,7 +13,9 @@ def add(parser: ArgumentParser) -> None:
         "Continue a prompt, token by token. A state that grows keeps task.seq_len tokens."
     )
     add_run(parser)
-    parser.add_argument("--prompt", default="\n", help="what the text begins with (default: a new line)")
+    parser.add_argument(
+        "--prompt", default="\n", help="what the text begins with (default: a new line)"
+    )
     parser.add_argument("--tokens", type=count, default=300, help="how many (default: 300)")
     parser.add_argument(
         "--temperature", type=amount, default=0.8, help="0: the likeliest token (default: 0.8)"
