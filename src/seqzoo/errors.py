@@ -9,7 +9,7 @@ MAX_LISTED = 30  # names in a message; of more, only the nearest is shown
 
 
 class UserError(Exception):
-    """A request was wrong. The message is one line: what was given, what is allowed, what to change.
+    """A wrong request. The message is one line: what was given, what is allowed, what to change.
 
     The command line prints it without a traceback and exits with status 2.
     """

@@ -10,7 +10,7 @@ from seqzoo.bench.settings import BenchSettings, Mode
 from seqzoo.config import files, schema
 from seqzoo.config.devices import check_device
 from seqzoo.config.values import shown
-from seqzoo.errors import UserError, nearest
+from seqzoo.errors import UserError
 from seqzoo.models.zoo import ALIASES, FAMILIES, check_model, family
 
 
@@ -60,8 +60,8 @@ def make(cfg: Mapping[str, Any]) -> Plan:
     """
     declaration = schema.declared("seqzoo.bench.settings:BenchSettings")
     section = cfg["bench"]
-    _refuse_unknown("", cfg, ["models", "model", "bench"])
-    _refuse_unknown("bench.", section, declaration.keys)
+    schema.check_keys(cfg, ["models", "model", "bench"])
+    schema.check_keys(section, declaration.keys, "bench.")
     schema.check(declaration, section, "bench.")
     settings = BenchSettings(**section)
     check_device("bench.device", settings.device)
@@ -92,11 +92,5 @@ def _models(
                 f"model.max_len={keys['max_len']}: try model.max_len={longest}"
             )
         models[name] = keys
-    _refuse_unknown("model.", overrides, {k for keys in models.values() for k in keys} - {"name"})
+    schema.check_keys(overrides, {k for keys in models.values() for k in keys}, "model.")
     return models
-
-
-def _refuse_unknown(prefix: str, given: Mapping[str, Any], known: Any) -> None:
-    for key in given:
-        if key not in known:
-            raise UserError(f"{prefix}{key}: no such key{nearest(key, known)}")

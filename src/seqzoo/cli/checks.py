@@ -12,7 +12,7 @@ from typing import Any
 from seqzoo.cli.compose import SECTIONS
 from seqzoo.config import files, moved, plugins
 from seqzoo.config.devices import check_device
-from seqzoo.config.schema import check, declared
+from seqzoo.config.schema import check, check_keys, declared
 from seqzoo.config.values import shown
 from seqzoo.errors import UserError, nearest, unknown
 from seqzoo.models.zoo import check_architecture, check_model
@@ -73,9 +73,7 @@ def check_section(
     constructor at `path` does not allow."""
     where = where or f"{section}."
     known = files.defaults(section, name)
-    for key in values:
-        if key not in known and key != "name":
-            raise UserError(f"{where}{key}: no such key{nearest(key, set(known) - {'name'})}")
+    check_keys(values, {*known, "name"}, where)
     for key in known:
         if key not in values:
             raise UserError(f"{where}{key}: missing: give it, such as {shown(known[key])}")

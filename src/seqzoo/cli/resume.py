@@ -107,7 +107,7 @@ def same_request(root: Path, config: Mapping[str, Any]) -> RunDirectory | None:
 
 
 def _runs(root: Path) -> Iterator[RunDirectory]:
-    """Training runs at or below a folder; others, and those that cannot be read, are passed over."""
+    """Training runs at or below a folder; others are passed over."""
     for file in sorted(root.rglob("config.yaml")):
         try:
             directory = RunDirectory.open(file.parent)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_args, get_origin
 
 from seqzoo.config.values import describe, shown
-from seqzoo.errors import UserError
+from seqzoo.errors import UserError, nearest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,6 +58,18 @@ def check(declaration: Declaration, values: Mapping[str, Any], where: str = "") 
             check_value(f"{where}{key}", value, declaration.keys[key])
     for rule in declaration.rules:
         rule(values, where)
+
+
+def check_keys(values: Iterable[str], known: Iterable[str], where: str = "") -> None:
+    """Refuse a key that is not known.
+
+    Raises:
+        UserError: the key, and the nearest one that is known.
+    """
+    known = set(known)
+    for key in values:
+        if key not in known:
+            raise UserError(f"{where}{key}: no such key{nearest(key, known - {'name'})}")
 
 
 def check_value(name: str, value: Any, annotation: Any) -> None:

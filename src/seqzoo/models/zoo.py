@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from seqzoo.config import files, plugins
-from seqzoo.config.schema import Declaration, check, declared, load
-from seqzoo.errors import UserError, nearest, unknown
+from seqzoo.config.schema import Declaration, check, check_keys, declared, load
+from seqzoo.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from seqzoo.models.language_model import LanguageModel
@@ -119,9 +119,7 @@ def declaration(name: str) -> Declaration:
         whole |= declared(path)
     for key in keys:
         if key not in whole.keys and key != "name":
-            raise UserError(
-                f"model.{key}: in the file of model={name}, but no constructor takes it"
-            )
+            raise UserError(f"model.{key}: in the file of {name}, but no constructor takes it")
     return Declaration({k: v for k, v in whole.keys.items() if k in keys}, whole.rules)
 
 
@@ -140,10 +138,8 @@ def check_model(keys: Mapping[str, Any]) -> None:
         UserError: an unknown key, a value out of range, heads that do not divide the width.
     """
     name = keys["name"]
-    known = files.defaults("model", full_name(name)) if family(name) else {}
-    for key in keys:
-        if key not in known:
-            raise UserError(f"model.{key}: no such key{nearest(key, set(known) - {'name'})}")
+    family(name)  # refuses an unknown one
+    check_keys(keys, files.defaults("model", full_name(name)), "model.")
     check(declaration(name), keys, "model.")
 
 
@@ -156,12 +152,7 @@ def check_architecture(keys: Mapping[str, Any], model: Mapping[str, Any]) -> Non
     name = keys["name"]
     if name not in ARCHITECTURES:
         raise unknown("architecture", name, ARCHITECTURES)
-    known = files.defaults("architecture", name)
-    for key in keys:
-        if key not in known:
-            raise UserError(
-                f"architecture.{key}: no such key of architecture={name}{nearest(key, set(known) - {'name'})}"
-            )
+    check_keys(keys, files.defaults("architecture", name), "architecture.")
     found = declared(ARCHITECTURES[name])
     check(Declaration(found.keys), keys, "architecture.")
     for rule in found.rules:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from seqzoo.config import files, plugins
-from seqzoo.config.schema import Declaration, Rule, accepted, check, declared, load
-from seqzoo.errors import UserError, nearest, unknown
+from seqzoo.config.schema import Declaration, Rule, accepted, check, check_keys, declared, load
+from seqzoo.errors import UserError, unknown
 from seqzoo.tasks import fit
 
 if TYPE_CHECKING:
@@ -118,10 +118,8 @@ def declaration(name: str) -> Declaration:
 
 def check_task(keys: Mapping[str, Any]) -> None:
     """Refuse a task configuration with a key or a value that is not allowed."""
-    known = files.defaults("task", keys["name"]) if entry(keys["name"]) else {}
-    for key in keys:
-        if key not in known:
-            raise unknown_key("task", key, known)
+    entry(keys["name"])  # refuses an unknown one
+    check_keys(keys, files.defaults("task", keys["name"]), "task.")
     check(declaration(keys["name"]), keys, "task.")
 
 
@@ -137,11 +135,6 @@ def check_fit(config: Mapping[str, Any]) -> None:
     fit.positions_suffice(config, one.length)
     for rule in one.rules:
         rule(config, "")
-
-
-def unknown_key(section: str, key: str, known: Mapping[str, Any]) -> UserError:
-    """The refusal of a key that a section lacks."""
-    return UserError(f"{section}.{key}: no such key{nearest(key, set(known) - {'name'})}")
 
 
 def prepare(keys: Mapping[str, Any], existing: Mapping[str, Any] = {}, **options: Any) -> Any:
