@@ -565,9 +565,7 @@ def test_the_model_is_the_first_column_of_hparams(tmp_path: Path, text_file: Pat
     assert columns[0] == "model.name" and len(set(columns)) == len(columns) > 30
 
 
-def test_wandb_offline(
-    tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wandb_offline(tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     keys = {**files.defaults("logger", "wandb"), "mode": "offline"}
@@ -597,9 +595,7 @@ def test_a_logger_that_is_not_installed(tmp_path: Path, text_file: Path) -> None
 # ---- metrics
 
 
-def test_the_higher_is_better_where_a_task_declares_it(
-    tmp_path: Path, text_file: Path
-) -> None:
+def test_the_higher_is_better_where_a_task_declares_it(tmp_path: Path, text_file: Path) -> None:
     """The accuracy of this task falls with every evaluation: its first is the best."""
     values = iter((0.5, 0.4, 0.3, 0.5, 0.2, 0.2))
 

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seqzoo.cli.compose import SECTIONS
-from seqzoo.config import files, moved, plugins
+from seqzoo.cli.compose import NAMED, SECTIONS
+from seqzoo.config import files, moved
 from seqzoo.config.devices import check_device
 from seqzoo.config.schema import check, check_keys, declared
 from seqzoo.config.values import shown
-from seqzoo.errors import UserError, nearest, unknown
+from seqzoo.errors import UserError, nearest
 from seqzoo.models.zoo import check_architecture, check_model
 from seqzoo.tasks import check_fit, check_task
-from seqzoo.training.tables import LOGGERS, OPTIMIZERS, SCHEDULES
+from seqzoo.training.tables import path_of
 
 TRAINER = "seqzoo.training.settings:TrainerSettings"
 OTHER = ("resume", "plugins", "hydra")
@@ -36,17 +36,13 @@ def check_config(config: Mapping[str, Any]) -> None:
     check_fit(config)
     check_section("trainer", config["trainer"], "default", TRAINER)
     check_device("trainer.device", config["trainer"]["device"])
-    for section, table in (("optim", OPTIMIZERS), ("schedule", SCHEDULES)):
-        known = plugins.registered(section, table)
+    for section in ("optim", "schedule"):
         name = config[section]["name"]
-        if name not in known:
-            raise unknown(section, name, known)
-        check_section(section, config[section], name, known[name])
-    loggers = plugins.registered("loggers", LOGGERS)
-    for name, keys in config["logger"].items():
-        if name not in loggers:
-            raise unknown("logger", name, loggers)
-        check_section("logger", keys or {}, name, loggers[name], f"logger.{name}.")
+        check_section(section, config[section], name, path_of(section, name))
+    for section in NAMED:
+        for name, keys in config[section].items():
+            path = path_of(section, name)
+            check_section(section, keys or {}, name, path, f"{section}.{name}.")
 
 
 def _check_sections(config: Mapping[str, Any]) -> None:
@@ -62,7 +58,7 @@ def _check_sections(config: Mapping[str, Any]) -> None:
         if not isinstance(values, dict) or not isinstance(values.get("name", ""), str):
             raise UserError(f"{section}: give a name: {', '.join(files.names(section))}")
         for key, value in values.items():
-            if section != "logger":
+            if section not in NAMED:
                 moved.refuse_moved(f"{section}.{key}", shown(value))
 
 

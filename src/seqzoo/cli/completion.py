@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.cli import help as helps
+from seqzoo.cli.compose import GROUPS
 from seqzoo.cli.main import COMMANDS, command_parser
 from seqzoo.config import files
 from seqzoo.config.schema import declared
 from seqzoo.config.values import choices, shown
 from seqzoo.models.zoo import families, full_name
 
-GROUPS = ("model", "architecture", "task", "optim", "schedule", "logger", "experiment")
 FLAGS = ("-m", "--multirun", "--cfg", "--config-dir", "--config-name", "--info", "--help")
 
 # bash replaces what follows the last break character, which `=` usually is: the rest is taken off.
@@ -100,7 +100,7 @@ def _keys(before: list[str]) -> dict[str, tuple[Any, Any]]:
             chosen[group] = name
     config = {group: files.defaults(group, name) for group, name in chosen.items()}
     config["trainer"].pop("name", None)
-    found = helps.declarations({**config, "logger": {}})
+    found = helps.declarations({**config, "logger": {}, "hook": {}})
     return {
         f"{section}.{key}": (value, found[section].keys.get(key))
         for section, values in config.items()

@@ -19,8 +19,9 @@ from typing import Any
 from seqzoo.config import files, moved, plugins
 from seqzoo.errors import UserError, nearest
 
-GROUPS = ("model", "architecture", "task", "optim", "schedule", "logger", "experiment")
-SECTIONS = ("model", "architecture", "task", "optim", "schedule", "trainer", "logger")
+NAMED = ("logger", "hook")  # sections with a section inside for each choice, by its name
+SECTIONS = ("model", "architecture", "task", "optim", "schedule", "trainer", *NAMED)
+GROUPS = (*(section for section in SECTIONS if section != "trainer"), "experiment")
 
 
 def parse(texts: Sequence[str], *, multirun: bool = False) -> list[Any]:

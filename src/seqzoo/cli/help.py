@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from seqzoo.cli.checks import TRAINER
-from seqzoo.cli.compose import GROUPS
-from seqzoo.config import files, plugins
+from seqzoo.cli.compose import GROUPS, NAMED
+from seqzoo.config import files
 from seqzoo.config.schema import Declaration, declared
 from seqzoo.config.values import choices, shown
 from seqzoo.models import zoo
 from seqzoo.tasks import declaration as task_declaration
-from seqzoo.training.tables import LOGGERS, OPTIMIZERS, SCHEDULES
+from seqzoo.training.tables import path_of
 
 TRAIN = """\
 seqzoo train [-m] [--cfg job] [KEY=VALUE ...]: train a model of the zoo on a task.
@@ -56,17 +56,18 @@ BENCH_SETTINGS = "seqzoo.bench.settings:BenchSettings"
 
 def declarations(config: Mapping[str, Any]) -> dict[str, Declaration]:
     """What the keys of each section allow, for the choices of a configuration."""
-    name = {section: config[section].get("name") for section in config if section != "logger"}
+    name = {key: config[key].get("name") for key in config if key not in NAMED}
     found = {
         "model": zoo.declaration(name["model"]),
         "architecture": declared(zoo.ARCHITECTURES[name["architecture"]]),
         "task": task_declaration(name["task"]),
+        "optim": declared(path_of("optim", name["optim"])),
+        "schedule": declared(path_of("schedule", name["schedule"])),
         "trainer": declared(TRAINER),
     }
-    for section, table in (("optim", OPTIMIZERS), ("schedule", SCHEDULES)):
-        found[section] = declared(plugins.registered(section, table)[name[section]])
-    for logger in config["logger"]:
-        found[f"logger.{logger}"] = declared(plugins.registered("loggers", LOGGERS)[logger])
+    for section in NAMED:
+        for choice in config[section]:
+            found[f"{section}.{choice}"] = declared(path_of(section, choice))
     return found
 
 
@@ -82,9 +83,9 @@ def train_help(config: Mapping[str, Any]) -> str:
         lines += [" " * 17 + more for more in names[1:]]
     lines.append("\nKeys of these choices; give another model=NAME or task=NAME to see its keys.")
     for section, declaration in declarations(config).items():
-        group, _, logger = section.partition(".")
-        values = (config[group].get(logger) or {}) if logger else config[group]
-        name = logger or values.get("name", "default")
+        group, _, choice = section.partition(".")
+        values = (config[group].get(choice) or {}) if choice else config[group]
+        name = choice or values.get("name", "default")
         lines += section_help(section, files.comments(group, name), values, declaration)
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from seqzoo.models.zoo import full_name
 from seqzoo.runs.directory import RunDirectory
 
 LIMITS = {"max_steps": "steps", "max_seconds": "train_seconds", "max_epochs": "epochs"}
-CHANGEABLE = ("trainer", "logger")  # sections that a resumed run may get other values of
+CHANGEABLE = ("trainer", "logger", "hook")  # sections that a resumed run may get other values of
 
 
 def resumed_config(directory: RunDirectory, overrides: Sequence[Any]) -> dict[str, Any]:
@@ -83,9 +84,7 @@ def interrupted(root: Path, overrides: Sequence[Any]) -> RunDirectory | None:
     matching = [
         directory
         for directory in _runs(root)
-        if directory.has_checkpoint()
-        and directory.summary.get("status") != "finished"
-        and all(_agrees(override, directory.config) for override in asked)
+        if directory.unfinished() and all(_agrees(override, directory.config) for override in asked)
     ]
     return max(matching, key=lambda directory: directory.last_written, default=None)
 
@@ -108,13 +107,10 @@ def same_request(root: Path, config: Mapping[str, Any]) -> RunDirectory | None:
 
 def _runs(root: Path) -> Iterator[RunDirectory]:
     """Training runs at or below a folder; others are passed over."""
-    for file in sorted(root.rglob("config.yaml")):
-        try:
-            directory = RunDirectory.open(file.parent)
+    for directory in RunDirectory.below(root):
+        with suppress(UserError):
             directory.config  # noqa: B018 (reads it)
-        except UserError:
-            continue
-        yield directory
+            yield directory
 
 
 def search_root(config: Mapping[str, Any], overrides: Sequence[Any], *, sweep: bool) -> Path:

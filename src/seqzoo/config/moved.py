@@ -66,5 +66,6 @@ def current(config: Mapping[str, Any]) -> dict[str, Any]:
         "schedule": schedule,
         "trainer": trainer,
         "logger": {"tensorboard": {}},
+        "hook": {},
         **rest,
     }

@@ -64,13 +64,13 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
-        """The directory of a run that exists.
+        """The directory of a run that exists, or the folder `model` of one.
 
         Raises:
             UserError: there is none.
         """
         directory = cls(path)
-        if not (directory.path / "config.yaml").is_file():
+        if not (directory.path / "config.yaml").is_file() and not directory._is_model:
             raise UserError(
                 f"{path}: no run directory (no config.yaml in it): give one that seqzoo train made"
             )
@@ -116,11 +116,14 @@ class RunDirectory:
 
         from seqzoo.config.moved import current
 
-        path = RunDirectory.open(self.path).path / "config.yaml"
+        RunDirectory.open(self.path)  # refuses what is no run
+        path = self.path / ("config.json" if self._is_model else "config.yaml")
         try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+        except (OSError, yaml.YAMLError, UnicodeDecodeError):
             config = None
+        if self._is_model and isinstance(config, Mapping):
+            config = config.get("run")
         sections = ("model", "task", "trainer")
         if not isinstance(config, Mapping) or not all(
             isinstance(config.get(section), Mapping) for section in sections
@@ -210,39 +213,49 @@ class RunDirectory:
     # ---- the exported model
 
     @property
+    def model(self) -> Path:
+        """The folder of the exported model; the directory itself where it is such a folder."""
+        return self.path if self._is_model else self.path / "model"
+
+    @property
+    def _is_model(self) -> bool:
+        described = (self.path / "config.json").is_file()
+        return described and not (self.path / "config.yaml").exists()
+
+    @property
     def weights(self) -> Path:
         """Of the exported model; there is no such file before the run has ended."""
-        return self.path / "model" / "model.safetensors"
+        return self.model / "model.safetensors"
 
     def sizes(self) -> dict[str, int]:
         """What `build` needs to know of the data: `vocab_size`, and `source_vocab_size` or
         `n_classes` where the model has them."""
-        described = json.loads((self.path / "model" / "config.json").read_text(encoding="utf-8"))
+        described = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
         return {key: described[key] for key in SIZES if key in described}
 
     def tokenizer_path(self, name: str = "tokenizer") -> Path | None:
         """The file of a tokenizer of the exported model, if there is one of that name."""
-        path = self.path / "model" / f"{name}.json"
+        path = self.model / f"{name}.json"
         return path if path.exists() else None
 
     def describe_model(
         self,
-        keys: Mapping[str, Any],
+        config: Mapping[str, Any],
         sizes: Mapping[str, int],
         tokenizers: Mapping[str, Tokenizer],
     ) -> None:
         """Write all that it takes to load the model elsewhere, but for the weights.
 
         Args:
-            keys: of the model and of its architecture.
+            config: of the run; the folder `model` keeps it, and so loads by itself.
             sizes: see `sizes`.
             tokenizers: by the name of their file.
         """
-        folder = self.path / "model"
-        folder.mkdir(exist_ok=True)
-        write_text(folder / "config.json", json.dumps({**keys, **sizes}, indent=1) + "\n")
+        self.model.mkdir(exist_ok=True)
+        described = {**config["model"], **sizes, "run": dict(config)}
+        write_text(self.model / "config.json", json.dumps(described, indent=1) + "\n")
         for name, tokenizer in tokenizers.items():
-            tokenizer.save(folder / f"{name}.json")
+            tokenizer.save(self.model / f"{name}.json")
 
     def load_weights(self, model: nn.Module, checkpoint: str | None = None) -> None:
         """Give a model the weights of `best` or `last`; without a name the exported ones, or those

@@ -194,15 +194,13 @@ class Run:
         Raises:
             UserError: the task is no classification; one text that is not in a list.
         """
-        from seqzoo.tasks.classification import classify
+        from seqzoo.tasks.classification import predict
 
         self._require("classify")
         if isinstance(texts, str):
             raise UserError(f"{texts!r}: give a list of texts")
-        return classify(self.model, self.tokenizer, self._labels(), texts)
-
-    def _labels(self) -> list[str]:
-        return list(self.summary.get("labels", self.directory.labels()))
+        labels, max_len = self._tokenizers["labels"], self.config["task"]["max_len"]
+        return predict(self.model, self.tokenizer, labels, texts, max_len=max_len)
 
     # ---- any task
 
@@ -269,7 +267,7 @@ def load(
     config = directory.config
     tokenizers = {
         name: Tokenizer.load(path)
-        for name in ("tokenizer", "source_tokenizer")
+        for name in ("tokenizer", "source_tokenizer", "labels")
         if (path := directory.tokenizer_path(name)) is not None
     }
     model = build(**directory.sizes(), **{**build_keys(config), **model_keys})

@@ -1,14 +1,17 @@
 """What happens now and then during a training, and at its end.
 
-A hook is called after every step that is a multiple of its `every`, in the order of the table
-`seqzoo.training.tables.HOOKS`; hooks of plugins and those given to `train(hooks=[...])` come after ours.
+A hook is called after every step that is a multiple of its `every`: first the hooks of every run, in
+the order of `run_hooks`, then those of the configuration (`hook=[NAME]`), then those given from
+Python.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count
 from seqzoo.training.settings import TrainerSettings
 
 if TYPE_CHECKING:
@@ -23,11 +26,6 @@ class Hook:
     """
 
     every: int | None = None
-
-    @classmethod
-    def from_settings(cls, settings: TrainerSettings) -> Self:
-        """The hook of a run with these settings; a plugin's class is made by this too."""
-        return cls()
 
     def is_due(self, step: int) -> bool:
         return self.every is not None and step % self.every == 0
@@ -48,10 +46,6 @@ class Log(Hook):
     def __init__(self, every: int) -> None:
         self.every = every
 
-    @classmethod
-    def from_settings(cls, settings: TrainerSettings) -> Self:
-        return cls(settings.log_every)
-
     def on_step(self, training: Training) -> None:
         values = {
             "train/loss": training.mean_loss(),
@@ -69,10 +63,6 @@ class Evaluate(Hook):
     def __init__(self, every: int | None) -> None:
         self.every = every
         self.measured_at = -1
-
-    @classmethod
-    def from_settings(cls, settings: TrainerSettings) -> Self:
-        return cls(settings.eval_every)
 
     def on_step(self, training: Training) -> None:
         if not training.is_last_step:
@@ -106,10 +96,6 @@ class Sample(Hook):
         self.every = every
         self.sampled_at = -1
 
-    @classmethod
-    def from_settings(cls, settings: TrainerSettings) -> Self:
-        return cls(settings.sample_every)
-
     def on_step(self, training: Training) -> None:
         if not training.is_last_step:
             self.sample(training)
@@ -134,10 +120,45 @@ class SaveCheckpoint(Hook):
     def __init__(self, every: int | None) -> None:
         self.every = every
 
-    @classmethod
-    def from_settings(cls, settings: TrainerSettings) -> Self:
-        return cls(settings.checkpoint_every)
-
     def on_step(self, training: Training) -> None:
         if not training.is_last_step:
             training.save()
+
+
+def run_hooks(settings: TrainerSettings) -> list[Hook]:
+    """The hooks of every run, in the order in which they are called after a step."""
+    return [
+        Log(settings.log_every),
+        Evaluate(settings.eval_every),
+        Sample(settings.sample_every),
+        SaveCheckpoint(settings.checkpoint_every),
+    ]
+
+
+class EarlyStopping(Hook):
+    """End the run when evaluations no longer improve the task's first metric.
+
+    Args:
+        patience: evaluations in a row that are no better than the best one.
+    """
+
+    every = 1
+
+    @checked()
+    def __init__(self, *, patience: Count) -> None:
+        self.patience = patience
+        self.seen: dict[str, float] = {}
+        self.in_vain = 0
+
+    def on_step(self, training: Training) -> None:
+        if training.metrics is self.seen or not training.metrics:
+            return
+        self.seen = training.metrics
+        improved = training.best.get("step") == training.step
+        self.in_vain = 0 if improved else self.in_vain + 1
+        if self.in_vain >= self.patience:
+            training.terminal.line(
+                f"stopped early: {self.patience} evaluations no better than that of step "
+                f"{training.best.get('step', 0):,}"
+            )
+            training.stop()

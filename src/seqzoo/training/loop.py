@@ -22,7 +22,7 @@ from seqzoo.state import State
 from seqzoo.training.device import keep_freed_memory, pick_device, pick_dtype
 from seqzoo.training.export import export
 from seqzoo.training.forward import Forward
-from seqzoo.training.hooks import Hook
+from seqzoo.training.hooks import Hook, run_hooks
 from seqzoo.training.loggers import Loggers, MetricsFile
 from seqzoo.training.meter import Meter
 from seqzoo.training.settings import TrainerSettings
@@ -48,8 +48,8 @@ def train(
 
     Args:
         config: the whole configuration, with the sections `model`, `architecture`, `task`, `optim`,
-            `schedule`, `trainer` and `logger` (a section for each logger by its name; without any
-            it is TensorBoard's).
+            `schedule`, `trainer`, `logger` and `hook` (a section for each logger and hook by its
+            name; without any logger it is TensorBoard's).
         directory: of the run; it has its config.yaml already.
         hooks: called after those of every run.
         resume: go on from the `last` checkpoint in the directory.
@@ -65,7 +65,11 @@ def train(
     training = Training(model, task, config, directory, quiet=quiet)
     if resume:
         training.load()
-    called = [*make_hooks(training.settings), *hooks]
+    called = [
+        *run_hooks(training.settings),
+        *make_hooks(config.get("hook") or {}),
+        *hooks,
+    ]
     with _stopped_by_signals(training), training.logging():
         for hook in called:
             hook.on_start(training)
@@ -314,8 +318,7 @@ class Training:
         """Around the whole training: opens the run's files and loggers, and closes them with the
         summary; where the training fails, with what is known."""
         model, directory = self.model, self.directory
-        described = {**self.config["model"], "architecture": self.config["architecture"]}
-        directory.describe_model(described, self.task.sizes(), self.task.tokenizers())
+        directory.describe_model(self.config, self.task.sizes(), self.task.tokenizers())
         shown = (self.best_metric, "train/loss", "bench/train_tokens_per_second")
         self.loggers.start(directory, self.config, step=self.step, metrics=shown)
         self.terminal.line(

@@ -111,7 +111,9 @@ class Together:
         for part, first in zip(self.parts, self._firsts(), strict=True):
             own = part.state_dict()
             state |= {first + i: slots for i, slots in own["state"].items()}
-            groups += [{**g, "params": [first + i for i in g["params"]]} for g in own["param_groups"]]
+            groups += [
+                {**g, "params": [first + i for i in g["params"]]} for g in own["param_groups"]
+            ]
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 of these tables.
 
 This module loads no torch. To add to a table: one class or function, a line here, and a YAML file in
-``configs/optim``, ``configs/schedule`` or ``configs/logger``.
+``configs/optim``, ``configs/schedule``, ``configs/logger`` or ``configs/hook``.
 """
 
 from __future__ import annotations
@@ -26,46 +26,61 @@ SCHEDULES = {
     "linear": "seqzoo.training.schedules:linear",
     "constant": "seqzoo.training.schedules:constant",
 }
+# A logger: class(**keys) with the methods of `seqzoo.training.loggers.Logger`.
 LOGGERS = {
     "tensorboard": "seqzoo.training.loggers:TensorBoard",
     "wandb": "seqzoo.training.loggers:Wandb",
     "trackio": "seqzoo.training.loggers:Trackio",
 }
-# Hooks of every run, in the order in which they are called after a step.
+# A hook that a configuration can add: class(**keys), derived from `seqzoo.training.hooks.Hook`.
 HOOKS = {
-    "log": "seqzoo.training.hooks:Log",
-    "evaluate": "seqzoo.training.hooks:Evaluate",
-    "sample": "seqzoo.training.hooks:Sample",
-    "checkpoint": "seqzoo.training.hooks:SaveCheckpoint",
+    "early_stopping": "seqzoo.training.hooks:EarlyStopping",
 }
 
 
 def make_optimizer(keys: Mapping[str, Any], model: Any) -> Any:
     """The optimiser of a configuration's section `optim`, over the parameters of a model."""
-    return _find("optim", keys["name"], OPTIMIZERS)(model, **_but_name(keys))
+    return load(path_of("optim", keys["name"]))(model, **_but_name(keys))
 
 
 def make_schedule(keys: Mapping[str, Any]) -> Any:
     """The schedule of a configuration's section `schedule`."""
-    return _find("schedule", keys["name"], SCHEDULES)(**_but_name(keys))
+    return load(path_of("schedule", keys["name"]))(**_but_name(keys))
 
 
 def make_loggers(sections: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     """The loggers of a configuration's section `logger`, which has a section for each of them."""
-    return [_find("logger", name, LOGGERS)(**(keys or {})) for name, keys in sections.items()]
+    return [load(path_of("logger", name))(**(keys or {})) for name, keys in sections.items()]
 
 
-def make_hooks(settings: Any) -> list[Any]:
-    """The hooks of every run: ours, then those of plugins."""
-    return [load(path).from_settings(settings) for path in registered("hooks", HOOKS).values()]
+def make_hooks(sections: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """The hooks of a configuration's section `hook`, which has a section for each of them."""
+    return [load(path_of("hook", name))(**(keys or {})) for name, keys in sections.items()]
 
 
-def _find(kind: str, name: str, builtin: Mapping[str, str]) -> Any:
-    """What a table, or a plugin, has under a name."""
-    known = registered("loggers" if kind == "logger" else kind, builtin)
+def path_of(kind: str, name: str) -> str:
+    """The import path of an optimiser, schedule, logger or hook.
+
+    Args:
+        kind: the section of the configuration: `optim`, `schedule`, `logger` or `hook`.
+
+    Raises:
+        UserError: none of that name; the nearest name is offered.
+    """
+    field, builtin = TABLES[kind]
+    known = registered(field, builtin)
     if name not in known:
         raise unknown(kind, name, known)
-    return load(known[name])
+    return str(known[name])
+
+
+# For each section of a configuration the field of `Plugin`, and the built-in table.
+TABLES = {
+    "optim": ("optim", OPTIMIZERS),
+    "schedule": ("schedule", SCHEDULES),
+    "logger": ("loggers", LOGGERS),
+    "hook": ("hooks", HOOKS),
+}
 
 
 def _but_name(keys: Mapping[str, Any]) -> dict[str, Any]:

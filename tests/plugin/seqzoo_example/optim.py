@@ -23,7 +23,7 @@ class SignDescent(torch.optim.Optimizer):
 
 @checked()
 def sign(model: nn.Module, *, lr: Positive) -> SignDescent:
-    return SignDescent([{"params": list(model.parameters()), "peak_lr": lr}], {"lr": lr})
+    return SignDescent([{"params": list(model.parameters())}], {"lr": lr})
 
 
 class Halving:
