@@ -261,7 +261,10 @@ class _Source:
             module, original = self.imported[name]
             package, _, rest = module.partition(".")
             if package not in _FOREIGN and (package != "seqzoo" or rest.startswith("config")):
-                return getattr(import_module(module), original)
+                loaded = import_module(module)
+                if not hasattr(loaded, original):  # a module in a package
+                    return import_module(f"{module}.{original}")
+                return getattr(loaded, original)
         raise NameError(name)
 
 

@@ -16,6 +16,7 @@ from seqzoo.config.schema import accepted, checked, load
 from seqzoo.config.values import Count, Flag
 from seqzoo.errors import UserError
 from seqzoo.models.block import ARRANGEMENTS, NORMS, WithCrossAttention
+from seqzoo.models.classifier import Classifier
 from seqzoo.models.encoder_decoder import Encoder, EncoderDecoder, StepwiseDecoder
 from seqzoo.models.language_model import LanguageModel, PositionEmbedding
 
@@ -197,8 +198,7 @@ def encoder_decoder(
 def _encoder(backbone: Backbone, vocab_size: int, both_ways: bool) -> Encoder:
     """An encoder that reads one way, or both: in one stack where the family has a mixer for that,
     else in two."""
-    mixer = backbone.family.encoder if both_ways else None
-    stacks = [backbone.layers(mixer) for _ in range(1 if mixer or not both_ways else 2)]
+    stacks = _stacks(backbone, both_ways)
     return Encoder(
         embedding=backbone.embedding(vocab_size),
         norm_in=backbone.norm_in(),
@@ -206,6 +206,38 @@ def _encoder(backbone: Backbone, vocab_size: int, both_ways: bool) -> Encoder:
         stacks=stacks,
         norms=[backbone.final_norm() for _ in stacks],
     )
+
+
+def classifier(
+    family: Family,
+    keys: Keys,
+    *,
+    vocab_size: int,
+    n_classes: int,
+    pooling: Literal["last", "mean", "max"],
+    bidirectional: Flag,
+) -> Classifier:
+    """Layers whose outputs are pooled into one vector, and a head over the classes."""
+    backbone = Backbone.of(family, keys)
+    stacks = _stacks(backbone, bidirectional)
+    return Classifier(
+        embedding=backbone.embedding(vocab_size),
+        norm_in=backbone.norm_in(),
+        stacks=stacks,
+        norms=[backbone.final_norm() for _ in stacks],
+        dropout=keys["dropout"],
+        pooling=pooling,
+        bidirectional=bidirectional,
+        n_classes=n_classes,
+        max_len=keys["max_len"] if backbone.adds_positions else None,
+    )
+
+
+def _stacks(backbone: Backbone, both_ways: bool) -> list[list[nn.Module]]:
+    """One stack of layers, or two for both directions, unless the family has a mixer that sees the
+    whole sequence."""
+    mixer = backbone.family.encoder if both_ways else None
+    return [backbone.layers(mixer) for _ in range(1 if mixer or not both_ways else 2)]
 
 
 def _construct(constructor: Any, given: Mapping[str, Any]) -> nn.Module:

@@ -17,7 +17,7 @@ from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Flag
 from seqzoo.config.values import Dropout as DropoutShare
 from seqzoo.models.block import Dropout
-from seqzoo.models.language_model import evaluating, through
+from seqzoo.models.language_model import evaluating, run_layers
 from seqzoo.state import State, grows
 
 Pooling = Literal["last", "mean", "max"]
@@ -115,7 +115,7 @@ class Classifier(nn.Module):
             return self.head(read(tokens, sizes)), None
         x = self._embed(tokens)
         before: ClassifierState = state or ClassifierState(None, None)
-        y, layers = through(self.stacks[0], x, before.layers)  # type: ignore[arg-type]
+        y, layers = run_layers(self.stacks[0], x, before.layers)  # type: ignore[arg-type]
         features, pooled = self._pool(self.norms[0](y), _tensor(sizes, x), before.pooled)
         after = ClassifierState(layers, pooled) if min(sizes) == T else None
         return self.head(features), after
@@ -127,7 +127,7 @@ class Classifier(nn.Module):
         features = []
         for rows in groups:
             x = self._embed(tokens[rows, : sizes[rows[0]]])
-            y, _ = through(self.stacks[0], x, None)  # type: ignore[arg-type]
+            y, _ = run_layers(self.stacks[0], x, None)  # type: ignore[arg-type]
             full = _tensor([y.shape[1]] * len(rows), x)
             features.append(self._pool(self.norms[0](y), full, None)[0])
         order = _tensor([row for rows in groups for row in rows], tokens)
@@ -143,7 +143,7 @@ class Classifier(nn.Module):
         features = []
         for direction, (layers, norm) in enumerate(zip(self.stacks, self.norms, strict=True)):
             read = x.take_along_dim(backwards[..., None], 1) if direction else x
-            y, _ = through(layers, read, None)  # type: ignore[arg-type]
+            y, _ = run_layers(layers, read, None)  # type: ignore[arg-type]
             features.append(self._pool(norm(y), lengths, None)[0])
         return torch.cat(features, -1)
 

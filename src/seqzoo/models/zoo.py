@@ -156,7 +156,7 @@ def check_architecture(keys: Mapping[str, Any], model: Mapping[str, Any]) -> Non
     found = declared(ARCHITECTURES[name])
     check(Declaration(found.keys), keys, "architecture.")
     for rule in found.rules:
-        rule({**model, **keys}, "")
+        rule({**model, **keys}, "architecture.")
 
 
 def complete(

@@ -44,8 +44,8 @@ def align(
         None where no operation has weights on the source, as in an RNN that has only its state, and
         where the model has too few positions for the pair.
     """
-    source = source[: model.longest_source]
-    if not len(source) or len(target) + 1 > model.room(len(source) + model.reads_source):
+    source = source[: model.max_source_len]
+    if not len(source) or len(target) + 1 > model.positions_left(len(source) + model.reads_source):
         return None
     if model.reads_source:
         source = np.append(source, source_tokenizer.id("</s>"))
@@ -54,9 +54,9 @@ def align(
         torch.from_numpy(ids.astype(np.int64))[None].to(device) for ids in (source, target)
     )
     with evaluating(model):
-        prompt, state = model.begin(sources, tokenizer.id("<s>"))
+        prompt, state = model.start(sources, tokenizer.id("<s>"))
         # A growing state that began with the encoder's has the source in its past.
-        of = "source" if model.reads_source and not model.wants_one_length else "past"
+        of = "source" if model.reads_source and not model.needs_equal_lengths else "past"
         with ops.watching(of) as calls:
             model(torch.cat((prompt, targets), 1), state)
     T, S = len(target) + 1, len(source)
