@@ -21,7 +21,7 @@ def load_hub(name: str, subset: str | None, *, instead: str, **options: Any) -> 
     """
     _give_up_early_without_network()
     try:
-        import datasets  # type: ignore[import-untyped]
+        import datasets
 
         return datasets.load_dataset(name, subset, **options)
     except Exception as error:  # some ten unrelated types mean that a data set cannot be had

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from num2words import CONVERTER_CLASSES  # type: ignore[import-untyped]
+from num2words import CONVERTER_CLASSES
 
 from seqzoo.data.cache import cached
 from seqzoo.data.files import split_lines

@@ -22,7 +22,7 @@ def digest(parts: Iterable[Sequence[Row]]) -> str:
 
 
 def held_out_size(total: int, wanted: int) -> int:
-    """How many of `total` rows to hold out for a part, where `wanted` are asked for."""
+    """The number of `total` rows to hold out for a part: `wanted`, at most a tenth of all."""
     return min(wanted, total // _HELD_OUT)
 
 

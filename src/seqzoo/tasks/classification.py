@@ -263,8 +263,9 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
     """A confusion matrix: true classes down the side, predicted ones along the top; black is every
     text of a true class."""
     n = len(names)
+    column = 0.75 if n <= 4 else 0.45  # inches; names stand upright above narrow columns
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    figure = new_figure(max(3.2, 0.45 * n + 1.8), max(2.8, 0.4 * n + 1.4))
+    figure = new_figure(column * n + 2.0, max(2.8, 0.4 * n + 1.4))
     axes: Any = figure.subplots()
     image = axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
     axes.set_xticks(range(n), names, rotation=90 if n > 4 else 0)
@@ -273,6 +274,7 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
     axes.grid(False)
     axes.set_ylabel("true class")
     axes.set_xlabel("predicted class")
+    axes.xaxis.set_label_position("top")
     for true, predicted in np.ndindex(*counts.shape) if n <= 20 else ():
         colour = "white" if shares[true, predicted] > 0.5 else "black"
         text = f"{counts[true, predicted]}"
