@@ -1,7 +1,8 @@
 """What happens now and then during a training, and at its end.
 
-A hook is called after every step that is a multiple of its `every`, in the order of the table
-`seqzoo.training.tables.HOOKS`; hooks of plugins and those given to `train(hooks=[...])` come after ours.
+A hook is called after every step that is a multiple of its `every`: first those of the table
+`seqzoo.training.tables.HOOKS` in its order, then those of plugins, then those of
+`train(hooks=[...])`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from seqzoo.training.settings import TrainerSettings
 
 if TYPE_CHECKING:
-    from seqzoo.training.loop import Training
+    from seqzoo.training.training import Training
 
 
 class Hook:

@@ -67,10 +67,11 @@ def muon(
     `weight_decay`.
     """
     embeddings = _embeddings(model)
+    blocks: Any = model.blocks
     matrices = {
         id(parameter)
-        for block in model.blocks  # type: ignore[union-attr]
-        for parameter in block.parameters()  # type: ignore[union-attr]
+        for block in blocks
+        for parameter in block.parameters()
         if parameter.ndim == 2 and min(parameter.shape) > 1 and id(parameter) not in embeddings
     }
     inside = [p for p in model.parameters() if id(p) in matrices]
@@ -111,7 +112,9 @@ class Together:
         for part, first in zip(self.parts, self._firsts(), strict=True):
             own = part.state_dict()
             state |= {first + i: slots for i, slots in own["state"].items()}
-            groups += [{**g, "params": [first + i for i in g["params"]]} for g in own["param_groups"]]
+            groups += [
+                {**g, "params": [first + i for i in g["params"]]} for g in own["param_groups"]
+            ]
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
