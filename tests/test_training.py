@@ -2,6 +2,7 @@
 logs are complete."""
 
 import functools
+import io
 import json
 import os
 import shutil
@@ -27,10 +28,11 @@ from seqzoo.runs.checkpoint import Checkpoints
 from seqzoo.runs.directory import RunDirectory
 from seqzoo.training import schedules
 from seqzoo.training.hooks import Hook
-from seqzoo.training.loop import Training, train
+from seqzoo.training.loop import train
 from seqzoo.training.optimizers import adamw, muon
 from seqzoo.training.tables import OPTIMIZERS, SCHEDULES, make_schedule
 from seqzoo.training.terminal import evaluation_line
+from seqzoo.training.training import Training
 
 SMALL = {"dim": 16, "n_layers": 1, "n_heads": 2}
 OF_SECTION = {
@@ -55,6 +57,7 @@ def fit(
     logger: dict[str, Any] | None = None,
     hooks: Any = (),
     change: Any = lambda task: None,
+    quiet: bool = True,
     **keys: Any,
 ) -> dict[str, Any]:
     """Train a small model on a text. `keys` are of the trainer, the optimiser or the schedule;
@@ -95,7 +98,7 @@ def fit(
     directory = RunDirectory(folder)
     directory.write_config(config)
     model = seqzoo.build(**made.sizes(), **config["model"])
-    return train(model, made, config, directory, hooks=hooks, resume=resume, quiet=True)
+    return train(model, made, config, directory, hooks=hooks, resume=resume, quiet=quiet)
 
 
 def small_model(name: str, dropout: float) -> dict[str, Any]:
@@ -618,13 +621,33 @@ def test_the_higher_is_better_where_a_task_declares_it(tmp_path: Path, text_file
     assert RunDirectory(tmp_path).checkpoints.best() == {"value": 0.5, "step": 2}
 
 
+class FakeTerminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_shows_evaluations_and_the_time_left(
+    tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seqzoo.training import terminal
+
+    screen = FakeTerminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(terminal, "REFRESH", 0.0)
+    fit(tmp_path, text_file, max_steps=6, eval_every=4, quiet=False)
+    shown = [line for line in screen.getvalue().split("\r") if "|" in line]
+    assert any(" 50%|" in line and "step 3  loss" in line and "left" in line for line in shown)
+    assert any("step 4  evaluating" in line for line in shown)
+    assert "100%" in shown[-1] and "step 6  sampling" in shown[-1]
+
+
 def test_the_line_of_an_evaluation_fits_the_terminal() -> None:
     from seqzoo.tasks.task import Metric
 
     declared = [Metric("loss"), Metric("token_accuracy", unit="%"), *map(Metric, "abcdefgh")]
     values = {f"{s}/{m.name}": 40.123456 for s in ("val", "test") for m in declared}
     line = evaluation_line(12_345, 678.9, values, declared)
-    assert line.startswith("step 12,345    679 s  loss 40.1235  token_accuracy  40.1%  a 40.1235")
+    assert line.startswith("step 12,345    679 s  loss 40.1235  token_accuracy   40.1%  a 40.1235")
     assert len(line) <= 80
 
 
@@ -657,6 +680,17 @@ def test_nothing_is_fetched_from_the_device_in_a_step(
 
     fit(tmp_path, text_file, max_steps=6, log_every=6, hooks=[Check()])
     assert fetched
+
+
+def test_a_closed_window_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a device does after a step was launched counts as time of the step, not of a hook."""
+    from seqzoo.training.meter import Meter
+
+    meter = Meter(torch.device("cpu"), step_seconds=1.0)
+    monkeypatch.setattr(meter, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: time.sleep(0.02))
+    meter.settle()
+    assert meter.seconds >= 0.02 and meter.step_seconds >= 1.02
 
 
 @pytest.mark.parametrize("name", ("lstm", "transformer", "rwkv7"))

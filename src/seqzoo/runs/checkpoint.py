@@ -143,7 +143,12 @@ class Checkpoints:
     # ---- reading
 
     def load(
-        self, checkpoint: str | Path, *, model: nn.Module, optimizer: Any, template: Callable[[], State]
+        self,
+        checkpoint: str | Path,
+        *,
+        model: nn.Module,
+        optimizer: Any,
+        template: Callable[[], State],
     ) -> tuple[State, dict[str, Any]]:
         """Put a checkpoint into a model and its optimiser, and the random numbers back where they
         were.

@@ -271,9 +271,7 @@ class RunDirectory:
             return
         name = checkpoint or "best"
         if self.checkpoints.resolve(name) is None:
-            raise UserError(
-                f"{self.path}: no {name} checkpoint yet: wait for one, or train again"
-            )
+            raise UserError(f"{self.path}: no {name} checkpoint yet: wait for one, or train again")
         self.checkpoints.load_weights(name, model)
 
     def save_model(self, model: nn.Module) -> None:

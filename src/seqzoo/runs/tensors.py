@@ -32,9 +32,7 @@ def save(folder: Path, *, model: nn.Module, optimizer: Any, state: State) -> Non
     save_file(rest, folder / REST)
 
 
-def load(
-    folder: Path, *, model: nn.Module, optimizer: Any, template: Callable[[], State]
-) -> State:
+def load(folder: Path, *, model: nn.Module, optimizer: Any, template: Callable[[], State]) -> State:
     """Put back what `save` wrote; the carried state is returned."""
     device = next(model.parameters()).device
     load_weights(folder / MODEL, model)

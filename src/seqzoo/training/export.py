@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seqzoo.training.loop import Training
+    from seqzoo.training.training import Training
 
 
 def export(training: Training) -> dict[str, Any]:

@@ -72,4 +72,4 @@ def _recompute(block: nn.Module) -> None:
             return inner(*args)
         return checkpoint(inner, *args, use_reentrant=False)
 
-    block.forward = forward  # type: ignore[method-assign]
+    block.forward = forward

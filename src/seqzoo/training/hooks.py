@@ -1,7 +1,7 @@
 """What happens now and then during a training, and at its end.
 
-A hook is called after every step that is a multiple of its `every`: first the hooks of every run, in
-the order of `run_hooks`, then those of the configuration (`hook=[NAME]`), then those given from
+A hook is called after every step that is a multiple of its `every`: first the hooks of every run,
+in the order of `run_hooks`, then those of the configuration (`hook=[NAME]`), then those given from
 Python.
 """
 
@@ -15,7 +15,7 @@ from seqzoo.config.values import Count
 from seqzoo.training.settings import TrainerSettings
 
 if TYPE_CHECKING:
-    from seqzoo.training.loop import Training
+    from seqzoo.training.training import Training
 
 
 class Hook:

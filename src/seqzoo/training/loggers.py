@@ -47,7 +47,7 @@ class Logger(Protocol):
         """Figures by their tag."""
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        """End the run. Of a failed one the summary's `status` is `failed`, and little else is there."""
+        """End the run. The summary of a failed one has its `status` and little else."""
 
 
 class Loggers:
@@ -126,12 +126,14 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
-        writer: Any = SummaryWriter(  # type: ignore[no-untyped-call]
+        make_summaries: Any = hparams  # which has no types
+        writer: Any = SummaryWriter(
             str(directory.tensorboard), purge_step=step + 1 if step else None
         )
         self.writer = writer
         keys = {} if step else _hyperparameters(config)
-        experiment, session_start, self._session_end = hparams(keys, dict.fromkeys(metrics, 0.0))
+        shown = dict.fromkeys(metrics, 0.0)
+        experiment, session_start, self._session_end = make_summaries(keys, shown)
         if not step:  # the HPARAMS tab reads these once, and its metrics from the scalars
             writer._get_file_writer().add_summary(experiment)
             writer._get_file_writer().add_summary(session_start)
@@ -289,6 +291,6 @@ def _pixels(figure: Figure) -> Any:
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -67,10 +67,11 @@ def muon(
     `weight_decay`.
     """
     embeddings = _embeddings(model)
+    blocks: Any = model.blocks
     matrices = {
         id(parameter)
-        for block in model.blocks  # type: ignore[union-attr]
-        for parameter in block.parameters()  # type: ignore[union-attr]
+        for block in blocks
+        for parameter in block.parameters()
         if parameter.ndim == 2 and min(parameter.shape) > 1 and id(parameter) not in embeddings
     }
     inside = [p for p in model.parameters() if id(p) in matrices]

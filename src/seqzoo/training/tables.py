@@ -1,8 +1,8 @@
 """The optimisers, schedules, loggers and hooks that a configuration can name; a plugin adds to each
 of these tables.
 
-This module loads no torch. To add to a table: one class or function, a line here, and a YAML file in
-``configs/optim``, ``configs/schedule``, ``configs/logger`` or ``configs/hook``.
+This module loads no torch. To add to a table: one class or function, a line here, and a YAML file
+in ``configs/optim``, ``configs/schedule``, ``configs/logger`` or ``configs/hook``.
 """
 
 from __future__ import annotations

@@ -8,20 +8,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:
     from seqzoo.tasks.task import Metric
-    from seqzoo.training.loop import Training
+    from seqzoo.training.training import Training
 
 WIDTH = 80  # columns that a line may have
 REFRESH = 0.2  # seconds between two looks at the loss, which wait for the device
 
 
 class Terminal:
-    """Args:
-    metrics: what an evaluation's line shows, as far as there is room.
-    quiet: print nothing.
+    """What a run prints.
+
+    Args:
+        metrics: what an evaluation's line shows, as far as there is room.
+        quiet: print nothing.
     """
 
     def __init__(self, metrics: Sequence[Metric], *, quiet: bool) -> None:
@@ -32,7 +34,7 @@ class Terminal:
             bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
             leave=False,
         )
-        self._began = (0.0, time.perf_counter())  # progress and time at the first step shown
+        self._began: tuple[float, float] | None = None  # progress and time of the first step shown
         self._next = 0.0
         self._step = 0
         self._took: dict[str, float] = {}  # seconds of the last evaluation, of the last sample
@@ -44,9 +46,6 @@ class Terminal:
             return
         self._next = now + REFRESH
         progress = min(1.0, training.progress)
-        if self.bar.n == 0:
-            self.bar.initial = progress
-            self._began = (progress, now)
         speed = training.meter.tokens_per_second
         self._show(
             f"step {training.step:,}  loss {training.mean_loss():.3f}  {speed:,.0f} tokens/s  "
@@ -56,7 +55,7 @@ class Terminal:
 
     def _remaining(self, progress: float, now: float) -> str:
         """The time left: at the speed so far, with the last evaluation and sample once more."""
-        first, began = self._began
+        first, began = self._began = self._began or (progress, now)
         if progress <= first:
             return ""
         left = (now - began) / (progress - first) * (1 - progress) + sum(self._took.values())
@@ -101,7 +100,7 @@ def evaluation_line(
                 continue
             name = metric.name if split == "val" else f"test {metric.name}"
             shown = f"{value:.1f}%" if metric.unit == "%" else f"{value:.4f}"
-            part = f"  {name} {shown:>6}"
+            part = f"  {name} {shown:>7}"
             if len(line) + len(part) > WIDTH:
                 return line
             line += part
