@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqzoo.ops import choose, watch
+from seqzoo.ops.registry import choose
+from seqzoo.ops.watch import watch
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -24,47 +25,60 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         (B, H, T, K)
     """
-    T, S = q.shape[-2], k.shape[-2]
-    watch(lambda: causal_attention(q[:1], k[:1], torch.eye(S).to(v).expand(1, v.shape[1], S, S))[0])
+    S = k.shape[-2]
+    watch(lambda: causal_attention(q[:1], k[:1], _one_hot_values(v))[0])
     k, v = _for_every_head(q, k, v)
-    if choose("attention", q, S) == "naive":
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
-        if T > 1:
-            scores = scores + bottom_right_mask(T, S, scores)
-        weights: Tensor = scores.softmax(-1)
-        return weights @ v
-    if T == S or T == 1:  # is_causal aligns top-left: right only when there is no cache
-        return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bottom_right_mask(T, S, q))
+    y: Tensor = choose("attention", q, S)(q, k, v, causal=True)
+    return y
 
 
 def full_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(K)) v, where every query sees every key that is valid.
+    """softmax(q k^T / sqrt(K)) v, where every query sees every valid key.
 
     Args:
-        q: (B, H, T, K); k, v: (B, G, S, K), as `causal_attention` has them; each row has one valid
-            key at least.
-        valid: (B, S); None: all are.
+        q: (B, H, T, K); k, v: (B, G, S, K), as for `causal_attention`; each row has at least one
+            valid key.
+        valid: (B, S); None: every key is valid.
 
     Returns:
         (B, H, T, K)
     """
     S = k.shape[-2]
-
-    def weights() -> Tensor:
-        seen = None if valid is None else valid[:1]
-        return full_attention(q[:1], k[:1], torch.eye(S).to(v).expand(1, v.shape[1], S, S), seen)[0]
-
-    watch(weights, of="source")
-    mask = None if valid is None else valid[:, None, None]  # (B, 1, 1, S)
+    first = None if valid is None else valid[:1]
+    watch(lambda: full_attention(q[:1], k[:1], _one_hot_values(v), first)[0], over="source")
     k, v = _for_every_head(q, k.to(q.dtype), v.to(q.dtype))
-    if choose("attention", q, S) == "naive":
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf"))
-        looked: Tensor = scores.softmax(-1)
-        return looked @ v
+    y: Tensor = choose("attention", q, S)(q, k, v, causal=False, valid=valid)
+    return y
+
+
+def naive(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, valid: Tensor | None = None) -> Tensor:
+    """The definition. q (B, H, T, K), k and v (B, H, S, K), valid (B, S)."""
+    T, S = q.shape[-2], k.shape[-2]
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
+    if causal and T > 1:
+        scores = scores + bottom_right_mask(T, S, scores)
+    if valid is not None:
+        scores = scores.masked_fill(~valid[:, None, None], float("-inf"))
+    weights: Tensor = scores.softmax(-1)
+    return weights @ v
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, valid: Tensor | None = None) -> Tensor:
+    """By torch's `scaled_dot_product_attention`, whose is_causal aligns the mask top-left: right
+    only where there is no cache."""
+    T, S = q.shape[-2], k.shape[-2]
+    if causal and T in (1, S):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
+    if causal:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bottom_right_mask(T, S, q))
+    mask = None if valid is None else valid[:, None, None]  # (B, 1, 1, S)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def _one_hot_values(v: Tensor) -> Tensor:
+    """Values (1, G, S, S) whose weighted sums are the weights themselves."""
+    G, S = v.shape[1:3]
+    return torch.eye(S).to(v).expand(1, G, S, S)
 
 
 def _for_every_head(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,9 +105,8 @@ def rotate(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
     """
     half = x.shape[-1] // 2
     exponent = torch.arange(half, device=x.device, dtype=torch.float64) / half
-    angles = (
-        positions[:, None, :, None].double() * base**-exponent
-    )  # (B, 1, T, K/2); double: positions grow large
+    # float64, as positions grow large: (B, 1, T, K/2)
+    angles = positions[:, None, :, None].double() * base**-exponent
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     a, b = x[..., :half], x[..., half:]
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)

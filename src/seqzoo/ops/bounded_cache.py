@@ -3,18 +3,18 @@
 
 B batch, H heads of queries, G heads of keys and values, T new tokens, M slots, K key size.
 
-A token is attended to together with what the M slots hold. Then, of those M + 1, the one with the
-lowest priority goes, which may be the token itself:
+A query attends to the M slots and to its own token. Then, of these M + 1, the one with the lowest
+priority is dropped, which may be the token itself:
 
 | policy | priority | source |
 |---|---|---|
 | window | the token's position | |
 | sinks | the same, but the first four are never dropped | arXiv 2309.17453 |
 | tova | the weight that the last query gave it, mean over heads | arXiv 2401.06104, section 3.2 |
-| h2o | all weights it ever got, a head; the newest M / 2 are kept | arXiv 2306.14048, alg. 1 |
-| random | a fixed random number: what is kept is a sample of everything read | |
+| h2o | the sum of all its weights, a head; the newest M / 2 are kept | arXiv 2306.14048, alg. 1 |
+| random | a fixed random number: the cache is then a sample of all tokens read | |
 
-Keys stay turned to the positions they were read at.
+Keys stay turned to the positions at which they were read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from seqzoo.config import SINKS
+from seqzoo.config.values import N_SINKS
 
 
 class CachePolicy(NamedTuple):
@@ -33,9 +33,9 @@ class CachePolicy(NamedTuple):
     Attributes:
         name: of the table above.
         size: M.
-        reading: `tokens`: a chunk is read token by token, so that how a text is cut into chunks
-            makes no difference; `prompt`: a chunk attends to all of itself, then is cut once, as
-            implementations read their prompts.
+        reading: `tokens`: tokens are dropped one by one, so that the split of a text into chunks
+            makes no difference; `prompt`: a chunk attends to all of itself, then the cache is cut
+            once, as published implementations read their prompts.
     """
 
     name: str
@@ -49,16 +49,21 @@ class BoundedCache(NamedTuple):
     k: Tensor  # (B, G, M, K)
     v: Tensor  # (B, G, M, K)
     slot: Tensor  # (B, G, M): position of the token; -1: empty
-    score: Tensor  # (B, G, M): weights it got so far, float32
+    score: Tensor  # (B, G, M): sum of the attention weights of the token so far, float32
     position: Tensor  # (B,): of the next token
 
     def accumulated(self) -> tuple[Tensor, ...]:
-        """What must not be rounded; keys and values are stored as they come."""
+        """The leaves that sum over time; keys and values keep their dtype."""
         return (self.score,)
+
+    def initial(self) -> BoundedCache:
+        """The cache before the first token, for as many rows: empty slots."""
+        k, v, score, position = map(torch.zeros_like, (self.k, self.v, self.score, self.position))
+        return BoundedCache(k, v, torch.full_like(self.slot, -1), score, position)
 
 
 def empty(policy: CachePolicy, k: Tensor) -> BoundedCache:
-    """The cache before the first token, of the kind of k (B, G, T, K)."""
+    """The cache before the first token, with the device and dtype of k (B, G, T, K)."""
     B, G, _, K = k.shape
     zeros = k.new_zeros(B, G, policy.size, K)
     slot = torch.full((B, G, policy.size), -1, device=k.device)
@@ -69,13 +74,13 @@ def empty(policy: CachePolicy, k: Tensor) -> BoundedCache:
 def attend(
     policy: CachePolicy, q: Tensor, k: Tensor, v: Tensor, cache: BoundedCache
 ) -> tuple[Tensor, BoundedCache]:
-    """Read T tokens.
+    """The outputs of T tokens, and the cache after the last.
 
     Args:
         q: (B, H, T, K); k, v: (B, G, T, K), where G divides H.
 
     Returns:
-        (B, H, T, K), and the cache after the last token.
+        (B, H, T, K), and the cache.
     """
     if policy.reading == "prompt":
         return _attend_and_cut(policy, q, k, v, cache)
@@ -115,7 +120,7 @@ def _attend_and_cut(
 
 
 def _priority(policy: CachePolicy, slot: Tensor, score: Tensor, last: Tensor) -> Tensor:
-    """(B, G, S): what goes first is lowest."""
+    """(B, G, S): the lowest is dropped first; an empty slot before any token."""
     if policy.name == "tova":
         priority = last.mean(1, keepdim=True).expand_as(last)
     elif policy.name == "h2o":
@@ -126,5 +131,5 @@ def _priority(policy: CachePolicy, slot: Tensor, score: Tensor, last: Tensor) ->
     else:
         priority = slot.double()
         if policy.name == "sinks":
-            priority = priority.masked_fill(slot < SINKS, torch.inf)
+            priority = priority.masked_fill(slot < N_SINKS, torch.inf)
     return priority.masked_fill(slot < 0, -torch.inf)

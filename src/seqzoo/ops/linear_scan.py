@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqzoo.ops import choose
+from seqzoo.ops.registry import choose
 
 
 def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
@@ -22,16 +22,12 @@ def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
     Returns:
         (B, T, D)
     """
-    form = choose("linear_scan", a, a.shape[1])
-    if form == "naive" or a.shape[1] == 1:
-        return _naive(a, b, h)
-    if form == "loop":
-        states: Tensor = _Loop.apply(a, b, h)  # type: ignore[no-untyped-call]
-        return states
-    return _scan(a, b, h)
+    states: Tensor = choose("linear_scan", a, a.shape[1])(a, b, h)
+    return states
 
 
-def _naive(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+def naive(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+    """The definition, token by token."""
     hs = []
     for at, bt in zip(a.unbind(1), b.unbind(1), strict=True):
         h = at * h + bt
@@ -39,9 +35,9 @@ def _naive(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
     return torch.stack(hs, 1)
 
 
-def _scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
-    """Prefixes are doubled, log2 T times: every position then holds what the last `span` tokens
-    make of the state before them."""
+def scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+    """An associative scan in log2 T steps, each of which doubles `span`: position t holds the
+    composition of the last `span` updates, a as their product and b as their effect."""
     b = torch.cat((b[:, :1] + a[:, :1] * h[:, None], b[:, 1:]), 1)
     span = 1
     while span < a.shape[1]:
@@ -51,10 +47,14 @@ def _scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
     return b
 
 
-class _Loop(torch.autograd.Function):
-    """One fused operation a token, forwards and back: what a CPU does best, since every state is
-    read while it is still in the cache."""
+def loop(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+    """One fused operation for each token, forward and backward: the fastest form on a CPU, as each
+    state is read again while it is in the cache."""
+    states: Tensor = _Loop.apply(a, b, h)  # type: ignore[no-untyped-call]
+    return states
 
+
+class _Loop(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, h: Tensor) -> Tensor:
         at, bt = (x.transpose(0, 1).contiguous() for x in (a, b))  # (T, B, D)

@@ -1,4 +1,4 @@
-"""What looks back by a fixed number of tokens.
+"""Operations on a fixed number of past tokens.
 
 B batch, T time, D channels, W taps.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def token_shift(x: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The token before each.
+    """x shifted by one token: position t holds token t - 1.
 
     Args:
         x: (B, T, D).
@@ -20,7 +20,7 @@ def token_shift(x: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
         (B, T, D), and the last token of x, (B, D).
     """
     first = torch.zeros_like(x[:, :1]) if last is None else last[:, None].to(x.dtype)
-    after = x[:, -1].clone()  # a view would keep the whole chunk alive
+    after = x[:, -1].clone()  # a view would keep the whole chunk in memory
     return torch.cat((first, x[:, :-1]), 1), after
 
 

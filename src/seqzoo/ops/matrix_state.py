@@ -30,15 +30,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seqzoo.ops import choose, note, watch
 from seqzoo.ops.attention import rotate
+from seqzoo.ops.registry import choose, record
+from seqzoo.ops.watch import watch
 
 LIMIT = 40.0  # e^40 times e^40 is still a float32
-FORGOTTEN = -200.0  # e^-200 is nothing beside what float32 can add it to
+FORGOTTEN = -200.0  # lower bound of log decays: e^-200 of a number is lost in any float32 sum
 
 
 class Tokens(NamedTuple):
-    """What the tokens bring, as `matrix_state` says; time is dimension 2."""
+    """The inputs of the recurrence, in the shapes that `matrix_state` documents; time is
+    dimension 2."""
 
     q: Tensor
     k: Tensor
@@ -48,6 +50,7 @@ class Tokens(NamedTuple):
     b: Tensor | None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Tokens:
+        """The same with a function applied to every tensor."""
         a, b = (None if x is None else change(x) for x in (self.a, self.b))
         return Tokens(change(self.q), change(self.k), change(self.v), change(self.log_w), a, b)
 
@@ -66,10 +69,10 @@ def matrix_state(
     a: Tensor | None = None,
     b: Tensor | None = None,
     u: Tensor | None = None,
-    least: float | None = None,
+    min_log_w: float | None = None,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Read T tokens into the state and answer each.
+    """The outputs of T tokens, and the state after the last.
 
     Args:
         q, k: (B, H, T, K), or (B, 1, T, K) for all heads; v: (B, H, T, V); float32 or wider.
@@ -77,37 +80,31 @@ def matrix_state(
         log_w: log of the decay, at most 0; anything that broadcasts to (B, H, T, K), a last
             dimension of 1 being a decay of the whole head. None: nothing is forgotten.
         a, b: (B, H, T, K), both or neither.
-        u: (H, K), the bonus of the current token, which the state then counts from the next one on.
-        least: what no log_w is below, where that is known beforehand: the chunk's length is then
-            chosen without looking at the data.
-        chunk: tokens a chunk, where no channel decays too fast for it; None: 64, or 32 with a and
-            b, what a CPU does best (`scripts/measure_ops.py`).
+        u: (H, K), the weight of the current token's own k v^T in its output.
+        min_log_w: a lower bound of log_w, where one is known: the length of chunks then does not
+            depend on the data, so that nothing is read back from the device.
+        chunk: tokens in a chunk, at most; fewer where a channel decays fast. None: 64, or 32 with a
+            and b, the fastest on a CPU (`scripts/measure_ops.py`).
 
     Returns:
-        y (B, H, T, V), and the state after the last token.
+        y (B, H, T, V), and S.
     """
     T = q.shape[2]
     if log_w is None:
-        log_w, least = q.new_zeros(1, 1, 1, 1), 0.0
+        log_w, min_log_w = q.new_zeros(1, 1, 1, 1), 0.0
     log_w = log_w.expand(*log_w.shape[:2], T, log_w.shape[-1]).clamp(min=FORGOTTEN)
     tokens = Tokens(q, k, v, log_w, a, b)
     watch(lambda: _weights(tokens, u))
-    if choose("matrix_state", q, T) == "naive" or T == 1:
-        return _naive(tokens, S, u)
-    C, near = _chunk(log_w, least, chunk or (64 if a is None else 32))
-    whole = T - T % C
-    if whole in (0, T):
-        return _chunked(tokens, S, u, min(C, T), near)
-    y, S = _chunked(tokens.each(lambda x: x[:, :, :whole]), S, u, C, near)
-    rest, S = _chunked(tokens.each(lambda x: x[:, :, whole:]), S, u, T - whole, near)
-    return torch.cat((y, rest), 2), S
+    run = choose("matrix_state", q, T)
+    out: tuple[Tensor, Tensor] = run(tokens, S, u, min_log_w=min_log_w, chunk=chunk)
+    return out
 
 
 def turned_matrix_state(
     q: Tensor, k: Tensor, v: Tensor, S: Tensor, log_w: Tensor, **more: Any
 ) -> tuple[Tensor, Tensor]:
-    """As `matrix_state`, with queries and keys turned to their positions (rotary; K even). S is
-    kept relative to the next token, so that it holds no position."""
+    """`matrix_state` with queries and keys turned to their positions (rotary; K even). S is kept
+    relative to the next token, so that it holds no position."""
     T = q.shape[2]
     positions = torch.arange(T, device=q.device)[None]
     y, S = matrix_state(rotate(q, positions), rotate(k, positions), v, S, log_w, **more)
@@ -116,15 +113,23 @@ def turned_matrix_state(
 
 
 def _weights(tokens: Tokens, u: Tensor | None) -> Tensor:
-    """How much each value counts in each answer, from the empty state, of one row: (H, T, T)."""
+    """The weight of each value in each output, from the empty state, for the first row of the
+    batch: (H, T, T)."""
     q, k, v, log_w, a, b = tokens.each(lambda x: x[:1])
     (_, H, T, _), K = v.shape, q.shape[-1]
     values = torch.eye(T).to(q).expand(1, H, T, T)
     return matrix_state(q, k, values, q.new_zeros(1, H, K, T), log_w, a=a, b=b, u=u)[0][0]
 
 
-def _naive(tokens: Tokens, S: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The definition, a token at a time."""
+def naive(
+    tokens: Tokens,
+    S: Tensor,
+    u: Tensor | None,
+    *,
+    min_log_w: float | None = None,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The definition, token by token. `min_log_w` and `chunk` are for forms that read chunks."""
     ys = []
     for t in range(tokens.q.shape[2]):
         q, k, v, log_w, a, b = tokens.column(t)
@@ -138,27 +143,46 @@ def _naive(tokens: Tokens, S: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]
     return torch.stack(ys, 2), S
 
 
-def _chunk(log_w: Tensor, least: float | None, largest: int) -> tuple[int, bool]:
-    """The tokens of a chunk inside which no channel decays by more than e^-80, which costs float32
-    one of its seven digits; and whether that is sure."""
-    if log_w.shape[-1] == 1:  # such decays are taken pair by pair, whatever they are
-        return largest, least is not None and -least * largest <= 2 * LIMIT
-    if least is None:
-        least = float(log_w.detach().amin())
-    sizes = [largest, min(16, largest)]
-    return next(((C, True) for C in sizes if -least * C <= 2 * LIMIT), (sizes[-1], False))
-
-
-def _chunked(
-    tokens: Tokens, S: Tensor, u: Tensor | None, C: int, near: bool
+def chunked(
+    tokens: Tokens,
+    S: Tensor,
+    u: Tensor | None,
+    *,
+    min_log_w: float | None = None,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Chunks of C tokens; `near` if no channel decays by more than e^-80 in one."""
+    """Matrix products over chunks of C tokens, and one shorter chunk of what is left over."""
+    T = tokens.q.shape[2]
+    C, slow = _chunk_size(tokens.log_w, min_log_w, chunk or (64 if tokens.a is None else 32))
+    whole = T - T % C
+    if whole in (0, T):
+        return _chunks(tokens, S, u, min(C, T), slow)
+    y, S = _chunks(tokens.each(lambda x: x[:, :, :whole]), S, u, C, slow)
+    rest, S = _chunks(tokens.each(lambda x: x[:, :, whole:]), S, u, T - whole, slow)
+    return torch.cat((y, rest), 2), S
+
+
+def _chunk_size(log_w: Tensor, min_log_w: float | None, largest: int) -> tuple[int, bool]:
+    """C, at most `largest`, such that no channel decays by more than e^-80 inside a chunk, which
+    costs float32 one of its seven digits; and whether that is certain (`slow` decay)."""
+    if log_w.shape[-1] == 1:  # one decay for all channels is exact pair by pair, however fast
+        return largest, min_log_w is not None and -min_log_w * largest <= 2 * LIMIT
+    if min_log_w is None:
+        min_log_w = float(log_w.detach().amin())
+    sizes = [largest, min(16, largest)]
+    return next(((C, True) for C in sizes if -min_log_w * C <= 2 * LIMIT), (sizes[-1], False))
+
+
+def _chunks(
+    tokens: Tokens, S: Tensor, u: Tensor | None, C: int, slow: bool
+) -> tuple[Tensor, Tensor]:
+    """Chunks of C tokens, C dividing T; `slow` if no channel decays by more than e^-80 in one."""
     q, k, v, log_w, a, b = tokens.each(lambda x: torch.unflatten(x, 2, (-1, C)))  # (B, H, N, C, K)
-    near = near or float(-log_w.detach().sum(3).amin()) <= 2 * LIMIT
-    if not near:  # sums of which only small differences count
+    slow = slow or float(-log_w.detach().sum(3).amin()) <= 2 * LIMIT
+    if not slow:  # float64, as small differences of large sums matter
         log_w = log_w.double()
-    G = log_w.cumsum(3)  # what is left at t of the chunk's start, log
-    before = G - log_w  # and at t - 1
+    G = log_w.cumsum(3)  # log of the decay from the chunk's start to t
+    before = G - log_w  # and to t - 1
     end = G[:, :, :, -1:]
     reading = G if u is None else before
     seen = torch.ones(C, C, dtype=torch.bool, device=q.device).tril(0 if u is None else -1)
@@ -169,11 +193,11 @@ def _chunked(
     reads = q * reading.to(q.dtype).exp()
     moves = None
     if a is None or b is None:
-        ((qk,),) = _decayed([q], [reading], [seen], [k], G, near)
+        ((qk,),) = _decayed([q], [reading], [seen], [k], G, slow)
         own, gained = qk @ v, (k * to_end).mT @ v
     else:
         (qk, qa), (bk, ba) = _decayed(
-            [q, b], [reading, before], [seen, seen.tril(-1)], [k, a], G, near
+            [q, b], [reading, before], [seen, seen.tril(-1)], [k, a], G, slow
         )
         right = torch.cat((bk @ v, b * before.to(q.dtype).exp()), -1)
         x = torch.linalg.solve_triangular(-ba, right, upper=False, unitriangular=True)
@@ -185,8 +209,7 @@ def _chunked(
     if u is not None:
         own = own + (q * u[:, None, None] * k).sum(-1, keepdim=True) * v
 
-    # (A slice a chunk would have a whole tensor of zeros as its gradient.)
-    starts = []
+    starts = []  # unbind below, as the gradient of a slice would be a whole tensor of zeros
     moved = [None] * q.shape[2] if moves is None else moves.unbind(2)
     for keep, gain, move in zip(kept.unbind(2), gained.unbind(2), moved, strict=True):
         starts.append(S)
@@ -201,16 +224,16 @@ def _decayed(
     masks: list[Tensor],
     ys: list[Tensor],
     G: Tensor,
-    near: bool,
+    slow: bool,
 ) -> list[tuple[Tensor, ...]]:
     """For every x and every y a matrix (.., C, C): the sum over channels of x_t y_s e^(read_t -
-    G_s), where the x's mask lets t see s; else 0.
+    G_s) where the mask of x is true at (t, s), else 0.
 
     All of them are one matrix product, whose exponential is split at half of the chunk's decay.
     """
     C = G.shape[-2]
-    if near and G.shape[-1] > 1:
-        half = G[..., -1:, :].detach() / 2  # it cancels: no gradient through it
+    if slow and G.shape[-1] > 1:
+        half = G[..., -1:, :].detach() / 2  # cancels, so has no gradient
         written = (half - G).exp()
         left = torch.cat([x * (g - half).exp() for x, g in zip(xs, reads, strict=True)], -2)
         right = torch.cat([y * written for y in ys], -2)
@@ -224,7 +247,7 @@ def _decayed(
         product = torch.cat(xs, -2) @ torch.cat(ys, -2).transpose(-1, -2)
         product = product * torch.cat([torch.cat(decays, -2)] * len(ys), -1)
     else:
-        note("matrix_state", "pairwise")
+        record("matrix_state", "pairwise")
         rows = []
         for x, g, seen in zip(xs, reads, masks, strict=True):
             lag = (g[..., :, None, :] - G[..., None, :, :]).to(x.dtype)

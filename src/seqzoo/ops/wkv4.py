@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from seqzoo.ops import choose, note, watch
+from seqzoo.ops.registry import choose, record
+from seqzoo.ops.watch import watch
 
 CHUNK = 32
 EMPTY = -1e38  # p of the empty state: e^p is zero, and p + w stays finite
@@ -30,6 +31,11 @@ class WKVState(NamedTuple):
     bb: Tensor
     pp: Tensor
 
+    def initial(self) -> WKVState:
+        """The state before the first token, for as many rows: sums of nothing."""
+        zeros = torch.zeros_like(self.aa)
+        return WKVState(zeros, zeros, torch.full_like(zeros, EMPTY))
+
 
 def wkv4(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
     """Weighted averages of v, by exponential keys that decay with distance.
@@ -41,11 +47,18 @@ def wkv4(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[T
         y (B, T, D) and the state after the last token.
     """
     watch(lambda: _weights(k[:1], w, u))
-    form = choose("wkv4", k, k.shape[1])
-    if form == "naive" or k.shape[1] == 1:
-        return _naive(k, v, w, u, state)
-    if form == "scan":
-        return _scan(k, v, w, u, state)
+    out: tuple[Tensor, WKVState] = choose("wkv4", k, k.shape[1])(k, v, w, u, state)
+    return out
+
+
+def empty_state(k: Tensor) -> WKVState:
+    """The accumulators before the first token, for keys k (B, T, D)."""
+    first = k[:, 0]
+    return WKVState(first, first, first).initial()
+
+
+def chunked(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
+    """Matrix products over chunks of CHUNK tokens, and one shorter chunk of what is left over."""
     T = k.shape[1]
     whole = T - T % CHUNK
     if whole in (0, T):
@@ -56,17 +69,19 @@ def wkv4(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[T
 
 
 def _weights(k: Tensor, w: Tensor, u: Tensor) -> Tensor:
-    """How much each value counts in each answer, from the empty state, of one row: (D, T, T)."""
+    """The weight of each value s in each output t, from the empty state, for k (1, T, D):
+    (D, T, T)."""
     _, T, D = k.shape
-    values = torch.eye(T).to(k)[..., None].expand(T, T, D)  # row s of the batch: only value s is 1
-    zeros = k.new_zeros(T, D)
-    y, _ = wkv4(
-        k.expand(T, T, D), values, w, u, WKVState(zeros, zeros, torch.full_like(zeros, EMPTY))
-    )
+    values = (
+        torch.eye(T).to(k)[..., None].expand(T, T, D)
+    )  # in row s of the batch only value s is 1
+    k = k.expand(T, T, D)
+    y, _ = wkv4(k, values, w, u, empty_state(k))
     return y.permute(2, 1, 0)  # (s, t, D) -> (D, t, s)
 
 
-def _naive(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
+def naive(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
+    """The definition, token by token."""
     a, b, p = state
     ys = []
     for kt, vt in zip(k.unbind(1), v.unbind(1), strict=True):
@@ -79,9 +94,9 @@ def _naive(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple
     return torch.stack(ys, 1), WKVState(a, b, p)
 
 
-def _scan(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
-    """The recurrence is linear in (a, b), so its prefixes can be doubled: log2 T steps, exact for
-    any keys."""
+def scan(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
+    """An associative scan in log2 T steps, as the recurrence is linear in (a, b); exact for any
+    keys."""
     a, b, p = v, torch.ones_like(v), k
     span = 1  # every position holds the sum over the last `span` tokens
     while span < k.shape[1]:
@@ -108,11 +123,11 @@ def _scan(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[
 def _chunked(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState
 ) -> tuple[Tensor, WKVState]:
-    """w does not depend on the data, so inside a chunk a channel is one C x C Toeplitz matrix for
-    the whole batch: D batched matrix products do what the recurrence does.
+    """Whole chunks of C = min(CHUNK, T) tokens. As w does not depend on the data, the recurrence
+    of a channel inside a chunk is one C x C Toeplitz matrix for the whole batch.
 
-    A chunk's sums are taken relative to its largest key. Where the exponents inside one chunk span
-    more than float32 does, the scan runs instead.
+    The sums of a chunk are relative to its largest key. Where the exponents inside one chunk span
+    more than float32 does, `scan` runs instead.
     """
     B, T, D = k.shape
     C = min(CHUNK, T)
@@ -125,8 +140,8 @@ def _chunked(
     scale = torch.stack(scales[:-1], 1)  # (B, N, D): of the state at the start of each chunk
     top = torch.maximum(scale, peak)
     if (top - fixed_k.reshape(B, N, C, D).amin(2)).amax() > LIMIT:
-        note("wkv4", "scan")
-        return _scan(k, v, w, u, state)
+        record("wkv4", "scan")
+        return scan(k, v, w, u, state)
 
     # Channel first, so that a channel's matrix meets its tokens without another copy.
     kc = k.reshape(B, N, C, D).permute(3, 0, 1, 2)  # (D, B, N, C)

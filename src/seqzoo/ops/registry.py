@@ -1,0 +1,169 @@
+"""Which form of an operation runs where.
+
+Every operation has a `naive` form, the definition written from its paper's equations, and faster
+forms that the definition law (`seqzoo.laws`) holds to it. `BACKENDS` lists the forms of each
+operation; the first whose condition holds runs.
+
+To add a form: write a function with the signature of the operation's `naive` form, and add a line
+here with the condition under which it is chosen. Another package adds one with
+``Plugin(backends={"matrix_state.triton": Backend("package.module:function", when=...)})``, or with
+the import path of such an object; forms of plugins are tried first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from seqzoo.config.schema import load
+
+Condition = Callable[[Tensor, int], bool]  # (an input of the operation, its length in tokens)
+
+
+def always(x: Tensor, length: int) -> bool:
+    return True
+
+
+def never(x: Tensor, length: int) -> bool:
+    return False
+
+
+def one_token(x: Tensor, length: int) -> bool:
+    return length == 1
+
+
+def on_cpu(x: Tensor, length: int) -> bool:
+    return x.device.type == "cpu"
+
+
+def small_scores_in_bfloat16(x: Tensor, length: int) -> bool:
+    """On a CPU in bfloat16, SDPA's flash kernel is slower than two matrix products and a softmax
+    while the score matrix fits the cache, and always for one query (`scripts/measure_ops.py`)."""
+    small = length <= 512 or x.shape[-2] == 1
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and small
+
+
+class Backend(NamedTuple):
+    """One form of an operation.
+
+    Attributes:
+        function: its import path, `package.module:function`.
+        when: whether to choose it, given an input of the operation and its length in tokens.
+    """
+
+    function: str
+    when: Condition = always
+
+
+BACKENDS: dict[str, dict[str, Backend]] = {
+    "attention": {
+        "naive": Backend("seqzoo.ops.attention:naive", when=small_scores_in_bfloat16),
+        "sdpa": Backend("seqzoo.ops.attention:sdpa"),
+    },
+    "linear_scan": {
+        "naive": Backend("seqzoo.ops.linear_scan:naive", when=one_token),
+        "loop": Backend("seqzoo.ops.linear_scan:loop", when=on_cpu),
+        "scan": Backend("seqzoo.ops.linear_scan:scan"),
+    },
+    "matrix_state": {
+        "naive": Backend("seqzoo.ops.matrix_state:naive", when=one_token),
+        "chunked": Backend("seqzoo.ops.matrix_state:chunked"),
+    },
+    "recurrent": {
+        "naive": Backend("seqzoo.ops.recurrent:naive", when=never),
+        "torch": Backend("seqzoo.ops.recurrent:fused"),
+    },
+    "wkv4": {
+        "naive": Backend("seqzoo.ops.wkv4:naive", when=one_token),
+        "chunked": Backend("seqzoo.ops.wkv4:chunked"),
+        "scan": Backend("seqzoo.ops.wkv4:scan", when=never),  # `chunked` falls back to it
+    },
+}
+_forced: ContextVar[str | None] = ContextVar("seqzoo_backend", default=None)
+_recorded: ContextVar[set[str] | None] = ContextVar("seqzoo_recorded", default=None)
+
+
+def backends() -> dict[str, dict[str, Backend]]:
+    """The forms of every operation, those of plugins first."""
+    from seqzoo.config.plugins import registered
+
+    table: dict[str, dict[str, Backend]] = {operation: {} for operation in BACKENDS}
+    for path, entry in registered("backends", {}).items():
+        operation, _, name = path.partition(".")
+        table[operation][name] = load(entry) if isinstance(entry, str) else entry
+    return {operation: added | BACKENDS[operation] for operation, added in table.items()}
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Run the form `name` of every operation that has one.
+
+    Raises:
+        ValueError: no operation has a form of that name.
+    """
+    known = {form for forms in backends().values() for form in forms}
+    if name not in known:
+        raise ValueError(f"no backend {name!r}: choose one of {', '.join(sorted(known))}")
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+@contextmanager
+def recording() -> Iterator[set[str]]:
+    """Collect the forms that run inside, such as `attention sdpa`."""
+    recorded: set[str] = set()
+    token = _recorded.set(recorded)
+    try:
+        yield recorded
+    finally:
+        _recorded.reset(token)
+
+
+def record(operation: str, form: str) -> None:
+    """Record that a form runs."""
+    recorded = None if torch.compiler.is_compiling() else _recorded.get()
+    if recorded is not None:
+        recorded.add(f"{operation} {form}")
+
+
+def choose(operation: str, x: Tensor, length: int) -> Callable[..., Any]:
+    """The form to run for an input x of an operation over `length` tokens."""
+    _load_forms(operation)
+    forms = _loaded[operation]
+    name = None if torch.compiler.is_compiling() else _forced.get()
+    if name not in forms:
+        for name, (_, when) in forms.items():  # noqa: B007
+            if when(x, length):
+                break
+    assert name is not None
+    record(operation, name)
+    return forms[name][0]
+
+
+# ---- functions are imported when an operation first runs, as they import this module
+
+_loaded: dict[str, dict[str, tuple[Callable[..., Any], Condition]]] = {}
+_loaded_with: dict[str, str] = {}  # the plugins that were in use then
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _load_forms(operation: str) -> None:
+    """Import the functions of an operation's forms; torch.compile runs this while it traces."""
+    from seqzoo.config.plugins import VARIABLE
+
+    in_use = os.environ.get(VARIABLE, "")
+    if _loaded_with.get(operation) != in_use:
+        forms = backends()[operation]
+        _loaded[operation] = {
+            name: (load(form.function), form.when) for name, form in forms.items()
+        }
+        _loaded_with[operation] = in_use

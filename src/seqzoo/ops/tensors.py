@@ -1,0 +1,18 @@
+"""Small functions of tensors that several mixers use."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def unit(x: Tensor) -> Tensor:
+    """x with its last dimension scaled to length 1: `F.normalize`, whose reduction is slow on a
+    CPU."""
+    return x * x.square().sum(-1, keepdim=True).clamp(min=1e-24).rsqrt()
+
+
+def float32_or_wider(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in float32, or in float64 where they are: sums over time must not be rounded to
+    16 bits."""
+    return tuple(t if t.dtype == torch.float64 else t.float() for t in tensors)
