@@ -1,11 +1,11 @@
-"""Attention to a source that was read: what joins a decoder to its encoder.
+"""Attention of a decoder to its encoded source.
 
-B batch, T tokens of the target, S of the source, D width, M width of what the encoder made of it,
-H heads of K = D / H numbers.
+B batch, T tokens of the target, S tokens of the source, D width, M width of the encoded source, H
+heads of K = D / H numbers.
 
-Like every mixer it is a state machine. Its state is the source, as the keys and values that queries
-will meet: it comes from `remember`, and is handed on as it is. So a decoder needs nothing beside
-its state, and whoever selects rows of that selects their sources too.
+Like every mixer it is a state machine. Its state is the source, as keys and values: `remember`
+makes it, and every step returns it unchanged. So a decoder needs nothing but its state, and
+selecting rows of the state selects their sources.
 """
 
 from __future__ import annotations
@@ -15,19 +15,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from seqzoo.config.rules import source_heads_divide_width
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count
 from seqzoo.ops.attention import full_attention
 
 
 class Source(NamedTuple):
-    """What can be attended to, for one layer."""
+    """The keys and values of an encoded source, for one layer."""
 
     k: Tensor  # (B, H, S, K)
     v: Tensor  # (B, H, S, K)
-    valid: Tensor  # (B, S): whether there is a token, or only padding
+    valid: Tensor  # (B, S): true at tokens, false at padding
 
     def accumulated(self) -> tuple[Tensor, ...]:
-        """What must not be rounded: nothing is added to a source."""
+        """The leaves that sum over time: none, as a source does not change."""
         return ()
+
+    def initial(self) -> Source:
+        """The state before the first token of the target: the source itself."""
+        return self
 
 
 class CrossAttention(nn.Module):
@@ -36,10 +43,13 @@ class CrossAttention(nn.Module):
     Args:
         dim: width D, divisible by source_heads.
         encoded_dim: M.
-        n_layers: of the model, for GPT-2's initialisation of the output projection.
+        n_layers: layers of the model, for GPT-2's initialisation of the output projection.
     """
 
-    def __init__(self, *, dim: int, encoded_dim: int, source_heads: int, n_layers: int) -> None:
+    @checked(source_heads_divide_width)
+    def __init__(
+        self, *, dim: Count, encoded_dim: Count, source_heads: Count, n_layers: Count
+    ) -> None:
         super().__init__()
         self.n_heads = source_heads
         self.query = nn.Linear(dim, dim, bias=False)
@@ -50,14 +60,18 @@ class CrossAttention(nn.Module):
         nn.init.normal_(self.out.weight, std=0.02 / (2 * n_layers) ** 0.5)
 
     def remember(self, encoded: Tensor, valid: Tensor) -> Source:
-        """The state before the first token: what the encoder made (B, S, M), and whether each is a
-        token (B, S)."""
+        """The state before the first token of the target.
+
+        Args:
+            encoded: (B, S, M).
+            valid: (B, S), true at tokens, false at padding.
+        """
         k, v = self.key_value(encoded).chunk(2, -1)
         return Source(self._heads(k).contiguous(), self._heads(v).contiguous(), valid)
 
     def forward(self, x: Tensor, source: Source | None = None) -> tuple[Tensor, Source]:
         if source is None:
-            raise ValueError("a decoder that attends to a source begins with encode(source)")
+            raise ValueError("a decoder needs a source: start from the state of encode(source)")
         y = full_attention(self._heads(self.query(x)), source.k, source.v, source.valid)
         return self.out(y.transpose(1, 2).flatten(2)).to(x.dtype), source
 

@@ -11,36 +11,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.ops import float32_or_wider, unit
+from seqzoo.config import rules
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count
 from seqzoo.ops.local import causal_conv
 from seqzoo.ops.matrix_state import matrix_state
+from seqzoo.ops.tensors import float32_or_wider, unit
 
 TAPS = 4
 
 
 class DeltaMemory(NamedTuple):
-    """What the convolution still needs, and the matrix, in float32 or wider."""
+    """The last tokens of the convolution, and the matrix of every head, in float32 or wider."""
 
     conv: Tensor  # (B, W - 1, 3 D)
     S: Tensor  # (B, H, K, K)
 
 
 class DeltaNet(nn.Module):
-    """Linear attention that writes by the delta rule (2406.06484, sections 2.2 and 3.3): what is
-    already stored at a key is first taken off.
+    """Linear attention that writes by the delta rule (2406.06484, sections 2.2 and 3.3): the value
+    that is stored at a key is subtracted before the new one is added.
 
         S_t = S_{t-1} + beta_t k_t (v_t - k_t^T S_{t-1})^T        y_t = q_t S_t / sqrt(K)
 
     Queries, keys and values pass a causal convolution over 4 tokens and silu; queries and keys then
-    have length 1; beta = sigmoid(x W). Each head's answer is divided by its root mean square,
-    which cancels 1 / sqrt(K); it is there as in the authors' code.
+    have length 1; beta = sigmoid(x W). Each head's output is divided by its root mean square, which
+    cancels 1 / sqrt(K), kept as in the authors' code.
 
     Args:
         dim: width D, divisible by n_heads.
-        n_layers: of the model, for GPT-2's initialisation of the output projection.
+        n_layers: layers of the model, for GPT-2's initialisation of the output projection.
     """
 
-    def __init__(self, *, dim: int, n_heads: int, n_layers: int) -> None:
+    @checked(rules.heads_divide_width)
+    def __init__(self, *, dim: Count, n_heads: Count, n_layers: Count) -> None:
         super().__init__()
         self.n_heads = n_heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)

@@ -11,11 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.ops import float32_or_wider
+from seqzoo.config import rules
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count
 from seqzoo.ops.matrix_state import matrix_state
+from seqzoo.ops.tensors import float32_or_wider
 
-TEMPERATURE = 16  # tau of section 4.4: decays begin near 1
-RANK = 16  # of the gate's projection, ibid.
+TEMPERATURE = 16  # tau of section 4.4: initial decays are near 1
+RANK = 16  # of the gate's low-rank projection, section 4.4
 
 
 class GatedMemory(NamedTuple):
@@ -25,21 +28,22 @@ class GatedMemory(NamedTuple):
 
 
 class GatedLinearAttention(nn.Module):
-    """Gated linear attention (eq. 3 and section 4.4): every channel of a key forgets by its own
-    gate, which the data sets.
+    """Gated linear attention (eq. 3 and section 4.4): a data-dependent decay for every channel of
+    the key.
 
         S_t = diag(alpha_t) S_{t-1} + k_t v_t^T        y_t = q_t S_t / sqrt(K)
         alpha_t = sigmoid(x_t W_1 W_2 + b)^(1/16)
 
-    Each head's answer is divided by its root mean square (the paper's layer norm, without its
-    mean), times silu(x W_r + b_r). 1 / sqrt(K) is the authors' code's: the norm cancels it.
+    Each head's output is divided by its root mean square (the paper's layer norm, without its
+    mean), times silu(x W_r + b_r). The norm cancels 1 / sqrt(K), kept as in the authors' code.
 
     Args:
         dim: width D, divisible by 2 n_heads.
-        n_layers: of the model, for GPT-2's initialisation of the output projection.
+        n_layers: layers of the model, for GPT-2's initialisation of the output projection.
     """
 
-    def __init__(self, *, dim: int, n_heads: int, n_layers: int) -> None:
+    @checked(rules.heads_divide_width, rules.head_size_is_even)
+    def __init__(self, *, dim: Count, n_heads: Count, n_layers: Count) -> None:
         super().__init__()
         self.n_heads = n_heads
         self.query, self.key = (nn.Linear(dim, dim // 2, bias=False) for _ in range(2))

@@ -1,17 +1,24 @@
-"""The linear Transformer's attention: an RNN with a matrix state that trains in parallel."""
+"""Causal linear attention: an RNN with a matrix state that trains in parallel.
+
+B batch, T time, D width, H heads of K numbers, M features.
+"""
 
 from __future__ import annotations
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.ops import float32_or_wider, unwatched, watch
+from seqzoo.config import rules
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count
 from seqzoo.ops.matrix_state import matrix_state, turned_matrix_state
+from seqzoo.ops.tensors import float32_or_wider
+from seqzoo.ops.watch import unwatched, watch
 
 EPS = 1e-6  # keeps the normaliser from zero, as in the authors' code
 
@@ -33,31 +40,31 @@ class LinearAttention(nn.Module):
 
     Args:
         dim: width D, divisible by n_heads.
-        feature: phi, which makes M features of a head's K numbers, one of FEATURES.
+        feature: phi, from the K numbers of a head to M features, one of FEATURES.
         position: with `rope`, mapped queries and keys are turned in the numerator only (Su et al.
             2021, eq. 19). The memory is kept relative to the next token, so no position is stored.
-        decay: `none` is the paper's sum over everything read, g = 1; with `retention` a token keeps
-            the share 1 - 2^-e of what came before, e from 1 for the first head to 7 for the last,
-            or the only one:
-            half-lives from 1 to some 90 tokens, so that a stream of any length stays in balance
-            (after Sun et al. 2023, arXiv 2307.08621, where e is 5 + h).
-        normaliser: `sum` is the paper's z; with `rms` every head's answer is divided by its root
-            mean square instead (Qin et al. 2022, arXiv 2210.10340, its NormAttention).
-        chunk: tokens that are read at once by matrix products.
+        decay: `none` is the paper's sum over all tokens, g = 1; with `retention` g = 1 - 2^-e, e
+            from 1 for the first head to 7 for the last, or for a single head: half-lives from 1 to
+            about 90 tokens, so that the state stays bounded on streams of any length (after Sun et
+            al. 2023, arXiv 2307.08621, where e is 5 + h).
+        normaliser: `sum` is the paper's z; `rms` divides the output of every head by its root mean
+            square instead (Qin et al. 2022, arXiv 2210.10340, NormAttention).
+        chunk: tokens in a chunk, which matrix products read at once.
     """
 
     decay: Tensor  # (H, 1, 1): log g
 
+    @checked(rules.heads_divide_width, rules.even_heads_for_rope, rules.even_features_for_rope)
     def __init__(
         self,
         *,
-        dim: int,
-        n_heads: int,
-        feature: str,
-        position: str,
-        decay: str,
-        normaliser: str,
-        chunk: int,
+        dim: Count,
+        n_heads: Count,
+        feature: Literal["elu", "relu", "learned", "taylor"],
+        position: Literal["rope", "learned", "sinusoidal", "none"],
+        decay: Literal["none", "retention"],
+        normaliser: Literal["sum", "rms"],
+        chunk: Count,
     ) -> None:
         super().__init__()
         self.n_heads, self.normaliser, self.chunk = n_heads, normaliser, chunk
@@ -70,7 +77,7 @@ class LinearAttention(nn.Module):
         if decay == "retention":
             rates = torch.log1p(-(2.0 ** -torch.linspace(fastest, 7, n_heads)))
         self.register_buffer("decay", rates[:, None, None], persistent=False)
-        self.least = math.log1p(-(2.0**-fastest)) if decay == "retention" else 0.0
+        self.min_log_w = math.log1p(-(2.0**-fastest)) if decay == "retention" else 0.0
 
     def forward(
         self, x: Tensor, state: AttentionMemory | None = None
@@ -94,16 +101,19 @@ class LinearAttention(nn.Module):
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, S: Tensor, z: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The weighted sums of values, divided by z where it is the normaliser; S; z."""
+        """The weighted sums of the values, divided by z where it is the normaliser; then S and
+        z."""
         decay, V = self.decay.to(q.dtype)[None], v.shape[-1]
-        plain = partial(matrix_state, log_w=decay, least=self.least, chunk=self.chunk)
-        turned = partial(turned_matrix_state, log_w=decay, least=self.least, chunk=self.chunk)
+        plain = partial(matrix_state, log_w=decay, min_log_w=self.min_log_w, chunk=self.chunk)
+        turned = partial(
+            turned_matrix_state, log_w=decay, min_log_w=self.min_log_w, chunk=self.chunk
+        )
         read = turned if self.rope else plain
         if self.normaliser == "rms":
             y, S = read(q, k, v, S)
             return y, S, z.new_zeros(*z.shape[:2], 0)
         ones = torch.ones_like(v[..., :1])
-        if self.rope:  # z sees queries and keys unturned: a normaliser must stay positive
+        if self.rope:  # z is a sum of keys that are not turned, as it must stay positive
             total, column = plain(q, k, ones, z[..., None])
             y, S = read(q, k, v, S)
             return y / (total + EPS), S, column[..., 0]
@@ -112,15 +122,15 @@ class LinearAttention(nn.Module):
         return y[..., :V] / (y[..., V:] + EPS), both[..., :V], both[..., V]
 
     def _weights(self, q: Tensor, k: Tensor) -> Tensor:
-        """How much each value counts in each answer, from the empty state, of the first row:
-        (H, T, T)."""
+        """The weight of each value in each output, from the empty state, for the first row of the
+        batch: (H, T, T)."""
         _, H, T, M = q.shape
         values = torch.eye(T).to(q).expand(1, H, T, T)
         empty = q.new_zeros(1, H, M, T), q.new_zeros(1, H, M)
         return self._attend(q, k, values, *empty)[0][0]
 
 
-# ---- feature maps: (.., K) -> (.., M); products of any two are never negative
+# ---- feature maps (.., K) -> (.., M); the product of any two features is never negative
 
 
 class Elu(nn.Module):
@@ -134,7 +144,7 @@ class Elu(nn.Module):
 
 
 class Relu(nn.Module):
-    """max(x, 0). A query that meets no key with it gets zero."""
+    """max(x, 0). The output of a query that shares no positive feature with a key is zero."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -144,10 +154,12 @@ class Relu(nn.Module):
 
 
 class Learned(nn.Module):
-    """Softmax of W x beside softmax of -W x, with W the identity at first; M = 2 K (Zhang et al.
-    2024, arXiv 2402.04347, section 4.2, in the softmax form of their code). One W for queries,
-    keys and all heads of a layer, where theirs are apart; trained with the rest from the start,
-    where they distil it."""
+    """Softmax of W x, concatenated with softmax of -W x; W starts as the identity; M = 2 K (Zhang
+    et al. 2024, arXiv 2402.04347, section 4.2, in the softmax form of their code).
+
+    Deviations: queries, keys and all heads of a layer share W, and it is trained with the rest of
+    the model instead of distilled.
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -161,7 +173,7 @@ class Learned(nn.Module):
 
 class Taylor(nn.Module):
     """Features whose product is 1 + s + s^2 / 2 with s = q.k / sqrt(K), always positive; M = 1 + K
-    + K^2, so heads should be small: theirs have 16 (Arora et al. 2024, arXiv 2402.18668, section
+    + K^2, so heads should be small: 16 in the paper (Arora et al. 2024, arXiv 2402.18668, section
     4.1)."""
 
     def __init__(self, size: int) -> None:

@@ -13,15 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.ops import float32_or_wider
+from seqzoo.config import rules
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count
 from seqzoo.ops.local import causal_conv
 from seqzoo.ops.matrix_state import matrix_state
+from seqzoo.ops.tensors import float32_or_wider
 
 TAPS = 4
 
 
 class SSMState(NamedTuple):
-    """What the convolution still needs, and the state of eq. 2, in float32 or wider."""
+    """The last tokens of the convolution, and the state of eq. 2, in float32 or wider."""
 
     conv: Tensor  # (B, W - 1, E + 2 N)
     h: Tensor  # (B, H, N, P)
@@ -44,7 +47,8 @@ class Mamba2(nn.Module):
         state_size: N.
     """
 
-    def __init__(self, *, dim: int, n_heads: int, expand: int, state_size: int) -> None:
+    @checked(rules.heads_divide_inner_width)
+    def __init__(self, *, dim: Count, n_heads: Count, expand: Count, state_size: Count) -> None:
         super().__init__()
         inner = expand * dim
         self.n_heads, self.sizes = n_heads, [inner, inner + 2 * state_size, n_heads]
@@ -68,7 +72,7 @@ class Mamba2(nn.Module):
             xBC, conv = causal_conv(xBC, self.conv, state and state.conv)
             u, B, C = torch.split(F.silu(xBC + self.conv_bias), self.split, -1)
             u = u.view(batch, T, self.n_heads, -1).transpose(1, 2)  # (B, H, T, P)
-            B, C = B[:, None], C[:, None]  # (B, 1, T, N): all heads have the same
+            B, C = B[:, None], C[:, None]  # (B, 1, T, N), shared by all heads
             dt = F.softplus(dt + bias).transpose(1, 2)[..., None]  # (B, H, T, 1)
             h = state.h if state else u.new_zeros(batch, *u.shape[1:2], B.shape[-1], u.shape[-1])
             y, h = matrix_state(C, B, dt * u, h, -A.exp()[:, None, None] * dt)

@@ -1,5 +1,5 @@
-"""minGRU and minLSTM (Feng et al. 2024, arXiv 2410.01201): gates that do not see the state, so that
-training is a linear recurrence.
+"""minGRU and minLSTM (Feng et al. 2024, arXiv 2410.01201): gates that do not depend on the state,
+so that the recurrence is linear.
 
 B batch, T time, D width, E = expand D numbers of state.
 """
@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.ops import float32_or_wider
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count
 from seqzoo.ops.linear_scan import linear_scan
+from seqzoo.ops.tensors import float32_or_wider
 
 
 class Hidden(NamedTuple):
-    """What is remembered, in float32 or wider."""
+    """The state, in float32 or wider."""
 
     h: Tensor  # (B, E)
 
@@ -25,15 +27,16 @@ class Hidden(NamedTuple):
 class MinGRU(nn.Module):
     """h_t = (1 - z_t) h_{t-1} + z_t g(x_t W_h), z = sigmoid(x W_z) (section 3.1; g of appendix B).
 
-    The empty state is zero (in the paper's parallel listing, which takes it through g, zero is
-    1/2); y = h W_out, whatever the width.
+    The empty state is zero (the paper's parallel listing applies g to it, which makes 1/2 of zero);
+    y = h W_out, also where E = D.
 
     Args:
         dim: width D.
         expand: E / D.
     """
 
-    def __init__(self, *, dim: int, expand: int) -> None:
+    @checked()
+    def __init__(self, *, dim: Count, expand: Count) -> None:
         super().__init__()
         self.project = nn.Linear(dim, 2 * expand * dim)
         self.out = nn.Linear(expand * dim, dim)
@@ -51,14 +54,15 @@ class MinLSTM(nn.Module):
     """h_t = f'_t h_{t-1} + i'_t g(x_t W_h), where f' = f / (f + i), i' = i / (f + i) of two sigmoid
     gates (section 3.2; g of appendix B).
 
-    The empty state is zero; y = h W_out, whatever the width.
+    The empty state is zero; y = h W_out, also where E = D.
 
     Args:
         dim: width D.
         expand: E / D.
     """
 
-    def __init__(self, *, dim: int, expand: int) -> None:
+    @checked()
+    def __init__(self, *, dim: Count, expand: Count) -> None:
         super().__init__()
         self.project = nn.Linear(dim, 3 * expand * dim)
         self.out = nn.Linear(expand * dim, dim)
@@ -73,10 +77,10 @@ class MinLSTM(nn.Module):
 
 
 def positive(x: Tensor) -> Tensor:
-    """g of appendix B: x + 1/2 from 0 up, sigmoid(x) below."""
+    """g of appendix B: x + 1/2 where x >= 0, else sigmoid(x)."""
     return torch.where(x >= 0, x + 0.5, x.sigmoid())
 
 
 def _recur(a: Tensor, b: Tensor, state: Hidden | None) -> tuple[Tensor, Hidden]:
     h = linear_scan(a, b, state.h if state else torch.zeros_like(b[:, 0]))
-    return h, Hidden(h[:, -1].clone())  # a view would keep the whole chunk alive
+    return h, Hidden(h[:, -1].clone())  # a view would keep the whole chunk in memory

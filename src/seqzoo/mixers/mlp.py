@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count, Positive
 
 
 class MLP(nn.Module):
     """Position-wise feed-forward network, W2 f(W1 x) (Vaswani et al. 2017, eq. 2).
 
-    Its state is ``()``: it remembers nothing.
+    Its state is ``()``.
 
     Args:
         dim: width D.
         mlp_ratio: hidden width / D.
-        n_layers: of the model, for GPT-2's initialisation of W2.
+        n_layers: layers of the model, for GPT-2's initialisation of W2.
         activation: f: `gelu` as in GPT-2, `relu`, `relu2`, its square (So et al. 2021, arXiv
             2109.08668); or `swiglu`, where the hidden layer is silu(W3 x) * (W1 x) (Shazeer 2020,
             arXiv 2002.05202, eq. 6; 2/3 of the hidden width then has as many parameters).
     """
 
+    @checked()
     def __init__(
-        self, *, dim: int, mlp_ratio: float, n_layers: int, activation: str = "gelu"
+        self,
+        *,
+        dim: Count,
+        mlp_ratio: Positive,
+        n_layers: Count,
+        activation: Literal["gelu", "relu", "relu2", "swiglu"] = "gelu",
     ) -> None:
         super().__init__()
         hidden = round(mlp_ratio * dim)
@@ -48,8 +59,8 @@ class MLP(nn.Module):
 
 
 def gpt2_init(linear: nn.Linear, residual_layers: int | None = None) -> None:
-    """Normal(0, 0.02), and smaller by sqrt(2 L) where the product is added to the residual of L
-    layers (GPT-2)."""
+    """Normal(0, 0.02), divided by sqrt(2 L) where the output is added to the residual stream of L
+    layers (GPT-2); zero biases."""
     std = 0.02 if residual_layers is None else 0.02 / (2 * residual_layers) ** 0.5
     nn.init.normal_(linear.weight, std=std)
     if linear.bias is not None:

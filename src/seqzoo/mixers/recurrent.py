@@ -1,7 +1,7 @@
 """The recurrent families: one layer of RNN, LSTM or GRU as a mixer.
 
-States are handed on in float32. Under bfloat16 autocast a long chunk's kernel computes in bfloat16,
-so the state it leaves is rounded once a chunk; steps of a few tokens are computed in float32.
+States are float32. Under bfloat16 autocast the kernel for a long chunk computes in bfloat16, so the
+state is rounded once a chunk; chunks of a few tokens are computed in float32.
 """
 
 from __future__ import annotations
@@ -11,57 +11,63 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seqzoo.ops import float32_or_wider, recurrent
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count
+from seqzoo.ops.recurrent import recurrent
+from seqzoo.ops.tensors import float32_or_wider
 
 
 class Hidden(NamedTuple):
-    """What an RNN or a GRU remembers."""
+    """The state of an RNN or a GRU."""
 
     h: Tensor  # (B, D)
 
 
 class Memory(NamedTuple):
-    """What an LSTM remembers: its output and its cell."""
+    """The state of an LSTM: its output and its cell."""
 
     h: Tensor  # (B, D)
     c: Tensor  # (B, D)
 
 
 class RNN(nn.Module):
-    """Elman's recurrent network with tanh (Elman 1990). State: one vector a row."""
+    """Elman's recurrent network with tanh (Elman 1990). State: one vector."""
 
-    def __init__(self, *, dim: int) -> None:
+    @checked()
+    def __init__(self, *, dim: Count) -> None:
         super().__init__()
         self.cell = nn.RNN(dim, dim, batch_first=True)
         _orthogonal(self.cell)
 
     def forward(self, x: Tensor, state: Hidden | None = None) -> tuple[Tensor, Hidden]:
         (h,) = state or (_zeros(x),)
-        y, h = recurrent.elman(self.cell, x, h.to(x.dtype))
+        y, h = recurrent(self.cell, x, h.to(x.dtype))
         return y.to(x.dtype), Hidden(*float32_or_wider(h))
 
 
 class GRU(nn.Module):
-    """Gated recurrent unit (Cho et al. 2014, arXiv 1406.1078). State: one vector a row."""
+    """Gated recurrent unit (Cho et al. 2014, arXiv 1406.1078). State: one vector."""
 
-    def __init__(self, *, dim: int) -> None:
+    @checked()
+    def __init__(self, *, dim: Count) -> None:
         super().__init__()
         self.cell = nn.GRU(dim, dim, batch_first=True)
         _orthogonal(self.cell)
 
     def forward(self, x: Tensor, state: Hidden | None = None) -> tuple[Tensor, Hidden]:
         (h,) = state or (_zeros(x),)
-        y, h = recurrent.gru(self.cell, x, h.to(x.dtype))
+        y, h = recurrent(self.cell, x, h.to(x.dtype))
         return y.to(x.dtype), Hidden(*float32_or_wider(h))
 
 
 class LSTM(nn.Module):
-    """Long short-term memory (Hochreiter & Schmidhuber 1997). State: output h and cell c a row.
+    """Long short-term memory (Hochreiter & Schmidhuber 1997). State: output h and cell c.
 
-    The forget gate starts open, with a bias of 1 (Gers et al. 2000; Jozefowicz et al. 2015).
+    The initial bias of the forget gate is 1 (Gers et al. 2000; Jozefowicz et al. 2015).
     """
 
-    def __init__(self, *, dim: int) -> None:
+    @checked()
+    def __init__(self, *, dim: Count) -> None:
         super().__init__()
         self.cell = nn.LSTM(dim, dim, batch_first=True)
         _orthogonal(self.cell)
@@ -71,7 +77,7 @@ class LSTM(nn.Module):
 
     def forward(self, x: Tensor, state: Memory | None = None) -> tuple[Tensor, Memory]:
         h, c = state or (_zeros(x), _zeros(x))
-        y, h, c = recurrent.lstm(self.cell, x, h.to(x.dtype), c.to(x.dtype))
+        y, h, c = recurrent(self.cell, x, h.to(x.dtype), c.to(x.dtype))
         return y.to(x.dtype), Memory(*float32_or_wider(h, c))
 
 
@@ -80,8 +86,8 @@ def _zeros(x: Tensor) -> Tensor:
 
 
 def _orthogonal(cell: nn.RNNBase) -> None:
-    """Input weights Glorot-uniform, recurrent weights orthogonal a gate (Saxe et al. 2014), biases
-    zero."""
+    """For each gate Glorot-uniform input weights and orthogonal recurrent weights (Saxe et al.
+    2014); zero biases."""
     for name, weight in cell.named_parameters():
         if name.startswith("weight_ih"):
             for gate in weight.detach().view(-1, cell.hidden_size, weight.shape[1]):

@@ -12,8 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.ops import float32_or_wider
+from seqzoo.config import rules
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count
 from seqzoo.ops.matrix_state import turned_matrix_state
+from seqzoo.ops.tensors import float32_or_wider
 
 
 class RetentionMemory(NamedTuple):
@@ -23,23 +26,24 @@ class RetentionMemory(NamedTuple):
 
 
 class Retention(nn.Module):
-    """Multi-scale retention (eq. 5-8): linear attention whose heads forget at fixed rates.
+    """Multi-scale retention (eq. 5-8): linear attention with a constant decay for each head.
 
         S_t = gamma S_{t-1} + k_t v_t^T    y_t = q_t S_t    gamma = 1 - 2^(-5 - h), h = 0 .. H - 1
 
-    Queries and keys are turned to their positions, with the frequencies of `rotate`, keys divided
-    by sqrt(K); each head's answer is divided by its root mean square (the paper's group norm,
-    without its mean), times silu(x W_G). What the paper divides by to keep numbers in range before
-    that norm (the end of its section 2.2) is left out: the norm cancels it.
+    Queries and keys are turned to their positions, with the frequencies of `rotate`, and keys
+    divided by sqrt(K); each head's output is divided by its root mean square (the paper's group
+    norm, without its mean), times silu(x W_G). The divisors at the end of the paper's section 2.2
+    are left out, as the norm cancels them.
 
     Args:
         dim: width D; D / n_heads is even, for the turning.
-        n_layers: of the model, for GPT-2's initialisation of the output projection.
+        n_layers: layers of the model, for GPT-2's initialisation of the output projection.
     """
 
     decay: Tensor  # (H, 1, 1): log gamma
 
-    def __init__(self, *, dim: int, n_heads: int, n_layers: int) -> None:
+    @checked(rules.heads_divide_width, rules.head_size_is_even)
+    def __init__(self, *, dim: Count, n_heads: Count, n_layers: Count) -> None:
         super().__init__()
         self.n_heads = n_heads
         self.query, self.key = (nn.Linear(dim, dim, bias=False) for _ in range(2))
@@ -50,7 +54,7 @@ class Retention(nn.Module):
         nn.init.normal_(self.out.weight, std=0.02 / (2 * n_layers) ** 0.5)
         rates = torch.log1p(-(2.0 ** (-5.0 - torch.arange(n_heads))))
         self.register_buffer("decay", rates[:, None, None], persistent=False)
-        self.least = math.log1p(-(2.0**-5))
+        self.min_log_w = math.log1p(-(2.0**-5))
 
     def forward(
         self, x: Tensor, state: RetentionMemory | None = None
@@ -65,7 +69,7 @@ class Retention(nn.Module):
             q, k, v = float32_or_wider(q, k, v)
             (S,) = state or (q.new_zeros(B, self.n_heads, K, V),)
             decay = self.decay.to(q.dtype)[None]
-            y, S = turned_matrix_state(q, k * K**-0.5, v, S, decay, least=self.least)
+            y, S = turned_matrix_state(q, k * K**-0.5, v, S, decay, min_log_w=self.min_log_w)
             y = F.rms_norm(y, (V,)).transpose(1, 2).flatten(2)
         y = self.out(F.silu(self.gate(x)) * y.to(x.dtype))
         return y.to(x.dtype), RetentionMemory(S)

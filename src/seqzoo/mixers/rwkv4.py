@@ -12,20 +12,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seqzoo.ops import float32_or_wider
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count, Natural, Positive
 from seqzoo.ops.local import token_shift
-from seqzoo.ops.wkv4 import EMPTY, WKVState, wkv4
+from seqzoo.ops.tensors import float32_or_wider
+from seqzoo.ops.wkv4 import WKVState, empty_state, wkv4
 
 
 class TimeState(NamedTuple):
-    """The token before, as the layer norm left it, and the wkv accumulators: 4 D numbers a row."""
+    """The last token, after the layer norm, and the wkv accumulators: 4 D numbers."""
 
     shift: Tensor  # (B, D)
     wkv: WKVState
 
 
 class ChannelState(NamedTuple):
-    """The token before, as the layer norm left it."""
+    """The last token, after the layer norm."""
 
     shift: Tensor  # (B, D)
 
@@ -35,10 +37,11 @@ class TimeMix(nn.Module):
 
     Args:
         dim: width D.
-        layer: index of the block, from 0; with n_layers it sets the initial decays and mixes.
+        layer: index of the block, from 0; the initial decays and mixes depend on it and n_layers.
     """
 
-    def __init__(self, *, dim: int, layer: int, n_layers: int) -> None:
+    @checked()
+    def __init__(self, *, dim: Count, layer: Natural, n_layers: Count) -> None:
         super().__init__()
         depth = layer / max(1, n_layers - 1)  # 0 to 1
         height = 1 - layer / n_layers  # 1 to almost 0
@@ -68,7 +71,7 @@ class TimeMix(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             k, v, decay, u = float32_or_wider(k, v, self.time_decay, self.time_first)
             decay, u = decay.to(k.dtype), u.to(k.dtype)
-            wkv = state.wkv if state else _empty(k)
+            wkv = state.wkv if state else empty_state(k)
             y, wkv = wkv4(k, v, -decay.exp(), u, wkv)
         y = self.output(y.to(r.dtype) * r.sigmoid())
         return y.to(x.dtype), TimeState(shift, wkv)
@@ -78,7 +81,8 @@ class ChannelMix(nn.Module):
     """Channel mixing with a squared ReLU and a receptance gate (eq. 19-22). State: the shifted
     token."""
 
-    def __init__(self, *, dim: int, mlp_ratio: float, layer: int, n_layers: int) -> None:
+    @checked()
+    def __init__(self, *, dim: Count, mlp_ratio: Positive, layer: Natural, n_layers: Count) -> None:
         super().__init__()
         height = 1 - layer / n_layers
         mix = ((torch.arange(dim) / dim) ** height)[None, None]
@@ -99,10 +103,5 @@ class ChannelMix(nn.Module):
         return (r.sigmoid() * self.value(k)).to(x.dtype), ChannelState(shift)
 
 
-def _empty(k: Tensor) -> WKVState:
-    zeros = k.new_zeros(k.shape[0], k.shape[2])
-    return WKVState(zeros, zeros, torch.full_like(zeros, EMPTY))
-
-
 def _learn_faster(parameter: nn.Parameter, factor: float) -> None:
-    parameter.lr_scale = factor  # type: ignore[attr-defined]  # read by the optimiser's parameter groups
+    parameter.lr_scale = factor  # type: ignore[attr-defined]  # for the optimiser's groups

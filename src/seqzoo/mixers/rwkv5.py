@@ -12,13 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.ops import float32_or_wider
+from seqzoo.config import rules
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count, Natural
 from seqzoo.ops.local import token_shift
 from seqzoo.ops.matrix_state import matrix_state
+from seqzoo.ops.tensors import float32_or_wider
 
 
 class TimeState(NamedTuple):
-    """The token before, as the layer norm left it, and the matrix of every head."""
+    """The last token, after the layer norm, and the matrix of every head."""
 
     shift: Tensor  # (B, D)
     wkv: Tensor  # (B, H, N, N): keys by values, float32 or wider
@@ -29,15 +32,16 @@ class TimeMix(nn.Module):
 
         y_t = r_t (S_{t-1} + diag(u) k_t v_t^T)        S_t = diag(w) S_{t-1} + k_t v_t^T
 
-    where w = e^(-e^decay) is a constant of a channel; each head's answer is normalised, times
+    where w = e^(-e^decay) is constant for each channel; each head's output is normalised, times
     silu(gate). A mix is the weight of the current token, as in the official code: 1 - mu of eq. 3.
 
     Args:
         dim: width D, divisible by n_heads.
-        layer: index of the block, from 0; with n_layers it sets the initial decays and mixes.
+        layer: index of the block, from 0; the initial decays and mixes depend on it and n_layers.
     """
 
-    def __init__(self, *, dim: int, n_heads: int, layer: int, n_layers: int) -> None:
+    @checked(rules.heads_divide_width)
+    def __init__(self, *, dim: Count, n_heads: Count, layer: Natural, n_layers: Count) -> None:
         super().__init__()
         depth = layer / max(1, n_layers - 1)  # 0 to 1
         height = 1 - layer / n_layers  # 1 to almost 0
@@ -66,7 +70,9 @@ class TimeMix(nn.Module):
         ):
             nn.init.orthogonal_(linear.weight, gain)
         nn.init.zeros_(self.output.weight)
-        self.ln_x = nn.GroupNorm(n_heads, dim, eps=64e-5)  # 1e-5 times 8^2: theirs divides by 8
+        self.ln_x = nn.GroupNorm(
+            n_heads, dim, eps=64e-5
+        )  # 1e-5 times 8^2, as the official code divides by 8
         nn.init.constant_(self.ln_x.weight, ((1 + layer) / n_layers) ** 0.7)
 
     def forward(self, x: Tensor, state: TimeState | None = None) -> tuple[Tensor, TimeState]:

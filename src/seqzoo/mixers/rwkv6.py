@@ -1,5 +1,4 @@
-"""RWKV-6 "Finch" (Peng et al. 2024, arXiv 2404.05892): RWKV-5 with mixes and decays that the data
-sets.
+"""RWKV-6 "Finch" (Peng et al. 2024, arXiv 2404.05892): RWKV-5 with data-dependent mixes and decays.
 
 B batch, T time, D width, H heads of N numbers, R the rank of a low-rank map. Parameter names are
 those of the official checkpoints (`att.*`, `ffn.*`).
@@ -13,20 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.ops import float32_or_wider
+from seqzoo.config import rules
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count, Natural, Positive
 from seqzoo.ops.local import token_shift
 from seqzoo.ops.matrix_state import matrix_state
+from seqzoo.ops.tensors import float32_or_wider
 
 
 class TimeState(NamedTuple):
-    """The token before, as the layer norm left it, and the matrix of every head."""
+    """The last token, after the layer norm, and the matrix of every head."""
 
     shift: Tensor  # (B, D)
     wkv: Tensor  # (B, H, N, N): keys by values, float32 or wider
 
 
 class ChannelState(NamedTuple):
-    """The token before, as the layer norm left it."""
+    """The last token, after the layer norm."""
 
     shift: Tensor  # (B, D)
 
@@ -36,14 +38,14 @@ class TimeMix(nn.Module):
 
         y_t = r_t (S_{t-1} + diag(u) k_t v_t^T)        S_t = diag(w_t) S_{t-1} + k_t v_t^T
 
-    where w_t = e^(-e^d_t), d_t = time_decay + tanh(x^w A) B; each head's answer is normalised,
+    where w_t = e^(-e^d_t), d_t = time_decay + tanh(x^w A) B; each head's output is normalised,
     times silu(gate).
 
     Args:
         dim: width D, divisible by n_heads.
         mix_rank: R of the five data-dependent mixes.
         decay_rank: R of the decay.
-        layer: index of the block, from 0; with n_layers it sets the initial decays and mixes.
+        layer: index of the block, from 0; the initial decays and mixes depend on it and n_layers.
     """
 
     time_maa_x: Tensor
@@ -52,15 +54,16 @@ class TimeMix(nn.Module):
     time_maa_r: Tensor
     time_maa_g: Tensor
 
+    @checked(rules.heads_divide_width)
     def __init__(
         self,
         *,
-        dim: int,
-        n_heads: int,
-        mix_rank: int,
-        decay_rank: int,
-        layer: int,
-        n_layers: int,
+        dim: Count,
+        n_heads: Count,
+        mix_rank: Count,
+        decay_rank: Count,
+        layer: Natural,
+        n_layers: Count,
     ) -> None:
         super().__init__()
         depth = layer / max(1, n_layers - 1)  # 0 to 1
@@ -130,10 +133,11 @@ class TimeMix(nn.Module):
 
 
 class ChannelMix(nn.Module):
-    """Channel mixing with a squared ReLU and a receptance gate: RWKV-4's, its mixes in the opposite
-    sense. State: the shifted token."""
+    """Channel mixing with a squared ReLU and a receptance gate: RWKV-4's, with
+    mixes in the opposite sense. State: the shifted token."""
 
-    def __init__(self, *, dim: int, mlp_ratio: float, layer: int, n_layers: int) -> None:
+    @checked()
+    def __init__(self, *, dim: Count, mlp_ratio: Positive, layer: Natural, n_layers: Count) -> None:
         super().__init__()
         mix = 1 - ((torch.arange(dim) / dim) ** (1 - layer / n_layers))[None, None]
         self.time_maa_k, self.time_maa_r = nn.Parameter(mix.clone()), nn.Parameter(mix.clone())

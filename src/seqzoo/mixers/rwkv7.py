@@ -12,28 +12,32 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seqzoo.ops import float32_or_wider, unit
+from seqzoo.config import rules
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count, Natural, Positive
 from seqzoo.ops.local import token_shift
 from seqzoo.ops.matrix_state import matrix_state
+from seqzoo.ops.tensors import float32_or_wider, unit
 
-FASTEST = math.exp(-0.5)  # -log w is at most this
+FASTEST_DECAY = math.exp(-0.5)  # upper bound of -log w
 
 
 class TimeState(NamedTuple):
-    """The token before, as the layer norm left it, and the matrix of every head."""
+    """The last token, after the layer norm, and the matrix of every head."""
 
     shift: Tensor  # (B, D)
     wkv: Tensor  # (B, H, N, N): keys by values, float32 or wider
 
 
 class ChannelState(NamedTuple):
-    """The token before, as the layer norm left it."""
+    """The last token, after the layer norm."""
 
     shift: Tensor  # (B, D)
 
 
 class TimeMix(nn.Module):
-    """Time mixing (section 4.1): the delta rule with a decay, a rate and a direction a channel.
+    """Time mixing (section 4.1): the delta rule, where each channel has a decay, rate and
+    direction.
 
         S_t = diag(w_t) S_{t-1} - (a_t * kappa_t) (kappa_t^T S_{t-1}) + k_t v_t^T    y_t = r_t S_t
 
@@ -43,14 +47,13 @@ class TimeMix(nn.Module):
 
     The sigmoid weighs v_first, as in the official code; the paper's weighs the layer's own v.
 
-    Then y is normalised a head, gets (r . (r_k * k)) v added, and is multiplied by sigmoid(x^g g1)
-    g2. S is written keys by values here, the transpose of the paper's.
+    Then y is normalised in each head, (r . (r_k * k)) v is added, and the sum multiplied by
+    sigmoid(x^g g1) g2. S is keys by values here, the transpose of the paper's.
 
     Args:
         dim: width D, divisible by n_heads.
-        decay_rank, rate_rank, value_rank, gate_rank: R of w, a, v and g; where None, what the
-            official code makes of the width.
-        layer: index of the block, from 0; with n_layers it sets the initial decays and mixes.
+        decay_rank, rate_rank, value_rank, gate_rank: R of w, a, v and g; None: `official_ranks`.
+        layer: index of the block, from 0; the initial decays and mixes depend on it and n_layers.
     """
 
     x_r: Tensor
@@ -71,17 +74,18 @@ class TimeMix(nn.Module):
     g1: Tensor
     g2: Tensor
 
+    @checked(rules.heads_divide_width)
     def __init__(
         self,
         *,
-        dim: int,
-        n_heads: int,
-        decay_rank: int | None,
-        rate_rank: int | None,
-        value_rank: int | None,
-        gate_rank: int | None,
-        layer: int,
-        n_layers: int,
+        dim: Count,
+        n_heads: Count,
+        decay_rank: Count | None,
+        rate_rank: Count | None,
+        value_rank: Count | None,
+        gate_rank: Count | None,
+        layer: Natural,
+        n_layers: Count,
     ) -> None:
         super().__init__()
         depth = layer / max(1, n_layers - 1)  # 0 to 1
@@ -130,8 +134,8 @@ class TimeMix(nn.Module):
     def forward(
         self, x: Tensor, state: TimeState | None = None, v_first: Tensor | None = None
     ) -> tuple[Tensor, TimeState, Tensor]:
-        """y, the state, and the first layer's values (B, T, D), which each layer hands to the
-        next."""
+        """y, the state, and `v_first`: the values (B, T, D) of the first layer, for the next
+        layer."""
         B, T, D = x.shape
         before, shift = token_shift(x, state and state.shift)
         mixes = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
@@ -153,9 +157,9 @@ class TimeMix(nn.Module):
                 t.view(B, T, *heads).transpose(1, 2) for t in (r, w, k, v, a, kappa)
             )
             kappa = unit(kappa)
-            log_w = -FASTEST * torch.sigmoid(w)
+            log_w = -FASTEST_DECAY * torch.sigmoid(w)
             S = state.wkv if state else r.new_zeros(B, *heads, heads[1])
-            y, S = matrix_state(r, k, v, S, log_w, a=a * kappa, b=-kappa, least=-FASTEST)
+            y, S = matrix_state(r, k, v, S, log_w, a=a * kappa, b=-kappa, min_log_w=-FASTEST_DECAY)
             bonus = (r * self.r_k[:, None] * k).sum(-1, keepdim=True) * v
             y = self.ln_x(y.transpose(1, 2).reshape(B * T, D)).view(B, T, D)
             y = y + bonus.transpose(1, 2).reshape(B, T, D)
@@ -175,7 +179,8 @@ def official_ranks(dim: int) -> tuple[int, int, int, int]:
 class ChannelMix(nn.Module):
     """Channel mixing with a squared ReLU and no gate (section 4.2). State: the shifted token."""
 
-    def __init__(self, *, dim: int, mlp_ratio: float, layer: int, n_layers: int) -> None:
+    @checked()
+    def __init__(self, *, dim: Count, mlp_ratio: Positive, layer: Natural, n_layers: Count) -> None:
         super().__init__()
         ratio = (torch.arange(dim) / dim)[None, None]
         self.x_k = nn.Parameter(1 - ratio ** ((1 - layer / n_layers) ** 4))

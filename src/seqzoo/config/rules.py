@@ -1,0 +1,145 @@
+"""Rules that see several keys at once, for `seqzoo.config.schema.checked`. Importing this loads no
+torch.
+
+A rule takes the keys that are known so far, by name, and what begins their names in a message, such
+as `model.`; it raises UserError. It holds where one of its keys is missing, as a constructor knows
+only its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from seqzoo.errors import UserError
+
+Keys = Mapping[str, Any]
+
+
+def heads_divide_width(keys: Keys, where: str) -> None:
+    """Every head has dim / n_heads numbers."""
+    if not _known(keys, "dim", "n_heads"):
+        return
+    dim, heads = keys["dim"], keys["n_heads"]
+    if dim % heads:
+        raise UserError(
+            f"{where}dim ({dim}) must be divisible by {where}n_heads ({heads}): "
+            f"try {where}dim={dim - dim % heads or heads} or "
+            f"{where}n_heads={_nearest_divisor(dim, heads)}"
+        )
+
+
+def heads_divide_inner_width(keys: Keys, where: str) -> None:
+    """Every head has expand * dim / n_heads numbers."""
+    if not _known(keys, "dim", "n_heads", "expand"):
+        return
+    inner, heads = keys["expand"] * keys["dim"], keys["n_heads"]
+    if inner % heads:
+        raise UserError(
+            f"{where}expand * {where}dim ({inner}) must be divisible by {where}n_heads ({heads}): "
+            f"try {where}n_heads={_nearest_divisor(inner, heads)}"
+        )
+
+
+def head_size_is_even(keys: Keys, where: str) -> None:
+    """dim / n_heads is a multiple of 2."""
+    if not _known(keys, "dim", "n_heads"):
+        return
+    dim, heads = keys["dim"], keys["n_heads"]
+    if dim // heads % 2:
+        raise UserError(
+            f"{where}dim ({dim}) / {where}n_heads ({heads}) must be a multiple of 2: "
+            f"try {where}dim={max(1, dim // (2 * heads)) * 2 * heads}"
+        )
+
+
+def even_heads_for_rope(keys: Keys, where: str) -> None:
+    """Rotary positions turn pairs of numbers of a head."""
+    if not _known(keys, "dim", "n_heads") or keys.get("position") != "rope":
+        return
+    size = keys["dim"] // keys["n_heads"]
+    if size % 2:
+        raise UserError(
+            f"{where}position=rope turns pairs, and a head has {size} numbers (dim / n_heads): "
+            f"choose an even size, or {where}position=sinusoidal"
+        )
+
+
+def even_features_for_rope(keys: Keys, where: str) -> None:
+    """Rotary positions turn pairs of features, and a Taylor series has 1 + K + K^2 of them."""
+    if keys.get("position") == "rope" and keys.get("feature") == "taylor":
+        raise UserError(
+            f"{where}position=rope turns pairs, and {where}feature=taylor makes an odd number of "
+            "features: choose another position or feature"
+        )
+
+
+def kv_heads_divide_heads(keys: Keys, where: str) -> None:
+    """Each head of keys and values serves equally many heads of queries."""
+    heads, shared = keys.get("n_heads"), keys.get("n_kv_heads")
+    if heads and shared and heads % shared:
+        fits = max(d for d in range(1, shared + 1) if heads % d == 0)
+        raise UserError(
+            f"{where}n_heads ({heads}) must be divisible by {where}n_kv_heads ({shared}): "
+            f"try {where}n_kv_heads={fits}"
+        )
+
+
+def source_heads_divide_width(keys: Keys, where: str) -> None:
+    """Every head of the attention to a source has dim / source_heads numbers."""
+    if not _known(keys, "dim", "source_heads"):
+        return
+    if keys.get("bridge", "attention") != "attention" or keys.get("attention", "dot") != "dot":
+        return
+    dim, heads = keys["dim"], keys["source_heads"]
+    if dim % heads:
+        fits = max(h for h in range(1, heads) if dim % h == 0)
+        raise UserError(
+            f"{_of_model(where)}dim ({dim}) must be divisible by {where}source_heads ({heads}): "
+            f"try {where}source_heads={fits}"
+        )
+
+
+def state_bridge_fits(keys: Keys, where: str) -> None:
+    """With bridge=state the decoder begins in the encoder's final state: one for each layer, of an
+    encoder that reads forwards, and no attention."""
+    if keys.get("bridge") != "state":
+        return
+    if keys.get("bidirectional") is True:
+        raise UserError(
+            f"{where}bridge=state needs the encoder's state after the last token, and an encoder "
+            f"that reads both ways has none: give {where}bidirectional=false, or "
+            f"{where}bridge=attention"
+        )
+    if keys.get("attention", "dot") != "dot":
+        raise UserError(
+            f"{where}attention={keys['attention']}: {where}bridge=state has none: leave it out, or "
+            f"give {where}bridge=attention"
+        )
+    encoder, decoder = keys.get("encoder_layers"), keys.get("n_layers")
+    if encoder and decoder and encoder != decoder:
+        raise UserError(
+            f"{where}bridge=state needs one state for each layer of the decoder: give "
+            f"{where}encoder_layers=null, or {decoder} as {_of_model(where)}n_layers"
+        )
+
+
+def bridge_fits(keys: Keys, where: str) -> None:
+    """An encoder and a decoder fit together."""
+    source_heads_divide_width(keys, where)
+    state_bridge_fits(keys, where)
+
+
+def _known(keys: Keys, *names: str) -> bool:
+    return all(name in keys for name in names)
+
+
+def _of_model(where: str) -> str:
+    """What begins a key of the model, in a message about keys of the architecture."""
+    return "model." if where == "architecture." else where
+
+
+def _nearest_divisor(width: int, heads: int) -> int:
+    """The divisor of a width that is nearest to a number of heads; of two, the larger."""
+    divisors = (h for h in range(1, width + 1) if width % h == 0)
+    return min(divisors, key=lambda h: (abs(h - heads), -h))
