@@ -1,9 +1,13 @@
-"""What a state is, and the few things anyone may do with one.
+"""What a state is, and the operations on states.
 
 A state is a nested tuple of tensors: a mixer returns a ``NamedTuple`` with the paper's field names,
-a block a tuple of its mixers' states, a model a tuple of its blocks'. ``None`` is the one empty
-state, for a whole model as for any part; ``()`` is the state of a mixer that remembers nothing.
-Every leaf has the batch as its first dimension.
+a block the tuple of its mixers' states, a model the tuple of its blocks'. ``None`` is the one empty
+state, of a whole model as of any part; ``()`` is the state of a mixer without memory. Every leaf
+has the batch as its first dimension.
+
+A ``NamedTuple`` may have three methods: ``last(n)``, which marks a part that grows with every token
+and keeps its newest n; ``accumulated()``, the leaves that sum over time, where not all do; and
+``initial()``, the state before the first token, where that is not zero.
 """
 
 from __future__ import annotations
@@ -14,12 +18,12 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-State = Any  # Tensor | tuple[State, ...] | None; recursive, which the type checker need not see
+State = Any  # Tensor | tuple[State, ...] | None, a recursive type
 S = TypeVar("S")
 
 
 def leaves(state: State) -> Iterator[Tensor]:
-    """Every tensor of a state, depth first: the order `rebuild` takes them back in."""
+    """Every tensor of a state, depth first, as `rebuild` takes them."""
     if isinstance(state, Tensor):
         yield state
     elif state is not None:
@@ -37,8 +41,8 @@ def map_leaves(fn: Callable[[Tensor], Tensor], state: S) -> S:
 
 
 def rebuild(template: S, tensors: Sequence[Tensor]) -> S:
-    """A state of the structure of `template` from tensors in the order of `leaves`; their shapes
-    are free."""
+    """A state with the structure of `template`, from tensors in the order of `leaves`, of any
+    shape."""
     rest = iter(tensors)
     state = map_leaves(lambda _: next(rest), template)
     if next(rest, None) is not None:
@@ -47,13 +51,12 @@ def rebuild(template: S, tensors: Sequence[Tensor]) -> S:
 
 
 def detach(state: S) -> S:
-    """The same values, cut from the graph: where truncated back-propagation stops."""
+    """The same values without their graph, as for truncated back-propagation."""
     return map_leaves(Tensor.detach, state)
 
 
 def select(state: S, rows: Tensor) -> S:
-    """Rows of the batch, chosen by an index or boolean tensor (beam search, sequences that
-    ended)."""
+    """Rows of the batch, by an index or boolean tensor."""
     return map_leaves(lambda leaf: leaf[rows], state)
 
 
@@ -63,16 +66,12 @@ def to(state: S, device: torch.device | str) -> S:
 
 
 def nbytes(state: State) -> int:
-    """Bytes the state holds, summed from its tensors."""
+    """Bytes of a state, summed from its tensors."""
     return sum(leaf.numel() * leaf.element_size() for leaf in leaves(state))
 
 
 def trim(state: S, n: int) -> S:
-    """Keep at most `n` tokens of every part that grows with what was read; bounded parts are
-    returned as they are.
-
-    A part that grows says so by having a method ``last(n)``.
-    """
+    """The state with at most `n` tokens in every part that grows; other parts are unchanged."""
     if state is None or isinstance(state, Tensor):
         return state
     if hasattr(state, "last"):
@@ -81,10 +80,22 @@ def trim(state: S, n: int) -> S:
 
 
 def grows(state: State) -> bool:
-    """Whether any part of the state grows with what was read."""
+    """Whether any part of the state grows with every token."""
     if state is None or isinstance(state, Tensor):
         return False
     return hasattr(state, "last") or any(grows(part) for part in state)
+
+
+def initial(state: S) -> S:
+    """The papers' initial state, with the structure and batch of a given one: zeros, unless a part
+    has a method ``initial()``."""
+    if state is None:
+        return state
+    if isinstance(state, Tensor):
+        return cast(S, torch.zeros_like(state))
+    if hasattr(state, "initial"):
+        return cast(S, state.initial())
+    return _like(state, [initial(part) for part in cast(tuple[State, ...], state)])
 
 
 def _like(state: S, parts: list[Any]) -> S:

@@ -1,24 +1,28 @@
-"""How a mixer becomes a layer: the four arrangements of mixer, norm, residual and channel mixer;
-and in a decoder, of the attention to its source."""
+"""From a mixer to a layer: four arrangements of mixer, norm, residual and channel mixer, and where
+a decoder's attention to its source stands in them."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from seqzoo.config import values
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count
 from seqzoo.state import State
 
 NORMS: dict[str, Any] = {"layer": nn.LayerNorm, "rms": partial(nn.RMSNorm, eps=1e-6)}
+Norm = Literal["layer", "rms"]
 
 
 class Stack(nn.Module):
-    """The mixer alone, its output dropped out: recurrent layers as Zaremba et al. 2014 (arXiv
-    1409.2329) stack them."""
+    """dropout(mixer(x)): recurrent layers as Zaremba et al. 2014 (arXiv 1409.2329) stack them."""
 
-    def __init__(self, *, mixer: nn.Module, dropout: float) -> None:
+    @checked()
+    def __init__(self, *, mixer: nn.Module, dropout: values.Dropout) -> None:
         super().__init__()
         self.mixer = mixer
         self.dropout = Dropout(dropout)
@@ -29,20 +33,22 @@ class Stack(nn.Module):
 
 
 class PreNorm(nn.Module):
-    """x + mixer(norm(x)), then x + channel(norm(x)): GPT-2's and RWKV's block. State: the two
-    mixers' states. What else the mixer returns is handed to the next layer's.
+    """x + mixer(norm(x)), then x + channel(norm(x)): GPT-2's and RWKV's block.
 
-    In a decoder `cross` stands between the two, and its source is the third part of the state.
+    State: the states of the two mixers, and in a decoder the source of `cross`, the attention to it
+    that stands between the two. A mixer may take and return further tensors (RWKV-7: the values of
+    the first layer), which go from layer to layer as `extra`.
     """
 
+    @checked()
     def __init__(
         self,
         *,
         mixer: nn.Module,
         channel: nn.Module,
-        dim: int,
-        dropout: float,
-        norm: str = "layer",
+        dim: Count,
+        dropout: values.Dropout,
+        norm: Norm = "layer",
         cross: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -52,26 +58,29 @@ class PreNorm(nn.Module):
         self.cross = cross
         self.cross_norm = nn.Identity() if cross is None else NORMS[norm](dim)
 
-    def forward(self, x: Tensor, state: State = None, *handed: Tensor) -> tuple[Any, ...]:
+    def forward(self, x: Tensor, state: State = None, *extra: Tensor) -> tuple[Any, ...]:
         time_state, channel_state, *source = state or (None, None)
-        y, time_state, *handed_on = self.mixer(self.norm(x), time_state, *handed)
+        y, time_state, *extra_out = self.mixer(self.norm(x), time_state, *extra)
         x = x + self.dropout(y)
         if self.cross is not None:
             y, *source = self.cross(self.cross_norm(x), *source)
             x = x + self.dropout(y)
         y, channel_state = self.channel(self.channel_norm(x), channel_state)
-        return x + self.dropout(y), (time_state, channel_state, *source), *handed_on
+        return x + self.dropout(y), (time_state, channel_state, *source), *extra_out
 
     def remember(self, encoded: Tensor, valid: Tensor) -> State:
-        """The state before the first token of a decoder: see `CrossAttention.remember`."""
+        """A decoder's state before its first token, as `CrossAttention.remember`."""
         return None, None, _remember(self.cross, encoded, valid)
 
 
 class Residual(nn.Module):
-    """x + mixer(norm(x)), for a mixer that mixes the channels too: Mamba's block. State: the
+    """x + mixer(norm(x)), for a mixer that also mixes channels: Mamba's block. State: the
     mixer's."""
 
-    def __init__(self, *, mixer: nn.Module, dim: int, dropout: float, norm: str = "layer") -> None:
+    @checked()
+    def __init__(
+        self, *, mixer: nn.Module, dim: Count, dropout: values.Dropout, norm: Norm = "layer"
+    ) -> None:
         super().__init__()
         self.norm = NORMS[norm](dim)
         self.mixer = mixer
@@ -83,27 +92,34 @@ class Residual(nn.Module):
 
 
 class PostNorm(PreNorm):
-    """norm(x + mixer(x)), then norm(x + channel(x)): the block of Vaswani et al. 2017. State, and
-    `cross`: as PreNorm."""
+    """norm(x + mixer(x)), then norm(x + channel(x)): the block of Vaswani et al. 2017. State and
+    `cross` as in `PreNorm`."""
 
-    def forward(self, x: Tensor, state: State = None, *handed: Tensor) -> tuple[Any, ...]:
+    def forward(self, x: Tensor, state: State = None, *extra: Tensor) -> tuple[Any, ...]:
         time_state, channel_state, *source = state or (None, None)
-        y, time_state, *handed_on = self.mixer(x, time_state, *handed)
+        y, time_state, *extra_out = self.mixer(x, time_state, *extra)
         x = self.norm(x + self.dropout(y))
         if self.cross is not None:
             y, *source = self.cross(x, *source)
             x = self.cross_norm(x + self.dropout(y))
         y, channel_state = self.channel(x, channel_state)
         x = self.channel_norm(x + self.dropout(y))
-        return x, (time_state, channel_state, *source), *handed_on
+        return x, (time_state, channel_state, *source), *extra_out
 
 
-class Attending(nn.Module):
-    """A layer that has no channel mixer, and after it x + cross(norm(x)). State: the layer's, and
-    the source."""
+class WithCrossAttention(nn.Module):
+    """A layer without a channel mixer, then x + cross(norm(x)). State: the layer's, and the
+    source."""
 
+    @checked()
     def __init__(
-        self, *, layer: nn.Module, cross: nn.Module, dim: int, dropout: float, norm: str = "layer"
+        self,
+        *,
+        layer: nn.Module,
+        cross: nn.Module,
+        dim: Count,
+        dropout: values.Dropout,
+        norm: Norm = "layer",
     ) -> None:
         super().__init__()
         self.layer, self.cross = layer, cross
@@ -117,7 +133,7 @@ class Attending(nn.Module):
         return x + self.dropout(y), (own, *source)
 
     def remember(self, encoded: Tensor, valid: Tensor) -> State:
-        """The state before the first token: see `CrossAttention.remember`."""
+        """The state before the first token, as `CrossAttention.remember`."""
         return None, _remember(self.cross, encoded, valid)
 
 
@@ -126,11 +142,11 @@ def _remember(cross: Any, encoded: Tensor, valid: Tensor) -> State:
 
 
 class Dropout(nn.Module):
-    """`nn.Dropout`, but on a CPU the mask comes from random bytes, eight at a draw: four times
-    faster there (`scripts/measure_ops.py`).
+    """`nn.Dropout`, whose mask on a CPU comes from random bytes, eight a draw: four times faster
+    there (`scripts/measure_ops.py`).
 
-    `nn.Dropout` draws a number an element, one thread only: 8.6 ms for a million on a CPU that
-    multiplies matrices of that size in 1 ms. The price: p is rounded to 1/256.
+    `nn.Dropout` draws one number an element, on one thread: 8.6 ms for a million elements, on a CPU
+    that multiplies matrices of that size in 1 ms. The price: p is rounded to 1/256.
     """
 
     def __init__(self, p: float) -> None:

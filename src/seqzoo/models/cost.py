@@ -1,4 +1,8 @@
-"""What a configured model costs, measured on the model itself."""
+"""What a configured model costs, measured on the model itself: parameters, FLOPs, state bytes.
+
+FLOPs are two for each multiply-add of the matrix products of the definitions; operations element by
+element are not counted.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from seqzoo import ops
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.zoo import build
-from seqzoo.state import nbytes
+from seqzoo.state import State, nbytes
 
 LENGTHS = (1, 64, 256, 1024, 4096)
 
@@ -24,78 +28,94 @@ def describe(
     Args:
         keys: the model's configuration.
         vocab_size: number of tokens V.
-        source_vocab_size: as `build` takes it.
+        source_vocab_size: of the source, as for `build`.
     """
     model = build(vocab_size=vocab_size, source_vocab_size=source_vocab_size, **keys).eval()
-    parts = {"embedding and head": 0, "layers": 0}
-    for name, parameter in model.named_parameters():
-        parts[
-            "layers" if name.startswith(("layers", "encoder.stacks")) else "embedding and head"
-        ] += parameter.numel()
-    lengths = [n for n in LENGTHS if model.max_len is None or n <= model.max_len]
     lines = [
         f"{keys['name']}: " + ", ".join(f"{k} {v}" for k, v in keys.items() if k != "name"),
         f"parameters          {model.n_parameters():>14,}   (vocabulary {vocab_size})",
-        *(f"  {part:<18}{count:>14,}" for part, count in parts.items()),
+        *(f"  {part:<18}{count:>14,}" for part, count in parameters(model).items()),
         f"FLOPs a token       {flops_per_token(model, 64):>14,}   (read in parallel, T = 64)",
-        *(["behind a source of as many tokens:"] if model.reads_source else []),
+        *(["after a source of as many tokens:"] if model.reads_source else []),
         "",
         f"{'context T':>10} {'state bytes':>14} {'FLOPs of token T':>18}",
     ]
-    for length in lengths:
-        size, flops = step_at(model, length)
-        lines.append(f"{length:>10,} {size:>14,} {flops:>18,}")
+    for length in LENGTHS:
+        if model.max_len is None or length <= model.max_len:
+            size, flops = step_at(model, length)
+            lines.append(f"{length:>10,} {size:>14,} {flops:>18,}")
     return "\n".join(lines)
 
 
+def parameters(model: LanguageModel) -> dict[str, int]:
+    """The number of parameters of each part of a model."""
+    parts = {"embedding and head": 0, "layers": 0}
+    in_layers = {id(p) for block in model.blocks for p in block.parameters()}
+    for parameter in model.parameters():
+        part = "layers" if id(parameter) in in_layers else "embedding and head"
+        parts[part] += parameter.numel()
+    return parts
+
+
 def flops_of_token(model: LanguageModel) -> tuple[int, int]:
-    """FLOPs of reading the first token, and how many more each later one takes than the one
-    before: what the definition needs, read token by token."""
+    """FLOPs of the first token, and by how many more each token needs than the one before it, read
+    token by token."""
     (_, first), (_, second) = step_at(model, 1), step_at(model, 2)
     return first, second - first
 
 
 @torch.no_grad()
 def flops_of_training(model: LanguageModel, length: int) -> float:
-    """FLOPs a token of training on sequences of that length: of what the definition needs, token by
-    token, a forward pass and a backward one, which is twice as much. Behind an encoder: the mean
-    over a source and a target of half the length each."""
+    """FLOPs a token of training on sequences of `length` tokens, read token by token: three times
+    the forward pass, as the backward pass needs twice as many. With an encoder: the mean over a
+    source and a target of half the length each."""
     if not model.reads_source:
-        first, growth = flops_of_token(model)
-        return 3 * (first + growth * (length - 1) / 2)
+        return 3 * _mean_of_tokens(*flops_of_token(model), length)
     half = max(1, length // 2)
-    tokens = torch.zeros(1, half, dtype=torch.long)
-    encoding, state = _counted(lambda: model.encode(tokens))  # type: ignore[attr-defined]
-    first, (_, state) = _counted(lambda: model(tokens[:, :1], state))
-    second, _ = _counted(lambda: model(tokens[:, :1], state))
-    target = half * first + (second - first) * half * (half - 1) / 2
-    return 3 * (encoding + target) / (2 * half)
+    encoding, (prompt, state) = _counted(lambda: model.start(_tokens(half), 0))
+    first, (_, state) = _counted(lambda: model(prompt, state))
+    second, _ = _counted(lambda: model(prompt, state))
+    return 3 * (encoding / half + _mean_of_tokens(first, second - first, half)) / 2
 
 
 @torch.no_grad()
 def flops_per_token(model: LanguageModel, length: int) -> int:
-    """FLOPs of reading `length` tokens from the empty state, divided by them: two a multiply-add of
-    every matrix product of the definition. What is done element by element is not counted. With an
-    encoder: of a source and a target of that length each."""
-    tokens = torch.zeros(1, length, dtype=torch.long)
-    source = (tokens,) if model.reads_source else ()
-    flops, _ = _counted(lambda: model(tokens, None, *source))
-    return flops // (length * (1 + len(source)))
+    """FLOPs of reading `length` tokens in parallel, divided by them; with an encoder, of a source
+    and a target of `length` tokens each."""
+    tokens = _tokens(length)
+    encoding, state = _counted(lambda: _initial_state(model, length))
+    reading, _ = _counted(lambda: model(tokens, state))
+    return (encoding + reading) // (length * (2 if model.reads_source else 1))
 
 
 @torch.no_grad()
 def step_at(model: LanguageModel, length: int) -> tuple[int, int]:
     """Bytes of the state after `length` tokens, and FLOPs of reading the last of them; with an
-    encoder, behind a source of as many."""
-    tokens = torch.zeros(1, length, dtype=torch.long)
-    state = model.begin(tokens, 0)[1] if model.reads_source else None
-    state = model(tokens[:, 1:], state)[1] if length > 1 else state
-    flops, (_, state) = _counted(lambda: model(tokens[:, :1], state))
+    encoder, after a source of as many tokens."""
+    state = _initial_state(model, length)
+    if length > 1:
+        state = model(_tokens(length - 1), state)[1]
+    flops, (_, state) = _counted(lambda: model(_tokens(1), state))
     return nbytes(state), flops
 
 
+def _initial_state(model: LanguageModel, length: int) -> State:
+    """The state before the first token; with an encoder, after a source of `length` tokens."""
+    return model.start(_tokens(length), 0)[1]
+
+
+def _mean_of_tokens(first: float, growth: float, length: int) -> float:
+    """The mean over tokens of which the first needs `first` and each `growth` more than the
+    last."""
+    return first + growth * (length - 1) / 2
+
+
+def _tokens(length: int) -> torch.Tensor:
+    return torch.zeros(1, length, dtype=torch.long)
+
+
 def _counted(call: Callable[[], Any]) -> tuple[int, Any]:
-    """The FLOPs of a call by the definitions, and what it returned."""
+    """The FLOPs of a call by the definitions, and its result."""
     with ops.backend("naive"), FlopCounterMode(display=False) as counter:
-        out = call()
-    return counter.get_total_flops(), out
+        result = call()
+    return counter.get_total_flops(), result

@@ -1,4 +1,4 @@
-"""How embedding and head begin. Mixers initialise themselves."""
+"""Initial values of embedding and head. Mixers initialise themselves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def uniform(embedding: nn.Embedding, head: nn.Linear) -> None:
 
 def rwkv(embedding: nn.Embedding, head: nn.Linear, bound: float = 1e-4) -> None:
     """A tiny embedding, scaled up by the layer norm that follows it, and an orthogonal head, as
-    RWKV-5 to 7."""
+    RWKV-5 to RWKV-7."""
     nn.init.uniform_(embedding.weight, -bound, bound)
     vocab, dim = head.weight.shape
     if head.weight is not embedding.weight:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from seqzoo.config import values
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count, Flag
 from seqzoo.models.block import NORMS, Dropout
 from seqzoo.state import State, grows
 
 
 class Position(NamedTuple):
-    """How much was read."""
+    """How many tokens were read."""
 
     position: Tensor  # (B,): of the next token
 
@@ -23,27 +26,33 @@ class Position(NamedTuple):
 class PositionEmbedding(nn.Module):
     """Adds a vector a position: learned (GPT-2), or sinusoidal (Vaswani et al. 2017, section 3.5).
 
-    A mixer like any other: its state is the number of tokens read. Beyond `max_len` there is
-    nothing it knows.
+    A mixer like any other, whose state is the number of tokens read.
+
+    Args:
+        max_len: positions there are; reading more is a ValueError.
     """
 
-    def __init__(self, *, dim: int, kind: str, max_len: int) -> None:
+    @checked()
+    def __init__(
+        self, *, dim: Count, kind: Literal["learned", "sinusoidal"], max_len: Count
+    ) -> None:
         super().__init__()
         self.max_len = max_len
         if kind == "learned":
             self.table = nn.Parameter(torch.randn(max_len, dim) * 0.02)
-            self.table.no_decay = True  # type: ignore[attr-defined]  # an embedding; see optim.py
+            self.table.no_decay = True  # type: ignore[attr-defined]  # as embeddings
         else:
             angles = torch.arange(max_len)[:, None] * 10_000.0 ** (-torch.arange(0, dim, 2) / dim)
             table = torch.stack((angles.sin(), angles.cos()), -1).flatten(1)[:, :dim]
-            table = table * 0.02 * 2**0.5  # as large as the token embedding, not 35 times larger
+            table = (
+                table * 0.02 * 2**0.5
+            )  # as large as the token embedding; unscaled it is 35 times larger
             self.register_buffer("table", table, persistent=False)
 
     def forward(self, x: Tensor, state: Position | None = None) -> tuple[Tensor, Position]:
         B, T, _ = x.shape
-        first = (
-            torch.zeros(B, dtype=torch.long, device=x.device) if state is None else state.position
-        )
+        zero = torch.zeros(B, dtype=torch.long, device=x.device)
+        first = zero if state is None else state.position
         end = T if state is None else int(first.max()) + T
         if end > self.max_len:
             raise ValueError(
@@ -52,24 +61,24 @@ class PositionEmbedding(nn.Module):
             )
         if state is None:
             return x + self.table[:T], Position(first + T)
-        return x + self.table[first[:, None] + torch.arange(T, device=x.device)], Position(
-            first + T
-        )
+        positions = first[:, None] + torch.arange(T, device=x.device)  # (B, T)
+        return x + self.table[positions], Position(first + T)
 
 
-def through(layers: nn.ModuleList, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """x (B, T, D) through every layer in turn, and the states after them."""
+def run_layers(layers: nn.ModuleList, x: Tensor, state: State) -> tuple[Tensor, State]:
+    """The output (B, T, D) of a stack of layers for x (B, T, D), and the states after the last
+    token."""
     after: list[State] = []
-    handed: list[Tensor] = []  # what a layer gives the next one beside x
+    extra: list[Tensor] = []  # what a layer returns for the next one besides x
     for layer, before in zip(layers, state or (None,) * len(layers), strict=True):
-        x, new, *handed = layer(x, before, *handed)
+        x, new, *extra = layer(x, before, *extra)
         after.append(new)
     return x, tuple(after)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, nothing is dropped out."""
+    """Evaluation mode inside: no dropout."""
     was_training = model.training
     model.eval()
     try:
@@ -87,25 +96,26 @@ class LanguageModel(nn.Module):
         tie_embeddings: use the embedding's matrix as the head's.
         norm_in: a layer norm after the embedding (RWKV's ln0).
         norm_out: a norm before the head; a plain stack of recurrent layers has none.
-        norm: its kind, `layer` or `rms`.
-        max_len: the most tokens it can read from one empty state; None where there is no end.
+        norm: of the head, `layer` or `rms`.
+        max_len: tokens that can be read from an empty state, where positions end.
     """
 
-    reads_source = False  # whether a source is read apart, by an encoder
-    wants_one_length = False  # whether only sources of one length can be read together
+    reads_source = False  # whether an encoder reads the source
+    needs_equal_lengths = False  # whether the sources of a batch must have one length
 
+    @checked()
     def __init__(
         self,
         *,
-        vocab_size: int,
-        dim: int,
+        vocab_size: Count,
+        dim: Count,
         layers: Sequence[nn.Module],
-        dropout: float,
-        tie_embeddings: bool,
-        norm_in: bool,
-        norm_out: bool,
-        norm: str,
-        max_len: int | None,
+        dropout: values.Dropout,
+        tie_embeddings: Flag,
+        norm_in: Flag,
+        norm_out: Flag,
+        norm: Literal["layer", "rms"],
+        max_len: Count | None,
     ) -> None:
         super().__init__()
         self.vocab_size, self.max_len = vocab_size, max_len
@@ -119,47 +129,53 @@ class LanguageModel(nn.Module):
             self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
-        """Read tokens (B, T) after `state`; logits (B, T, V) for each next token, and the state
-        after the last."""
+        """Logits (B, T, V) of the token after each of `tokens` (B, T), read after `state`; and the
+        state after the last."""
         x = self.dropout(self.norm_in(self.embedding(tokens)))
-        x, state = through(self.layers, x, state)
+        x, state = run_layers(self.layers, x, state)
         return self.head(self.norm_out(x)), state
 
-    def begin(self, source: Tensor, first: int) -> tuple[Tensor, State]:
-        """What to read, and after which state, to say what follows a source (B, S) of full rows;
-        the token `first` comes before it."""
+    def source_tokens(self, source: Tensor, end: int) -> Tensor:
+        """What is read of sources (B, S): here the sources alone; an encoder also reads their
+        `end`."""
+        return source
+
+    def start(self, source: Tensor, first: int) -> tuple[Tensor, State]:
+        """Prompt and initial state for decoding a target after `source` (B, S), every row full; the
+        prompt ends with the token `first`."""
         return torch.cat((source, torch.full_like(source[:, :1], first)), 1), None
 
-    def room(self, source: int) -> float:
-        """How many tokens can be read after a source of that many: what positions are left."""
+    def positions_left(self, source: int) -> float:
+        """How many tokens can be read after a source of `source` tokens."""
         return math.inf if self.max_len is None else self.max_len - source
 
     @property
-    def longest_source(self) -> int | None:
-        """How many tokens of a source are read at most, its end aside: where positions end, half of
-        them if the target shares them. None: there is no end."""
+    def max_source_len(self) -> int | None:
+        """How many tokens of a source can be read, without its end token: of a limited number of
+        positions half, if the target shares them. None: no limit."""
         if self.max_len is None:
             return None
-        shared = self.room(self.max_len) == 0
+        shared = self.positions_left(self.max_len) == 0
         return max(1, (self.max_len // 2 if shared else self.max_len) - 1)
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """Every layer: what is compiled."""
+        """Every layer, each to be compiled on its own."""
         return list(self.layers)
 
     @torch.no_grad()
     def example_state(self) -> State:
-        """A state after one token: its structure is that of every later one."""
+        """A state after one token, whose structure is that of every later one."""
         one = torch.zeros(1, 1, dtype=torch.long, device=self.embedding.weight.device)
         with evaluating(self):
-            return self(one, None, *[one] * self.reads_source)[1]
+            prompt, state = self.start(one, 0)
+            return self(prompt[:, -1:], state)[1]
 
     @property
     def state_grows(self) -> bool:
-        """Whether the state grows with what was read, as a cache of keys and values does."""
+        """Whether the state grows with every token, as a cache of keys and values does."""
         return grows(self.example_state())
 
     def n_parameters(self) -> int:
-        """Trainable numbers, each tied matrix once."""
+        """The number of trainable parameters; a tied matrix counts once."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
