@@ -1,0 +1,104 @@
+"""Sampling: continue a prompt token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from seqzoo.models.language_model import LanguageModel, evaluating
+from seqzoo.state import State, select, trim
+
+
+@torch.inference_mode()
+def generate(
+    model: LanguageModel,
+    prompt: Tensor,
+    state: State = None,
+    *,
+    max_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+    stop: int | None = None,
+    window: int | None = None,
+) -> Iterator[Tensor]:
+    """Continue each row of a prompt, token by token.
+
+    Args:
+        prompt: (B, T) tokens, T >= 1, every row full; rows of different lengths need one call each.
+        state: the state before the prompt.
+        max_tokens: tokens to generate at most.
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_k: sample among the k likeliest tokens only.
+        top_p: sample among the fewest tokens that together have probability p.
+        generator: source of randomness, on the CPU.
+        stop: the token that ends its row. Rows that have ended repeat it; the loop ends when all
+            rows have.
+        window: tokens to keep of a state that grows.
+
+    Yields:
+        (B,) the next token of each row.
+    """
+    B, device = prompt.shape[0], prompt.device
+    unread, text = prompt, prompt  # of the rows that have not ended, which `rows` lists
+    rows = torch.arange(B, device=device)
+    with evaluating(model):
+        for _ in range(max_tokens):
+            logits, text, state = _read(model, unread, text, state, window)
+            token = sample(logits[:, -1].float(), temperature, top_k, top_p, generator)
+            tokens = torch.full((B,), 0 if stop is None else stop, device=device)
+            tokens[rows] = token
+            yield tokens
+            unread = token[:, None]
+            if stop is not None:
+                going = token != stop
+                if not going.any():
+                    return
+                if not going.all():
+                    rows, unread, text = rows[going], unread[going], text[going]
+                    state = select(state, going)
+            text = torch.cat((text, unread), 1)
+
+
+def _read(
+    model: LanguageModel, unread: Tensor, text: Tensor, state: State, window: int | None
+) -> tuple[Tensor, Tensor, State]:
+    """Logits after the unread tokens, the text that the state holds, and the state. A model whose
+    positions are used up reads the later half of its text anew."""
+    limit = model.max_len
+    if limit is not None:
+        limit = min(limit, window or limit)  # positions after the window had no training
+        text = text[:, -limit:]
+        if state is None:
+            unread = text
+        elif text.shape[1] == limit:
+            text = unread = text[:, -max(1, limit // 2) :]
+            state = None
+    if state is not None and window is not None:
+        state = trim(state, max(1, window - unread.shape[1]))
+    logits, state = model(unread, state)
+    return logits, text, state
+
+
+def sample(
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """One token (B,) for each row of logits (B, V); arguments as in `generate`."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities = (logits / temperature).softmax(-1).cpu()
+    if top_k is not None or top_p is not None:
+        ranked, index = probabilities.sort(-1, descending=True)
+        if top_k is not None:
+            ranked[:, top_k:] = 0
+        if top_p is not None:  # drop a token when those before it already reach p
+            ranked[(ranked.cumsum(-1) - ranked) >= top_p * ranked.sum(-1, keepdim=True)] = 0
+        probabilities = torch.zeros_like(probabilities).scatter_(-1, index, ranked)
+    return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)
