@@ -1,49 +1,65 @@
-"""The laws every mixer obeys, as functions that measure by how much one is broken.
+"""The laws of the state protocol, as measurements of how much a mixer breaks each.
 
-The tests hold every family to them, and `seqzoo verify` shows the user on this machine. Each takes
-`f`, which maps ``(x, state)`` to ``(y, state)`` with x (B, T, D), and returns the largest error,
-relative to the largest value where that is above 1; infinity where something is broken outright.
+The tests apply them to every family, and `seqzoo verify` on the user's machine. A law takes `f`,
+which maps ``(x, state)`` to ``(y, state)`` with x (B, T, D), and returns the largest error,
+relative to the largest value where that is above 1; infinity where a law without a tolerance is
+broken.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from seqzoo import ops
-from seqzoo.config import CACHE_POLICIES
+from seqzoo.config.values import CACHE_POLICIES
 from seqzoo.models.encoder_decoder import EncoderDecoder
-from seqzoo.models.language_model import LanguageModel, through
+from seqzoo.models.language_model import LanguageModel, run_layers
 from seqzoo.models.zoo import CHOICES, build, family, model_keys
-from seqzoo.state import State, grows, leaves, map_leaves, nbytes, select
+from seqzoo.state import State, grows, initial, leaves, map_leaves, nbytes, select
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 class Layers(nn.Module):
-    """The layers of a language model, without embedding and head: what the laws are about. Those of
-    a decoder begin behind a source that is always the same, whose rows are of unlike lengths where
-    the states of such rows can stand in one tensor."""
+    """The layers of a language model without embedding and head, as the `f` of a law.
+
+    The layers of a decoder start after a fixed source, with rows of different lengths where the
+    model allows it.
+    """
 
     def __init__(self, model: LanguageModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
-        if state is None and isinstance(self.model, EncoderDecoder):
-            source = torch.arange(7, device=x.device).repeat(len(x), 1)
-            lengths = [7 if self.model.wants_one_length else 7 - b % 3 for b in range(len(x))]
-            state = self.model.encode(source, lengths)
-        return through(self.model.layers, x, state)
+        return run_layers(self.model.layers, x, self.encoded(x) if state is None else state)
+
+    def encoded(self, x: Tensor) -> State:
+        """The state of the encoded source; None without an encoder."""
+        if not isinstance(self.model, EncoderDecoder):
+            return None
+        source = torch.arange(7, device=x.device).repeat(len(x), 1)
+        equal = self.model.needs_equal_lengths
+        return self.model.encode(source, [7 if equal else 7 - b % 3 for b in range(len(x))])
+
+    def initial_state(self, x: Tensor) -> State:
+        """The papers' initial state; with bridge=state it is the encoder's final state."""
+        if isinstance(self.model, EncoderDecoder) and self.model.bridge == "state":
+            return self.encoded(x)
+        return initial(self(x[:, :1])[1])
+
+
+# ---- what is measured
 
 
 def variants(name: str) -> Iterator[dict[str, Any]]:
     """The keys of each variant of a family: its defaults, and every value of every choice on its
-    own. Norms and the MLP's activation are left out, which see one token at a time."""
+    own. Norms and the MLP's activation are left out, as they see one token at a time."""
     yield {}
     defaults = model_keys(name)
     for key, values in {"block": CHOICES["block"], **family(name).choices}.items():
@@ -56,8 +72,8 @@ def variants(name: str) -> Iterator[dict[str, Any]]:
         yield from ({"cache": f"{policy}:5"} for policy in CACHE_POLICIES)
 
 
-def joints(name: str) -> Iterator[dict[str, Any]]:
-    """The keys of each way to join a family's decoder to an encoder."""
+def encoder_decoder_variants(name: str) -> Iterator[dict[str, Any]]:
+    """The keys of each way to join a decoder of a family to an encoder."""
     yield {"head": "encoder_decoder"}
     yield {"head": "encoder_decoder", "bridge": "state"}
     for attention in ("bahdanau", "luong"):
@@ -65,8 +81,8 @@ def joints(name: str) -> Iterator[dict[str, Any]]:
 
 
 def example(name: str, dtype: torch.dtype = torch.float64, seed: int = 0, **keys: Any) -> Layers:
-    """Small layers of a family, every weight moved at random: at their initialisation some families
-    are all zero."""
+    """Small layers of a family with random weights: the initial weights of some families are all
+    zero."""
     torch.manual_seed(seed)
     small = {"dim": 16, "n_layers": 2, "n_heads": 2, "max_len": 600}
     known = model_keys(name)
@@ -77,13 +93,25 @@ def example(name: str, dtype: torch.dtype = torch.float64, seed: int = 0, **keys
     return Layers(model).to(dtype).eval()
 
 
-def chunk_law(f: nn.Module, x: Tensor, cuts: list[int]) -> float:
-    """1. Any split of T, carried through the state, gives the same y, the same final state, the
-    same gradients."""
+@torch.no_grad()
+def fast_forms(f: nn.Module, x: Tensor) -> list[str]:
+    """The forms, the definitions aside, of the operations that f uses."""
+    with ops.recording() as recorded:
+        f(x, None)
+    table = ops.backends()
+    used = {entry.partition(" ")[0] for entry in recorded}
+    return sorted({form for operation in used for form in table[operation]} - {"naive"})
+
+
+# ---- the laws
+
+
+def chunk_law(f: nn.Module, x: Tensor, cuts: Sequence[int]) -> float:
+    """1. Any split of T, carried through the state, gives the same y, final state and gradients."""
 
     def in_parts(x: Tensor) -> tuple[Tensor, State]:
         ys, state = [], None
-        for part in x.tensor_split(cuts, 1):
+        for part in x.tensor_split(list(cuts), 1):
             if part.shape[1]:
                 y, state = f(part, state)
                 ys.append(y)
@@ -93,7 +121,7 @@ def chunk_law(f: nn.Module, x: Tensor, cuts: list[int]) -> float:
 
 
 def causality(f: nn.Module, x: Tensor, t: int) -> float:
-    """2. y up to t does not move when x after t does: its gradient is exactly zero."""
+    """2. y up to t does not depend on x after t: the gradient is exactly zero."""
     x = x.clone().requires_grad_()
     y, _ = f(x, None)
     (gradient,) = torch.autograd.grad(y[:, : t + 1].square().sum(), x)
@@ -101,7 +129,7 @@ def causality(f: nn.Module, x: Tensor, t: int) -> float:
 
 
 def definition_law(f: nn.Module, x: Tensor, form: str) -> float:
-    """3. A fast form gives what the naive definition gives, values and gradients."""
+    """3. A fast form gives the values and gradients of the naive definition."""
     with ops.backend("naive"):
         expected = _run(f, lambda x: f(x, None), x)
     with ops.backend(form):
@@ -110,17 +138,17 @@ def definition_law(f: nn.Module, x: Tensor, form: str) -> float:
 
 @torch.no_grad()
 def empty_state(f: nn.Module, x: Tensor) -> float:
-    """4. None is the empty state: nothing that was read before has left a trace."""
-    first, _ = f(x, None)
+    """4. None is the empty state: reading from it equals reading from the paper's initial state,
+    and does not depend on what was read before."""
+    first = f.initial_state(x) if isinstance(f, Layers) else initial(f(x[:, :1], None)[1])
+    expected = f(x, first)
     f(x.flip(1), None)
-    again, _ = f(x, None)
-    return 0.0 if torch.equal(first, again) else math.inf
+    return _difference(list(leaves(expected)), list(leaves(f(x, None))))
 
 
 @torch.no_grad()
 def purity(f: nn.Module, x: Tensor) -> float:
-    """5. A state that was handed on is not changed: two continuations of it do not see each
-    other."""
+    """5. An incoming state is never changed: two continuations of it are independent."""
     _, state = f(x, None)
     before = map_leaves(Tensor.clone, state)
     one, _ = f(x, state)
@@ -132,19 +160,21 @@ def purity(f: nn.Module, x: Tensor) -> float:
 
 @torch.no_grad()
 def batch_first(f: nn.Module, x: Tensor) -> float:
-    """6. Rows of the state are rows of the batch: selecting some equals having read those alone."""
+    """6. Rows of the state are rows of the batch: to continue some of them alone makes no
+    difference."""
     _, state = f(x, None)
     if any(leaf.shape[0] != x.shape[0] for leaf in leaves(state)):
         return math.inf
     rows = torch.arange(x.shape[0] - 1, -1, -2)
-    y, _ = f(x, state)
     alone, _ = f(x[rows], select(state, rows))
+    y, _ = f(x, state)
     return _error(y[rows], alone)
 
 
 @torch.no_grad()
 def precision(f: nn.Module, x: Tensor) -> float:
-    """7. Under bfloat16 autocast y has the dtype of x, and what accumulates is float32 or wider."""
+    """7. Under bfloat16 autocast y has the dtype of x, and accumulating leaves are float32 or
+    wider."""
     with torch.autocast(x.device.type, torch.bfloat16):
         y, state = f(x, None)
         y, state = f(x, state)
@@ -153,18 +183,29 @@ def precision(f: nn.Module, x: Tensor) -> float:
 
 
 @torch.no_grad()
-def padding(f: nn.Module, x: Tensor, valid: int) -> float:
-    """8. In a right-padded row the valid outputs are those of the row alone."""
-    padded = torch.cat((x[:, :valid], torch.randn_like(x[:, valid:])), 1)
+def padding(f: nn.Module, x: Tensor, lengths: Sequence[int]) -> float:
+    """8. In a batch whose rows have `lengths` valid tokens each, then padding, the valid outputs of
+    a row, and its state after its own last valid token, are those of the row alone."""
+    random = torch.Generator().manual_seed(3)
+    padded = x.clone()
+    for row, n in enumerate(lengths):
+        noise = torch.randn(x[row, n:].shape, generator=random, dtype=x.dtype)
+        padded[row, n:] = noise.to(x.device)
     y, _ = f(padded, None)
-    alone, _ = f(x[:, :valid], None)
-    return _error(y[:, :valid], alone)
+    errors = []
+    for row, n in enumerate(lengths):
+        one = torch.tensor([row], device=x.device)
+        alone, state = f(x[one, :n], None)
+        _, of_batch = f(padded[:, :n], None)  # split after the row's last valid token
+        expected = [alone, *leaves(select(state, torch.zeros_like(one)))]
+        errors.append(_difference(expected, [y[one, :n], *leaves(select(of_batch, one))]))
+    return max(errors)
 
 
 @torch.no_grad()
 def bounded_state(f: nn.Module, x: Tensor) -> float:
-    """9. The measured bytes do not depend on how much was read; a growing cache's grow by the same
-    for every token. And they are all that is held."""
+    """9. The measured bytes do not depend on how much was read; those of a growing cache increase
+    equally with every token. No leaf is a view of a larger tensor."""
     sizes = []
     state = None
     for t in range(3):
@@ -174,57 +215,85 @@ def bounded_state(f: nn.Module, x: Tensor) -> float:
     _, whole = f(x, None)
     expected = sizes[0] + growth * (x.shape[1] - 1)
     flat = growth == 0 or grows(state)
-    held = {leaf.untyped_storage().data_ptr(): leaf.untyped_storage() for leaf in leaves(whole)}
-    if sum(storage.nbytes() for storage in held.values()) > 1.1 * nbytes(whole):
-        return math.inf  # a view keeps more alive than it shows
+    storages = {leaf.untyped_storage().data_ptr(): leaf.untyped_storage() for leaf in leaves(whole)}
+    if sum(storage.nbytes() for storage in storages.values()) > 1.1 * nbytes(whole):
+        return math.inf
     return 0.0 if flat and sizes[2] - sizes[1] == growth and nbytes(whole) == expected else math.inf
 
 
-def verify(names: list[str]) -> bool:
-    """Measure laws 1-6 and 9 for families, in every variant, behind every kind of encoder, and in
-    float64 and float32; print the table.
+# ---- the report of `seqzoo verify`
 
-    Returns:
-        Whether all hold.
+
+class Row(NamedTuple):
+    """The errors of one variant in one precision.
+
+    Attributes:
+        variant: such as `lstm block=classic`.
+        errors: of each law that `verify` measures; infinity where it is broken outright.
     """
-    B = 3
-    columns = ("chunks", "causal", "definition", "empty", "purity", "batch", "bounded")
-    print(f"{'model':<58}{'dtype':<9}" + "".join(f"{column:>12}" for column in columns))
-    all_hold = True
+
+    variant: str
+    dtype: torch.dtype
+    errors: dict[str, float]
+
+    @property
+    def holds(self) -> bool:
+        return max(self.errors.values()) <= TOLERANCE[self.dtype]
+
+
+def report(names: Iterable[str]) -> Iterator[Row]:
+    """Measure laws 1 to 6 and 9 for families, in every variant and with every kind of encoder, in
+    float64 and float32."""
     for name in names:
-        for keys in (*variants(name), *joints(name)):
-            # Of a decoder that is fed what it said every step multiplies what was rounded.
+        for keys in (*variants(name), *encoder_decoder_variants(name)):
+            # Shorter with an encoder: a stepwise decoder multiplies rounding errors at every step.
             T = 17 if "head" in keys else 65
-            for dtype, tolerance in TOLERANCE.items():
+            for dtype in TOLERANCE:
                 f = example(name, dtype, **keys)
                 torch.manual_seed(1)
-                x = torch.randn(B, T, 16, dtype=dtype)
-                forms = {form for forms in ops.BACKENDS.values() for form in forms} - {"naive"}
-                errors = (
-                    max(chunk_law(f, x, cuts) for cuts in ([1], [T // 2], [1, 2, T - 8])),
-                    causality(f, x, T // 2),
-                    max(definition_law(f, x, form) for form in sorted(forms)),
-                    empty_state(f, x),
-                    purity(f, x),
-                    batch_first(f, x),
-                    bounded_state(f, x),
-                )
-                label = " ".join([name, *(f"{k}={v}" for k, v in keys.items())])
-                cells = "".join(
-                    f"{'exact' if e == 0 else 'BROKEN' if e == math.inf else f'{e:.0e}':>12}"
-                    for e in errors
-                )
-                holds = max(errors) <= tolerance
-                all_hold &= holds
-                print(
-                    f"{label:<58}{str(dtype)[6:]:<9}{cells}{'' if holds else '   <- broken'}",
-                    flush=True,
-                )
-    limits = ", ".join(
-        f"{tolerance:g} in {str(dtype)[6:]}" for dtype, tolerance in TOLERANCE.items()
-    )
+                x = torch.randn(3, T, 16, dtype=dtype)
+                variant = " ".join([name, *(f"{k}={v}" for k, v in keys.items())])
+                yield Row(variant, dtype, _errors(f, x))
+
+
+def _errors(f: nn.Module, x: Tensor) -> dict[str, float]:
+    T = x.shape[1]
+    return {
+        "chunks": max(chunk_law(f, x, cuts) for cuts in ([1], [T // 2], [1, 2, T - 8])),
+        "causal": causality(f, x, T // 2),
+        "definition": max((definition_law(f, x, form) for form in fast_forms(f, x)), default=0.0),
+        "empty": empty_state(f, x),
+        "purity": purity(f, x),
+        "batch": batch_first(f, x),
+        "bounded": bounded_state(f, x),
+    }
+
+
+def verify(names: Iterable[str]) -> bool:
+    """Print the report.
+
+    Returns:
+        Whether all laws hold.
+    """
+    all_hold = True
+    for i, row in enumerate(report(names)):
+        if i == 0:
+            columns = "".join(f"{law:>12}" for law in row.errors)
+            print(f"{'model':<58}{'dtype':<9}{columns}")
+        cells = "".join(f"{_shown(error):>12}" for error in row.errors.values())
+        mark = "" if row.holds else "   <- broken"
+        print(f"{row.variant:<58}{str(row.dtype)[6:]:<9}{cells}{mark}", flush=True)
+        all_hold &= row.holds
+    limits = ", ".join(f"{limit:g} in {str(dtype)[6:]}" for dtype, limit in TOLERANCE.items())
     print(f"\n{'All laws hold' if all_hold else 'A law is broken'} (errors allowed: {limits}).")
     return all_hold
+
+
+def _shown(error: float) -> str:
+    return "exact" if error == 0 else "BROKEN" if error == math.inf else f"{error:.0e}"
+
+
+# ---- how errors are measured
 
 
 def _run(f: nn.Module, read: Callable[[Tensor], tuple[Tensor, State]], x: Tensor) -> list[Tensor]:
@@ -257,7 +326,7 @@ def _error(expected: Tensor, given: Tensor) -> float:
 
 
 def _accumulated(state: State) -> Iterator[Tensor]:
-    """The leaves that accumulate: all, but for parts that grow, and parts that say which."""
+    """The leaves that accumulate: all, but for parts that grow, and parts that list theirs."""
     if isinstance(state, Tensor):
         yield state
     elif hasattr(state, "accumulated"):
