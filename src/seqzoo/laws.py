@@ -1,8 +1,9 @@
 """The laws of the state protocol, as measurements of how much a mixer breaks each.
 
 The tests apply them to every family, and `seqzoo verify` on the user's machine. A law takes `f`,
-which maps ``(x, state)`` to ``(y, state)`` with x (B, T, D), and returns the largest error, relative
-to the largest value where that is above 1; infinity where a law without a tolerance is broken.
+which maps ``(x, state)`` to ``(y, state)`` with x (B, T, D), and returns the largest error,
+relative to the largest value where that is above 1; infinity where a law without a tolerance is
+broken.
 """
 
 from __future__ import annotations
@@ -137,8 +138,8 @@ def definition_law(f: nn.Module, x: Tensor, form: str) -> float:
 
 @torch.no_grad()
 def empty_state(f: nn.Module, x: Tensor) -> float:
-    """4. None is the empty state: reading from it equals reading from the paper's initial state, and
-    does not depend on what was read before."""
+    """4. None is the empty state: reading from it equals reading from the paper's initial state,
+    and does not depend on what was read before."""
     first = f.initial_state(x) if isinstance(f, Layers) else initial(f(x[:, :1], None)[1])
     expected = f(x, first)
     f(x.flip(1), None)

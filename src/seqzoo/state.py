@@ -2,8 +2,8 @@
 
 A state is a nested tuple of tensors: a mixer returns a ``NamedTuple`` with the paper's field names,
 a block the tuple of its mixers' states, a model the tuple of its blocks'. ``None`` is the one empty
-state, of a whole model as of any part; ``()`` is the state of a mixer without memory. Every leaf has
-the batch as its first dimension.
+state, of a whole model as of any part; ``()`` is the state of a mixer without memory. Every leaf
+has the batch as its first dimension.
 
 A ``NamedTuple`` may have three methods: ``last(n)``, which marks a part that grows with every token
 and keeps its newest n; ``accumulated()``, the leaves that sum over time, where not all do; and

@@ -44,8 +44,8 @@ def beam_search(
     Every step extends the `beams` likeliest continuations; one that ends while it is among them is
     a hypothesis. A row is finished when it has `beams` hypotheses and its best unfinished
     continuation scores no better than the worst of them; its states are then dropped. Where
-    hypotheses are missing after `max_tokens`, or at the end of the model's positions, the unfinished
-    continuations take their place.
+    hypotheses are missing after `max_tokens`, or at the end of the model's positions, the
+    unfinished continuations take their place.
 
     Args:
         prompt: (B, T) tokens, every row full.
@@ -88,7 +88,8 @@ def _extend(
     length_penalty: float,
     found: list[list[Hypothesis]],
 ) -> _Beams:
-    """The `beams` likeliest continuations by one more token; those that end are added to `found`."""
+    """The `beams` likeliest continuations by one more token; those that end are added to
+    `found`."""
     A, n, V = logits.shape
     t = current.texts.shape[2] + 1
     total = (current.scores[..., None] + logits.float().log_softmax(-1)).flatten(1)

@@ -1,5 +1,5 @@
-"""Softmax attention as a state machine, whose state is the cache of keys and values: it grows by one
-entry a token, or is cut to a fixed size. And without a state, for encoders."""
+"""Softmax attention as a state machine, whose state is the cache of keys and values: it grows by
+one entry a token, or is cut to a fixed size. And without a state, for encoders."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
 B batch, T tokens of the target, S tokens of the source, D width, M width of the encoded source, H
 heads of K = D / H numbers.
 
-Like every mixer it is a state machine. Its state is the source, as keys and values: `remember` makes
-it, and every step returns it unchanged. So a decoder needs nothing but its state, and selecting rows
-of the state selects their sources.
+Like every mixer it is a state machine. Its state is the source, as keys and values: `remember`
+makes it, and every step returns it unchanged. So a decoder needs nothing but its state, and
+selecting rows of the state selects their sources.
 """
 
 from __future__ import annotations

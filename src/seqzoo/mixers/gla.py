@@ -28,14 +28,14 @@ class GatedMemory(NamedTuple):
 
 
 class GatedLinearAttention(nn.Module):
-    """Gated linear attention (eq. 3 and section 4.4): a data-dependent decay for every channel of the
-    key.
+    """Gated linear attention (eq. 3 and section 4.4): a data-dependent decay for every channel of
+    the key.
 
         S_t = diag(alpha_t) S_{t-1} + k_t v_t^T        y_t = q_t S_t / sqrt(K)
         alpha_t = sigmoid(x_t W_1 W_2 + b)^(1/16)
 
-    Each head's output is divided by its root mean square (the paper's layer norm, without its mean),
-    times silu(x W_r + b_r). The norm cancels 1 / sqrt(K), kept as in the authors' code.
+    Each head's output is divided by its root mean square (the paper's layer norm, without its
+    mean), times silu(x W_r + b_r). The norm cancels 1 / sqrt(K), kept as in the authors' code.
 
     Args:
         dim: width D, divisible by 2 n_heads.

@@ -43,10 +43,10 @@ class LinearAttention(nn.Module):
         feature: phi, from the K numbers of a head to M features, one of FEATURES.
         position: with `rope`, mapped queries and keys are turned in the numerator only (Su et al.
             2021, eq. 19). The memory is kept relative to the next token, so no position is stored.
-        decay: `none` is the paper's sum over all tokens, g = 1; with `retention` g = 1 - 2^-e, e from
-            1 for the first head to 7 for the last, or for a single head: half-lives from 1 to about
-            90 tokens, so that the state stays bounded on streams of any length (after Sun et al.
-            2023, arXiv 2307.08621, where e is 5 + h).
+        decay: `none` is the paper's sum over all tokens, g = 1; with `retention` g = 1 - 2^-e, e
+            from 1 for the first head to 7 for the last, or for a single head: half-lives from 1 to
+            about 90 tokens, so that the state stays bounded on streams of any length (after Sun et
+            al. 2023, arXiv 2307.08621, where e is 5 + h).
         normaliser: `sum` is the paper's z; `rms` divides the output of every head by its root mean
             square instead (Qin et al. 2022, arXiv 2210.10340, NormAttention).
         chunk: tokens in a chunk, which matrix products read at once.
@@ -101,7 +101,8 @@ class LinearAttention(nn.Module):
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, S: Tensor, z: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The weighted sums of the values, divided by z where it is the normaliser; then S and z."""
+        """The weighted sums of the values, divided by z where it is the normaliser; then S and
+        z."""
         decay, V = self.decay.to(q.dtype)[None], v.shape[-1]
         plain = partial(matrix_state, log_w=decay, min_log_w=self.min_log_w, chunk=self.chunk)
         turned = partial(
@@ -153,8 +154,8 @@ class Relu(nn.Module):
 
 
 class Learned(nn.Module):
-    """Softmax of W x, concatenated with softmax of -W x; W starts as the identity; M = 2 K (Zhang et
-    al. 2024, arXiv 2402.04347, section 4.2, in the softmax form of their code).
+    """Softmax of W x, concatenated with softmax of -W x; W starts as the identity; M = 2 K (Zhang
+    et al. 2024, arXiv 2402.04347, section 4.2, in the softmax form of their code).
 
     Deviations: queries, keys and all heads of a layer share W, and it is trained with the rest of
     the model instead of distilled.

@@ -1,5 +1,5 @@
-"""minGRU and minLSTM (Feng et al. 2024, arXiv 2410.01201): gates that do not depend on the state, so
-that the recurrence is linear.
+"""minGRU and minLSTM (Feng et al. 2024, arXiv 2410.01201): gates that do not depend on the state,
+so that the recurrence is linear.
 
 B batch, T time, D width, E = expand D numbers of state.
 """

@@ -86,8 +86,8 @@ def _zeros(x: Tensor) -> Tensor:
 
 
 def _orthogonal(cell: nn.RNNBase) -> None:
-    """For each gate Glorot-uniform input weights and orthogonal recurrent weights (Saxe et al. 2014);
-    zero biases."""
+    """For each gate Glorot-uniform input weights and orthogonal recurrent weights (Saxe et al.
+    2014); zero biases."""
     for name, weight in cell.named_parameters():
         if name.startswith("weight_ih"):
             for gate in weight.detach().view(-1, cell.hidden_size, weight.shape[1]):

@@ -30,10 +30,10 @@ class Retention(nn.Module):
 
         S_t = gamma S_{t-1} + k_t v_t^T    y_t = q_t S_t    gamma = 1 - 2^(-5 - h), h = 0 .. H - 1
 
-    Queries and keys are turned to their positions, with the frequencies of `rotate`, and keys divided
-    by sqrt(K); each head's output is divided by its root mean square (the paper's group norm,
-    without its mean), times silu(x W_G). The divisors at the end of the paper's section 2.2 are left
-    out, as the norm cancels them.
+    Queries and keys are turned to their positions, with the frequencies of `rotate`, and keys
+    divided by sqrt(K); each head's output is divided by its root mean square (the paper's group
+    norm, without its mean), times silu(x W_G). The divisors at the end of the paper's section 2.2
+    are left out, as the norm cancels them.
 
     Args:
         dim: width D; D / n_heads is even, for the turning.

@@ -36,7 +36,8 @@ class ChannelState(NamedTuple):
 
 
 class TimeMix(nn.Module):
-    """Time mixing (section 4.1): the delta rule with a decay, a rate and a direction for each channel.
+    """Time mixing (section 4.1): the delta rule, where each channel has a decay, rate and
+    direction.
 
         S_t = diag(w_t) S_{t-1} - (a_t * kappa_t) (kappa_t^T S_{t-1}) + k_t v_t^T    y_t = r_t S_t
 
@@ -133,7 +134,8 @@ class TimeMix(nn.Module):
     def forward(
         self, x: Tensor, state: TimeState | None = None, v_first: Tensor | None = None
     ) -> tuple[Tensor, TimeState, Tensor]:
-        """y, the state, and `v_first`: the values (B, T, D) of the first layer, for the next layer."""
+        """y, the state, and `v_first`: the values (B, T, D) of the first layer, for the next
+        layer."""
         B, T, D = x.shape
         before, shift = token_shift(x, state and state.shift)
         mixes = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)

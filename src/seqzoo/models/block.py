@@ -1,5 +1,5 @@
-"""From a mixer to a layer: four arrangements of mixer, norm, residual and channel mixer, and where a
-decoder's attention to its source stands in them."""
+"""From a mixer to a layer: four arrangements of mixer, norm, residual and channel mixer, and where
+a decoder's attention to its source stands in them."""
 
 from __future__ import annotations
 
@@ -142,8 +142,8 @@ def _remember(cross: Any, encoded: Tensor, valid: Tensor) -> State:
 
 
 class Dropout(nn.Module):
-    """`nn.Dropout`, whose mask on a CPU comes from random bytes, eight a draw: four times faster there
-    (`scripts/measure_ops.py`).
+    """`nn.Dropout`, whose mask on a CPU comes from random bytes, eight a draw: four times faster
+    there (`scripts/measure_ops.py`).
 
     `nn.Dropout` draws one number an element, on one thread: 8.6 ms for a million elements, on a CPU
     that multiplies matrices of that size in 1 ms. The price: p is rounded to 1/256.

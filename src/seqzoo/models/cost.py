@@ -80,8 +80,8 @@ def flops_of_training(model: LanguageModel, length: int) -> float:
 
 @torch.no_grad()
 def flops_per_token(model: LanguageModel, length: int) -> int:
-    """FLOPs of reading `length` tokens in parallel, divided by them; with an encoder, of a source and
-    a target of `length` tokens each."""
+    """FLOPs of reading `length` tokens in parallel, divided by them; with an encoder, of a source
+    and a target of `length` tokens each."""
     tokens = _tokens(length)
     encoding, state = _counted(lambda: _initial_state(model, length))
     reading, _ = _counted(lambda: model(tokens, state))
@@ -105,7 +105,8 @@ def _initial_state(model: LanguageModel, length: int) -> State:
 
 
 def _mean_of_tokens(first: float, growth: float, length: int) -> float:
-    """The mean over tokens of which the first needs `first` and each `growth` more than the last."""
+    """The mean over tokens of which the first needs `first` and each `growth` more than the
+    last."""
     return first + growth * (length - 1) / 2
 
 

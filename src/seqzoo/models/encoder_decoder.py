@@ -1,8 +1,8 @@
 """Encoder and decoder: one stack of layers reads the source, another generates the target.
 
 The decoder's first state joins them. `bridge=state`: the final state of the encoder (Sutskever et
-al. 2014, arXiv 1409.3215). `bridge=attention`: for every layer of the decoder, the encoded source as
-keys and values. With that state a decoder is a language model like any other.
+al. 2014, arXiv 1409.3215). `bridge=attention`: for every layer of the decoder, the encoded source
+as keys and values. With that state a decoder is a language model like any other.
 
 B batch, S tokens of the source, T of the target, D width, M width of the encoded source.
 """
@@ -54,15 +54,21 @@ class Encoder(nn.Module):
         self.norms = nn.ModuleList(norms)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, State]:
-        """Tokens (B, S), every row full, encoded (B, S, M); and the state of the first stack after the
-        last token."""
+        """Tokens (B, S), every row full, encoded (B, S, M); and the state of the first stack after
+        the last token."""
         x = self.dropout(self.norm_in(self.embedding(tokens)))
         encoded, states = [], []
         for direction, (layers, norm) in enumerate(zip(self.stacks, self.norms, strict=True)):
-            y, state = run_layers(layers, x.flip(1) if direction else x, None)  # type: ignore[arg-type]
+            assert isinstance(layers, nn.ModuleList)
+            y, state = run_layers(layers, x.flip(1) if direction else x, None)
             encoded.append(norm(y.flip(1) if direction else y))
             states.append(state)
         return torch.cat(encoded, -1), states[0]
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Every layer, each to be compiled on its own."""
+        return [layer for stack in self.stacks for layer in stack.children()]
 
 
 class EncoderDecoder(LanguageModel):
@@ -119,16 +125,13 @@ class EncoderDecoder(LanguageModel):
             for n in sorted(set(sizes))
         }
         encoded = [self.encoder(source[rows, :n]) for n, rows in groups.items()]
-        back = torch.cat(
-            list(groups.values())
-        ).argsort()  # from the order of the groups to the rows'
+        order = torch.cat(list(groups.values()))
+        back = order.argsort()  # from the order of the groups to that of the rows
         if self.bridge == "state":
             return _joined([state for _, state in encoded], back)
         y = torch.cat([F.pad(y, (0, 0, 0, S - y.shape[1])) for y, _ in encoded])[back]
-        valid = (
-            torch.arange(S, device=source.device)
-            < torch.tensor(sizes, device=source.device)[:, None]
-        )
+        n_tokens = torch.tensor(sizes, device=source.device)[:, None]
+        valid = torch.arange(S, device=source.device) < n_tokens
         remember: list[Any] = [getattr(layer, "remember", None) for layer in self.layers]
         return tuple(call and call(y, valid) for call in remember)
 
@@ -145,15 +148,15 @@ class EncoderDecoder(LanguageModel):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        return [*(layer for stack in self.encoder.stacks for layer in stack), *self.layers]  # type: ignore[attr-defined]
+        return [*self.encoder.blocks, *self.layers]
 
 
 def _joined(states: list[State], back: Tensor) -> State:
     """The states of groups of rows as one state, in the order of the rows."""
     if len(states) > 1 and grows(states[0]):
         raise ValueError(
-            "the states of rows of different lengths cannot stand in one tensor, as the state of this "
-            "family grows with every token: give rows of one length, or build with "
+            "rows of different lengths: the states of this family grow with every token, and those "
+            "of such rows cannot stand in one tensor: give rows of one length, or build with "
             "bridge='attention'"
         )
     parts = zip(*map(leaves, states), strict=True)
@@ -169,9 +172,9 @@ class StepwiseState(NamedTuple):
 
 
 class StepwiseDecoder(nn.Module):
-    """A decoder's layers with one attention to the source at every step, whose result is an input of
-    the layers or of their next step: the recurrent models with attention. x_t is the embedded token,
-    s_t the output of the layers, h the encoded source.
+    """A decoder's layers with one attention to the source at every step, whose result is an input
+    of the layers or of their next step: the recurrent models with attention. x_t is the embedded
+    token, s_t the output of the layers, h the encoded source.
 
     `bahdanau` (arXiv 1409.0473, section 3.1 and appendix A): the query is s_{t-1}.
 

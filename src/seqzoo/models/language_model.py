@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from seqzoo.config import values
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Flag
-from seqzoo.models.block import NORMS, Dropout, Norm
+from seqzoo.models.block import NORMS, Dropout
 from seqzoo.state import State, grows
 
 
@@ -114,7 +114,7 @@ class LanguageModel(nn.Module):
         tie_embeddings: Flag,
         norm_in: Flag,
         norm_out: Flag,
-        norm: Norm,
+        norm: Literal["layer", "rms"],
         max_len: Count | None,
     ) -> None:
         super().__init__()

@@ -113,8 +113,8 @@ def turned_matrix_state(
 
 
 def _weights(tokens: Tokens, u: Tensor | None) -> Tensor:
-    """The weight of each value in each output, from the empty state, for the first row of the batch:
-    (H, T, T)."""
+    """The weight of each value in each output, from the empty state, for the first row of the
+    batch: (H, T, T)."""
     q, k, v, log_w, a, b = tokens.each(lambda x: x[:1])
     (_, H, T, _), K = v.shape, q.shape[-1]
     values = torch.eye(T).to(q).expand(1, H, T, T)

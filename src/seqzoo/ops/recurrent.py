@@ -6,6 +6,7 @@ b_hh (G D,), with the G gates stacked.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -27,7 +28,7 @@ def recurrent(cell: nn.RNNBase, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]
 
 def naive(cell: nn.RNNBase, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
     """The papers' equations, token by token."""
-    step = {"RNN_TANH": elman_step, "LSTM": lstm_step, "GRU": gru_step}[cell.mode]
+    step = STEPS[cell.mode]
     w_ih, w_hh, b_ih, b_hh = cell.all_weights[0]
     ys = []
     for x_t in x.unbind(1):
@@ -58,6 +59,13 @@ def gru_step(inputs: Tensor, recurrence: Tensor, h: Tensor) -> tuple[Tensor]:
     hr, hz, hn = recurrence.chunk(3, -1)
     z = (xz + hz).sigmoid()
     return ((1 - z) * (xn + (xr + hr).sigmoid() * hn).tanh() + z * h,)
+
+
+STEPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "RNN_TANH": elman_step,
+    "LSTM": lstm_step,
+    "GRU": gru_step,
+}
 
 
 def fused(cell: nn.RNNBase, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
