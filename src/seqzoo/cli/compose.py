@@ -179,7 +179,7 @@ def register_search_path() -> None:
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-    class Folders(SearchPathPlugin):
+    class Folders(SearchPathPlugin):  # type: ignore[misc]
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
             for folder in files.folders()[1:]:
                 search_path.append("seqzoo", f"file://{folder}")

@@ -17,7 +17,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **more: Any) -> None:
         more.setdefault("formatter_class", _formatter)
-        super().__init__(*args, **more, allow_abbrev=False)
+        more["allow_abbrev"] = False
+        super().__init__(*args, **more)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message.removeprefix('argument ')}: see `{self.prog} --help`")

@@ -100,7 +100,7 @@ def checked(*rules: Rule) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(target: Any) -> Any:
-        function = target.__init__ if isinstance(target, type) else target
+        function: Any = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
 
         @functools.wraps(function)
         def call(*args: Any, **keys: Any) -> Any:
@@ -157,7 +157,7 @@ def declared(path: str) -> Declaration:
     module, _, name = path.partition(":")
     loaded = getattr(sys.modules.get(module), name, None)
     if loaded is not None and not _file(module):  # made in a notebook
-        function = loaded.__init__ if isinstance(loaded, type) else loaded
+        function: Any = loaded.__init__ if isinstance(loaded, type) else loaded  # type: ignore[misc]
         return _runtime(loaded, function, getattr(function, "__seqzoo_rules__", ()))
     return _Source(module).declaration(name)
 
@@ -221,7 +221,7 @@ class _Source:
             return Declaration(dict(self._arguments(init)), self._rules(init.decorator_list))
         fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
         own = Declaration(
-            dict(self._values((n.target.id, n.annotation) for n in fields if _named(n.target))),
+            dict(self._values((ast.unparse(n.target), n.annotation) for n in fields)),
             self._rules(node.decorator_list),
         )
         for base in node.bases:
@@ -269,7 +269,3 @@ class _Source:
 
 
 _FOREIGN = ("torch", "numpy", "abc")  # nothing in them is a type of configuration values
-
-
-def _named(target: ast.expr) -> bool:
-    return isinstance(target, ast.Name)

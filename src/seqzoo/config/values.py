@@ -112,7 +112,8 @@ def _range(limits: list[Any]) -> str:
     elif isinstance(low, Ge):
         words = f" from {low.ge:g}"
     if isinstance(high, Le):
-        return f"{words} to {high.le:g}" if high.le < 2**62 else f"{words} up"
+        limit: Any = high.le
+        return f"{words} to {limit:g}" if limit < 2**62 else f"{words} up"
     if isinstance(high, Lt):
         return f"{words} and below {high.lt:g}"
     return f"{words} up" if isinstance(low, Ge) else words

@@ -87,7 +87,8 @@ class Backbone:
             mixer: in place of the family's.
             encoded_dim: width of an encoded source, for attention to it in every layer.
         """
-        keys, layers = self.keys, []
+        keys = self.keys
+        layers: list[nn.Module] = []
         if self.adds_positions:
             kind = {"kind": keys["position"], "max_len": keys["max_len"]}
             layers.append(PositionEmbedding(dim=keys["dim"], **kind))
@@ -158,16 +159,16 @@ def encoder_decoder(
     attends = bridge == "attention"
     both_ways = attends if bidirectional == "auto" else bidirectional
     two_stacks = both_ways and family.encoder is None
-    stepwise = attends and attention != "dot"
+    stepwise = attention if attends and attention != "dot" else None
     decoder = Backbone.of(family, keys, source_heads=source_heads)
     encoded_dim = keys["dim"] * (2 if two_stacks else 1)
-    layers = decoder.layers(encoded_dim=encoded_dim if attends and not stepwise else None)
-    if stepwise:
+    layers = decoder.layers(encoded_dim=encoded_dim if attends and stepwise is None else None)
+    if stepwise is not None:
         layers = [
             StepwiseDecoder(
                 layers=layers,
                 norm_out=decoder.final_norm(),
-                attention=attention,
+                attention=stepwise,
                 dim=keys["dim"],
                 encoded_dim=encoded_dim,
             )
@@ -181,7 +182,7 @@ def encoder_decoder(
         bridge=bridge,
         vocab_size=vocab_size,
         layers=layers,
-        norm_out=decoder.needs_final_norm and not stepwise,
+        norm_out=decoder.needs_final_norm and stepwise is None,
         **decoder.language_model_keys(),
     )
     decoder.initialise(model.embedding, model.head)

@@ -227,7 +227,7 @@ class RunDirectory:
         """Of the exported model; there is no such file before the run has ended."""
         return self.model / "model.safetensors"
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """What `build` needs to know of the data: `vocab_size`, and `source_vocab_size` or
         `n_classes` where the model has them."""
         described = json.loads((self.model / "config.json").read_text(encoding="utf-8"))

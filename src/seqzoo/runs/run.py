@@ -1,10 +1,10 @@
-"""`Run`: a run read back, with its model, tokenizers and numbers, and what can be done with them."""
+"""`Run`: a run read back, with its model, tokenizers and numbers, and what it can be used for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from seqzoo import tasks
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.decoding.sampling import generate
 from seqzoo.errors import UserError
+from seqzoo.models.classifier import Classifier
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.zoo import build, build_keys
 from seqzoo.runs.directory import RunDirectory
@@ -158,11 +159,11 @@ class Run:
         if not sentence:
             raise UserError("the sentence is empty: give one with words in it")
         (source,) = self._sources([sentence])
-        options = {"beams": beams, "length_penalty": length_penalty}
-        best = self._translator().n_best([source], **options)[0][0]
+        found = self._translator().n_best([source], beams=beams, length_penalty=length_penalty)
+        best = found[0][0]
         tokens = np.array(best.tokens, dtype=np.int64)
-        found = align(self.model, self.tokenizer, self.source_tokenizer, source, tokens)
-        if found is None:
+        drawn = align(self.model, self.tokenizer, self.source_tokenizer, source, tokens)
+        if drawn is None:
             name = self.config["architecture"]["name"]
             change = "architecture=encoder_decoder"
             if name == "encoder_decoder":
@@ -171,7 +172,7 @@ class Run:
                 f"{self.folder}: {self.config['model']['name']} has no attention to its source: "
                 f"train with {change}"
             )
-        return self.tokenizer.decode(best.tokens), draw(found)
+        return self.tokenizer.decode(best.tokens), draw(drawn)
 
     def _translator(self) -> Translator:
         self._require("translate")
@@ -200,7 +201,7 @@ class Run:
         if isinstance(texts, str):
             raise UserError(f"{texts!r}: give a list of texts")
         labels, max_len = self._tokenizers["labels"], self.config["task"]["max_len"]
-        return predict(self.model, self.tokenizer, labels, texts, max_len=max_len)
+        return predict(cast(Classifier, self.model), self.tokenizer, labels, texts, max_len=max_len)
 
     # ---- any task
 

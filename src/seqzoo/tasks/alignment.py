@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -56,8 +56,10 @@ def align(
     with evaluating(model):
         prompt, state = model.start(sources, tokenizer.id("<s>"))
         # A growing state that began with the encoder's has the source in its past.
-        of = "source" if model.reads_source and not model.needs_equal_lengths else "past"
-        with ops.watching(of) as calls:
+        over: Literal["past", "source"] = "past"
+        if model.reads_source and not model.needs_equal_lengths:
+            over = "source"
+        with ops.watching(over) as calls:
             model(torch.cat((prompt, targets), 1), state)
     T, S = len(target) + 1, len(source)
     layers = [call().float().abs().mean(0)[-T:, :S].cpu().numpy() for call in calls]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -88,7 +88,7 @@ class CharLM:
     def tokenizers(self) -> dict[str, Tokenizer]:
         return {"tokenizer": self.tokenizer}
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         return {"vocab_size": self.tokenizer.vocab_size}
 
     # ---- training
@@ -194,7 +194,11 @@ def block_loss(model: LanguageModel, text: Tensor, seq_len: int) -> float:
     inputs = text[: whole * seq_len].view(whole, seq_len)
     targets = text[1 : whole * seq_len + 1].view(whole, seq_len)
     rows = max(1, EVAL_TOKENS // seq_len)
-    parts = list(zip(inputs.split(rows), targets.split(rows), strict=True)) if whole else []
+    parts = (
+        list(zip(torch.split(inputs, rows), torch.split(targets, rows), strict=True))
+        if whole
+        else []
+    )
     if whole * seq_len < len(text) - 1:
         parts.append((text[None, whole * seq_len : -1], text[None, whole * seq_len + 1 :]))
     total = 0.0

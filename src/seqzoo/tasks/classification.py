@@ -97,7 +97,7 @@ class Classification:
     def tokenizers(self) -> dict[str, Tokenizer]:
         return {"tokenizer": self.tokenizer, "labels": self.labels}
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         return {"vocab_size": self.tokenizer.vocab_size, "n_classes": self.labels.vocab_size}
 
     # ---- training

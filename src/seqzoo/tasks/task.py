@@ -103,5 +103,5 @@ class Task(Protocol):
     def tokenizers(self) -> Mapping[str, Tokenizer]:
         """What the exported model needs, by the name of its file: `tokenizer`, ..."""
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """What `build` needs to know of the data: `vocab_size`, ..."""

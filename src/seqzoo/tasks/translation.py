@@ -73,7 +73,9 @@ class Translation:
         self.pad, self.start = (self.tokenizer.id(token) for token in ("<pad>", "<s>"))
         self.train = self._fitting(max_len, long_pairs)
         self._lengths = lengths(self.train[0]), lengths(self.train[1])
-        self.seq_len = round(float(sum(self._lengths).mean())) if len(self.train[0]) else 0
+        self.seq_len = (
+            round(float((self._lengths[0] + self._lengths[1]).mean())) if len(self.train[0]) else 0
+        )
         self._model: type[LanguageModel] | LanguageModel = LanguageModel
         self._plan: tuple[int, list[np.ndarray]] = (-1, [])
         self._steps = 0  # of an epoch, once they are counted
@@ -114,7 +116,7 @@ class Translation:
             return {"tokenizer": self.tokenizer}
         return {"tokenizer": self.tokenizer, "source_tokenizer": self.source_tokenizer}
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         names = {"tokenizer": "vocab_size", "source_tokenizer": "source_vocab_size"}
         return {names[file]: one.vocab_size for file, one in self.tokenizers().items()}
 
