@@ -56,8 +56,8 @@ def align(
     with evaluating(model):
         prompt, state = model.begin(sources, tokenizer.id("<s>"))
         # A growing state that began with the encoder's has the source in its past.
-        of = "source" if model.reads_source and not model.wants_one_length else "past"
-        with ops.watching(of) as calls:
+        apart = model.reads_source and not model.wants_one_length
+        with ops.watching("source" if apart else "past") as calls:
             model(torch.cat((prompt, targets), 1), state)
     T, S = len(target) + 1, len(source)
     layers = [call().float().abs().mean(0)[-T:, :S].cpu().numpy() for call in calls]

@@ -124,6 +124,5 @@ def pick_metric(runs: Sequence[TrainingRun], wanted: str | None) -> str:
 
 def best_first(runs: Sequence[TrainingRun], metric: str) -> list[TrainingRun]:
     """The runs in the order of their results."""
-    name = metric.partition("/")[2].partition("_by_")[0]
-    higher = name == "tokens_per_second" or tasks.metric(name).higher_is_better
-    return sorted(runs, key=lambda run: run.result(metric) * (-1 if higher else 1))
+    sign = -1 if tasks.metric(metric).higher_is_better else 1
+    return sorted(runs, key=lambda run: sign * run.result(metric))
