@@ -67,7 +67,7 @@ def _read(directory: RunDirectory) -> TrainingRun:
     from seqzoo.models.zoo import build, build_keys
 
     config, summary = directory.config, directory.summary
-    model = build(**directory.sizes(), **build_keys(config)).eval()
+    model = build(**{**build_keys(config), **directory.sizes()}).eval()
     seq_len = summary.get("seq_len", config["task"].get("seq_len", 1))
     return TrainingRun(
         folder=directory.path,
