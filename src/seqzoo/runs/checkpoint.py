@@ -1,7 +1,9 @@
-"""Checkpoints that are whole or absent: written aside, flushed, renamed, and checked by digest when
-read.
+"""Checkpoints that are whole or absent: written beside, flushed, renamed, and checked by digest
+when read.
 
-A checkpoint is a folder of safetensors and JSON. It holds no pickle, so reading one runs no code.
+A checkpoint is a folder `step-00000500` of safetensors and JSON, no pickle, so reading one runs no
+code. The names `last` and `best` are links to one. Loads torch only where it reads or writes
+tensors.
 """
 
 from __future__ import annotations
@@ -10,77 +12,27 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import load_file, load_model, save_file, save_model
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from seqzoo.errors import UserError
-from seqzoo.runs.files import write_whole
-from seqzoo.state import State, leaves, rebuild, to
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from seqzoo.state import State
 
 MANIFEST = "manifest.json"
 
 
 class Checkpoints:
-    """The folder ``checkpoints/`` of a run: `step-00000500/`, ..., and the names `last` and `best`
-    for two of them."""
+    """The folder `checkpoints` of a run directory, which may not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    # ---- names
-
-    def at(self, step: int) -> Path:
-        """The folder of a step's checkpoint."""
-        return self.path / f"step-{step:08d}"
-
-    def exists(self, name: str) -> bool:
-        return (self.path / name).exists()
-
-    def resolve(self, name: str) -> Path:
-        """The folder that a name stands for."""
-        return (self.path / name).resolve()
-
-    def point(self, name: str, step: int, why: Mapping[str, float] | None = None) -> None:
-        """Have a name (`last`, `best`) stand for a step's checkpoint, in one step; `why` can be
-        read back with `reason`."""
-        if why is not None:
-            write_whole(self.path / f"{name}.json", json.dumps(dict(why)))
-        draft = self.path / f".{name}.{os.getpid()}"
-        draft.unlink(missing_ok=True)
-        draft.symlink_to(self.at(step).name)
-        os.replace(draft, self.path / name)
-
-    def reason(self, name: str) -> dict[str, float]:
-        """What was given when a name was pointed; {} where nothing was."""
-        path = self.path / f"{name}.json"
-        return dict(json.loads(path.read_text())) if path.exists() else {}
-
-    def recent(self, count: int, every: int | None) -> list[Path]:
-        """The last `count` checkpoints among those due every `every` steps and the last one."""
-        if not count:
-            return []
-        last = self.resolve("last")
-        due = [
-            path
-            for path in sorted(self.path.glob("step-*"))
-            if every and step_of(path) % every == 0 or path.resolve() == last
-        ]
-        return due[-count:]
-
-    def prune(self, keep: Sequence[Path] = ()) -> None:
-        """Remove the checkpoints that no name stands for, but those to keep, and the drafts of
-        saves that were killed."""
-        kept = {self.resolve(name) for name in ("last", "best")} | {p.resolve() for p in keep}
-        for path in [*self.path.glob("step-*"), *self.path.glob(".step-*")]:
-            if path.resolve() not in kept:
-                shutil.rmtree(path)
-
-    # ---- contents
+    # ---- writing
 
     def save(
         self,
@@ -90,42 +42,114 @@ class Checkpoints:
         optimizer: Any,
         state: State,
         progress: Mapping[str, Any],
-    ) -> None:
-        """Write everything a run needs to go on as if it had not stopped, whole or not at all.
+    ) -> Path:
+        """Write everything a run needs to go on as if it had not stopped: whole or not at all.
 
         Args:
+            optimizer: with `state_dict`, whose `state` holds tensors by the parameters' numbers.
             state: what the model carries from batch to batch.
-            progress: counters and the like, as JSON.
+            progress: counters and the like, JSON.
         """
-        folder = self.at(step)
-        draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+        from seqzoo.runs import tensors
+
+        target = self.at(step)
+        draft = self.path / f".{target.name}.{os.getpid()}"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        save_model(model, str(draft / "model.safetensors"))
-        moments = {
-            f"{index}.{key}": value.contiguous()
-            for index, slots in optimizer.state_dict()["state"].items()
-            for key, value in slots.items()
-        }
-        save_file(moments, draft / "optimizer.safetensors")
-        save_file(_state_and_rng(state), draft / "state.safetensors")
+        tensors.save(draft, model=model, optimizer=optimizer, state=state)
         (draft / "progress.json").write_text(json.dumps(dict(progress), indent=1))
         digests = {path.name: sha256(path) for path in sorted(draft.iterdir())}
         (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
-        for path in (*draft.iterdir(), draft):
+        for path in draft.iterdir():
             _flush(path)
-        if folder.exists():  # left by a run that was killed before it could point to it
-            shutil.rmtree(folder)
-        os.replace(draft, folder)
-        _flush(folder.parent)
+        _flush(draft)
+        if target.exists():  # of a run that was killed before `last` became a link to it
+            shutil.rmtree(target)
+        os.replace(draft, target)
+        _flush(self.path)
+        return target
+
+    def point(self, name: str, target: Path, why: Mapping[str, float] | None = None) -> None:
+        """Make `last` or `best` a link to a checkpoint, in one step. `why` is kept beside it."""
+        if why is not None:
+            write_text(self.path / f"{name}.json", json.dumps(dict(why)))
+        draft = self.path / f".{name}.{os.getpid()}"
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(target.name)
+        os.replace(draft, self.path / name)
+
+    def prune(self, *, keep: Sequence[Path] = ()) -> None:
+        """Remove all checkpoints but `last`, `best` and those to keep; and what is left of saves
+        that were killed."""
+        kept = {(self.path / name).resolve() for name in ("last", "best")}
+        kept |= {path.resolve() for path in keep}
+        for path in [*self.path.glob("step-*"), *self.path.glob(".step-*")]:
+            if path.resolve() not in kept:
+                shutil.rmtree(path)
+
+    # ---- finding
+
+    def at(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self.path / f"step-{step:08d}"
+
+    def resolve(self, name: str) -> Path | None:
+        """The checkpoint that `last` or `best` is a link to; None while there is none."""
+        path = self.path / name
+        return path.resolve() if path.exists() else None
+
+    def best(self) -> dict[str, float]:
+        """The `value` of the metric that made a checkpoint the best, and its `step`; {} where none
+        was measured."""
+        path = self.path / "best.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    def recent(self, n: int, every: int | None) -> list[Path]:
+        """The last `n` checkpoints among `last` and those of a step that is a multiple of `every`,
+        in order."""
+        last = self.resolve("last")
+        due = [
+            path
+            for path in sorted(self.path.glob("step-*"))
+            if (every and int(path.name.rpartition("-")[2]) % every == 0) or path.resolve() == last
+        ]
+        return due[-n:] if n else []
+
+    def verify(self, checkpoint: str | Path) -> Path:
+        """Check every file of a checkpoint, `last`, `best` or a folder, against the digests that
+        were written with it.
+
+        Returns:
+            Its folder.
+
+        Raises:
+            UserError: there is none, or a file is missing or was changed.
+        """
+        folder = checkpoint if isinstance(checkpoint, Path) else self.path / checkpoint
+        try:
+            digests = json.loads((folder / MANIFEST).read_text())
+        except (OSError, ValueError):
+            raise UserError(
+                f"{folder}: no readable {MANIFEST}: not a checkpoint, or a damaged one"
+            ) from None
+        for name, digest in digests.items():
+            if not (folder / name).is_file() or sha256(folder / name) != digest:
+                raise UserError(
+                    f"{folder / name}: missing or changed since it was written: put it back, or "
+                    "start a new run"
+                )
+        return folder
+
+    # ---- reading
 
     def load(
-        self, name: str, *, model: nn.Module, optimizer: Any, template: State
+        self, checkpoint: str | Path, *, model: nn.Module, optimizer: Any, template: Callable[[], State]
     ) -> tuple[State, dict[str, Any]]:
-        """Put a checkpoint into a model and its optimiser, and set the random generators.
+        """Put a checkpoint into a model and its optimiser, and the random numbers back where they
+        were.
 
         Args:
-            template: a state of the model's structure, to rebuild the carried one.
+            template: gives a state of the model's structure, to rebuild the carried one.
 
         Returns:
             The carried state, and the progress that was saved.
@@ -133,95 +157,52 @@ class Checkpoints:
         Raises:
             UserError: the checkpoint is damaged or does not fit.
         """
-        folder = self.resolve(name)
-        verify(folder)
-        load_weights(folder / "model.safetensors", model)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in load_file(folder / "optimizer.safetensors").items():
-            index, slot = key.split(".", 1)
-            moments.setdefault(int(index), {})[slot] = value
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-        rest = load_file(folder / "state.safetensors")
-        torch.set_rng_state(rest["rng.cpu"])
-        if torch.cuda.is_available() and "rng.cuda" in rest:
-            torch.cuda.set_rng_state(rest["rng.cuda"])
-        n_leaves = sum(key.startswith("state.") for key in rest)
-        carried = [rest[f"state.{i}"] for i in range(n_leaves)]
-        device = next(model.parameters()).device
-        state = to(rebuild(template, carried), device) if carried else None
+        from seqzoo.runs import tensors
+
+        folder = self.verify(checkpoint)
+        state = tensors.load(folder, model=model, optimizer=optimizer, template=template)
         return state, json.loads((folder / "progress.json").read_text())
 
-    def load_mean(self, folders: Sequence[Path], model: nn.Module) -> None:
+    def load_weights(self, checkpoint: str | Path, model: nn.Module) -> None:
+        """Give a model the weights of a checkpoint.
+
+        Raises:
+            UserError: the checkpoint is damaged or does not fit.
+        """
+        from seqzoo.runs import tensors
+
+        tensors.load_weights(self.verify(checkpoint) / tensors.MODEL, model)
+
+    def load_mean(self, checkpoints: Sequence[Path], model: nn.Module) -> None:
         """Give a model the mean of the weights of several checkpoints.
 
         Raises:
             UserError: a checkpoint is damaged or does not fit.
         """
         total: dict[str, Any] = {}
-        for folder in folders:
-            verify(folder)
-            load_weights(folder / "model.safetensors", model)
+        for checkpoint in checkpoints:
+            self.load_weights(checkpoint, model)
             for name, value in model.state_dict().items():
                 total[name] = total.get(name, 0) + value.double()
-        model.load_state_dict({name: value / len(folders) for name, value in total.items()})
+        mean = {name: value / len(checkpoints) for name, value in total.items()}
+        model.load_state_dict(mean)
 
 
-def step_of(folder: Path) -> int:
-    """The step of a checkpoint's folder."""
-    return int(folder.name.rpartition("-")[2])
-
-
-def _state_and_rng(state: State) -> dict[str, Tensor]:
-    tensors = {f"state.{i}": leaf.detach().contiguous() for i, leaf in enumerate(leaves(state))}
-    tensors["rng.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    return tensors
-
-
-def load_weights(path: Path, model: nn.Module) -> None:
-    """Load a safetensors file into a model of the same shape.
-
-    Raises:
-        UserError: the weights of another model.
-    """
-    try:
-        load_model(model, str(path), device=str(next(model.parameters()).device))
-    except (RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[-1].strip()
-        raise UserError(
-            f"{path}: weights of another model ({first}): "
-            "use the configuration they were saved with"
-        ) from None
-
-
-def verify(folder: Path) -> None:
-    """Check every file of a checkpoint against the digests written with it.
-
-    Raises:
-        UserError: a file is missing or was changed.
-    """
-    try:
-        digests = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
-        raise UserError(
-            f"{folder}: no readable {MANIFEST}: not a checkpoint, or a damaged one"
-        ) from None
-    for name, digest in digests.items():
-        if not (folder / name).is_file() or sha256(folder / name) != digest:
-            raise UserError(
-                f"{folder / name}: missing or changed since it was written: put it back, or start "
-                "a new run"
-            )
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file's bytes."""
+    """The digest of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:
+    """Have the system write a file or folder to the disk now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
