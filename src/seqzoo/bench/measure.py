@@ -21,12 +21,11 @@ from seqzoo.bench.plan import Point
 from seqzoo.bench.settings import BenchSettings
 from seqzoo.bench.timing import FusedKernels, sample, timed
 from seqzoo.models.cost import flops_of_token
-from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.zoo import build
 from seqzoo.state import State, nbytes
 from seqzoo.tasks.next_token import TokenBatch, next_token_loss
-from seqzoo.tasks.task import Forward
 from seqzoo.training.device import keep_freed_memory, pick_device, pick_dtype
+from seqzoo.training.forward import Forward
 from seqzoo.training.optimizers import adamw
 from seqzoo.training.step import take_step
 
@@ -131,13 +130,9 @@ def point(at: Point, keys: Mapping[str, Any], settings: BenchSettings) -> dict[s
     base = memory.held(device)
     torch.manual_seed(0)
     model = build(vocab_size=settings.vocab_size, **keys).to(device)
-    if settings.compile:
-        for layer in model.blocks:
-            layer.compile()
     shape = (at.batch_size, at.length + 1)
     tokens = torch.randint(settings.vocab_size, shape, device=device)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
-    call = CALLS[at.mode](model, tokens, autocast)
+    call = CALLS[at.mode](Forward(model, device, dtype, compile=settings.compile), tokens)
     memory.reset_peak(device)
     if settings.compile:
         call()  # compiles, which is no part of a step
@@ -162,17 +157,12 @@ def point(at: Point, keys: Mapping[str, Any], settings: BenchSettings) -> dict[s
 Call = Callable[[], State]  # does the work once; returns the state after it
 
 
-def training_step(model: LanguageModel, tokens: Tensor, autocast: torch.autocast) -> Call:
+def training_step(forward: Forward, tokens: Tensor) -> Call:
     """A step as the trainer takes it, with AdamW, from the empty state."""
-    parameters = list(model.parameters())
-    optimizer = adamw(model, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
+    parameters = list(forward.model.parameters())
+    optimizer = adamw(forward.model, lr=1e-3, weight_decay=0.1, betas=[0.9, 0.99])
     n = tokens[:, 1:].numel()
-    batch = TokenBatch(tokens[:, :-1], tokens[:, 1:], True, n_tokens=n, n_targets=n)
-
-    def forward(inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        with autocast:
-            logits, state = model(inputs, state)
-        return logits, state
+    batch = TokenBatch(tokens[:, :-1], tokens[:, 1:], fresh=True, n_tokens=n, n_targets=n)
 
     def step() -> State:
         return take_step(
@@ -198,26 +188,26 @@ def next_token(
     return next_token_loss(logits, batch.targets), state
 
 
-def prefill(model: LanguageModel, tokens: Tensor, autocast: torch.autocast) -> Call:
+def prefill(forward: Forward, tokens: Tensor) -> Call:
     """Reading T tokens from the empty state."""
-    model.eval()
+    forward.model.eval()
 
     def read() -> State:
-        with torch.inference_mode(), autocast:
-            return model(tokens[:, :-1])[1]
+        with torch.inference_mode():
+            return forward(tokens[:, :-1], None)[1]
 
     return read
 
 
-def decoding_step(model: LanguageModel, tokens: Tensor, autocast: torch.autocast) -> Call:
+def decoding_step(forward: Forward, tokens: Tensor) -> Call:
     """One token after T - 1 others, each time from the same state: the cost of token T."""
-    model.eval()
-    with torch.inference_mode(), autocast:
-        before = model(tokens[:, :-2])[1] if tokens.shape[1] > 2 else None
+    forward.model.eval()
+    with torch.inference_mode():
+        before = forward(tokens[:, :-2], None)[1] if tokens.shape[1] > 2 else None
 
     def step() -> State:
-        with torch.inference_mode(), autocast:
-            return model(tokens[:, -1:], before)[1]
+        with torch.inference_mode():
+            return forward(tokens[:, -1:], before)[1]
 
     return step
 

@@ -11,7 +11,7 @@ from seqzoo.config import files, schema
 from seqzoo.config.devices import check_device
 from seqzoo.config.values import shown
 from seqzoo.errors import UserError
-from seqzoo.models.zoo import ALIASES, FAMILIES, check_model, family
+from seqzoo.models.zoo import check_model, families, family, full_name
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def make(cfg: Mapping[str, Any]) -> Plan:
         UserError: an unknown name or key, or a value that is not allowed.
     """
     declaration = schema.declared("seqzoo.bench.settings:BenchSettings")
-    section = cfg["bench"]
     schema.check_keys(cfg, ["models", "model", "bench"])
+    section = {**files.defaults("bench", "default"), **cfg["bench"]}
     schema.check_keys(section, declaration.keys, "bench.")
     schema.check(declaration, section, "bench.")
     settings = BenchSettings(**section)
@@ -70,10 +70,10 @@ def make(cfg: Mapping[str, Any]) -> Plan:
 
 
 def _names(given: Any) -> list[str]:
-    names = list(FAMILIES) if given == "all" else [given] if isinstance(given, str) else given
+    names = list(families()) if given == "all" else [given] if isinstance(given, str) else given
     if not isinstance(names, Sequence) or not names:
         raise UserError(f"models={shown(given)}: give all, a name, or a list: [lstm,transformer]")
-    return [ALIASES.get(name, name) for name in map(str, names)]
+    return [full_name(name) for name in map(str, names)]
 
 
 def _models(

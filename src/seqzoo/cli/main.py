@@ -28,7 +28,7 @@ Sequence models as state machines: train them, compare them, generate text with 
 
 `seqzoo COMMAND --help` describes each. Tab completion: eval "$(seqzoo completion bash)"
 """
-# A command is a module with `add(parser)` and `run(options)`; those of Hydra have `main(arguments)`.
+# A command is a module with `add(parser)` and `run(options)`; with overrides, `main(arguments)`.
 COMMANDS = {
     "train": ("seqzoo.cli.train", "train a model on a task (seqzoo train --help: every key)"),
     "eval": ("seqzoo.cli.commands.eval", "measure a run again, on its own data or on other data"),

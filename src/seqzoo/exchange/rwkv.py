@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_model
+from safetensors.torch import load_file
 from torch import Tensor
 
 from seqzoo.config import files
@@ -77,14 +77,14 @@ def import_rwkv(path: Path, folder: Path, vocabulary: Path | None) -> dict[str, 
     tokenizer = _tokenizer(vocabulary, vocab_size)
     model = build(vocab_size=vocab_size, **keys)
     _copy(path, tensors, model)
-    task = files.defaults("task", "charlm")
+    config = _config(keys)
     if tokenizer.kind in KINDS:
-        task["tokenizer"] = tokenizer.kind
+        config["task"]["tokenizer"] = tokenizer.kind
     run = RunDirectory.claim(folder)
-    trainer = files.defaults("trainer", "default")
-    run.write_config({"model": keys, "task": task, "trainer": trainer})
-    run.describe_model(keys, {"vocab_size": vocab_size}, {"tokenizer": tokenizer})
-    save_model(model, str(run.weights))
+    run.write_config(config)
+    described = {**config["model"], "architecture": config["architecture"]}
+    run.describe_model(described, {"vocab_size": vocab_size}, {"tokenizer": tokenizer})
+    run.save_model(model)
     run.write_summary(
         {
             "model": keys["name"],
@@ -96,6 +96,19 @@ def import_rwkv(path: Path, folder: Path, vocabulary: Path | None) -> dict[str, 
         }
     )
     return keys
+
+
+def _config(model: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration: the model's keys, and defaults in the other sections."""
+    choices = {
+        "architecture": "decoder_only",
+        "task": "charlm",
+        "optim": "adamw",
+        "schedule": "cosine",
+        "trainer": "default",
+    }
+    defaults = {section: files.defaults(section, name) for section, name in choices.items()}
+    return {"model": model, **defaults, "logger": {}}
 
 
 def _copy(path: Path, tensors: dict[str, Tensor], model: LanguageModel) -> None:

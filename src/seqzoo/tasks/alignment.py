@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -56,10 +56,8 @@ def align(
     with evaluating(model):
         prompt, state = model.start(sources, tokenizer.id("<s>"))
         # A growing state that began with the encoder's has the source in its past.
-        over: Literal["past", "source"] = "past"
-        if model.reads_source and not model.needs_equal_lengths:
-            over = "source"
-        with ops.watching(over) as calls:
+        apart = model.reads_source and not model.needs_equal_lengths
+        with ops.watching("source" if apart else "past") as calls:
             model(torch.cat((prompt, targets), 1), state)
     T, S = len(target) + 1, len(source)
     layers = [call().float().abs().mean(0)[-T:, :S].cpu().numpy() for call in calls]

@@ -73,9 +73,8 @@ class Translation:
         self.pad, self.start = (self.tokenizer.id(token) for token in ("<pad>", "<s>"))
         self.train = self._fitting(max_len, long_pairs)
         self._lengths = lengths(self.train[0]), lengths(self.train[1])
-        self.seq_len = (
-            round(float((self._lengths[0] + self._lengths[1]).mean())) if len(self.train[0]) else 0
-        )
+        whole = self._lengths[0] + self._lengths[1]
+        self.seq_len = round(float(whole.mean())) if len(whole) else 0
         self._model: type[LanguageModel] | LanguageModel = LanguageModel
         self._plan: tuple[int, list[np.ndarray]] = (-1, [])
         self._steps = 0  # of an epoch, once they are counted

@@ -67,7 +67,7 @@ def _read(directory: RunDirectory) -> TrainingRun:
     from seqzoo.models.zoo import build, build_keys
 
     config, summary = directory.config, directory.summary
-    model = build(**directory.sizes(), **build_keys(config)).eval()
+    model = build(**{**build_keys(config), **directory.sizes()}).eval()
     seq_len = summary.get("seq_len", config["task"].get("seq_len", 1))
     return TrainingRun(
         folder=directory.path,
@@ -124,6 +124,5 @@ def pick_metric(runs: Sequence[TrainingRun], wanted: str | None) -> str:
 
 def best_first(runs: Sequence[TrainingRun], metric: str) -> list[TrainingRun]:
     """The runs in the order of their results."""
-    name = metric.partition("/")[2].partition("_by_")[0]
-    higher = name == "tokens_per_second" or tasks.metric(name).higher_is_better
-    return sorted(runs, key=lambda run: run.result(metric) * (-1 if higher else 1))
+    sign = -1 if tasks.metric(metric).higher_is_better else 1
+    return sorted(runs, key=lambda run: sign * run.result(metric))
