@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import seqzoo
-from seqzoo.decoding import Hypothesis, beam_search, generate
+from seqzoo.decoding.beam import Hypothesis, beam_search
+from seqzoo.decoding.sampling import generate
 from seqzoo.models.language_model import LanguageModel
 
 STOP, V = 0, 11

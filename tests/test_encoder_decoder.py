@@ -16,7 +16,7 @@ import seqzoo
 from seqzoo import laws, ops, tasks
 from seqzoo.cli.main import main
 from seqzoo.config import defaults
-from seqzoo.decoding import generate
+from seqzoo.decoding.sampling import generate
 from seqzoo.errors import UserError
 from seqzoo.models import cost as info
 from seqzoo.models.language_model import LanguageModel
