@@ -1,4 +1,4 @@
-"""The bench: what is planned, measured, fitted and written; and two benches beside each other."""
+"""The bench: plan, processes, statistics, measurements, files; and two benches compared."""
 
 import csv
 import json
@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from seqzoo import report
-from seqzoo.analysis import compare
-from seqzoo.bench import figures, plan, results, runner
+from seqzoo.analysis.compare.benches import compare_benches
+from seqzoo.bench import figures, growth, plan, rows, runner, statistics
 from seqzoo.bench.figures import PANELS
+from seqzoo.bench.settings import parse_lengths
+from seqzoo.config import files
 from seqzoo.errors import UserError
 from seqzoo.models.zoo import FAMILIES
+from seqzoo.report.figures import colours
+from seqzoo.report.text import markdown, number
 
 SMALL = [
     "bench.lengths=[16,32]",
@@ -34,7 +37,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def benches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where runs/bench/a, of all families, and b, of two, are: made by the command line."""
+    """The folder of two benches made by the command line: a, of all families, and b, of two."""
     folder = tmp_path_factory.mktemp("benches")
     for name, models in (("a", "all"), ("b", "[lstm,transformer]")):
         given = [*SMALL, f"models={models}", f"hydra.run.dir=runs/bench/{name}"]
@@ -68,13 +71,41 @@ def bench(benches: Path) -> dict[str, Any]:
     ],
 )
 def test_lengths(given: object, lengths: list[int]) -> None:
-    assert plan.parse_lengths(given) == lengths
+    assert parse_lengths(given) == lengths  # type: ignore[arg-type]
+
+
+def make(**keys: object) -> plan.Plan:
+    """A plan of the default settings with some in place of them."""
+    defaults = files.defaults("bench", "default")
+    return plan.make({"models": ["lstm", "rnn"], "model": {}, "bench": {**defaults, **keys}})
 
 
 @pytest.mark.parametrize("given", ["64-512", "512..64", "0..4", [], [0], [1.5], "", None, True])
 def test_lengths_refused(given: object) -> None:
-    with pytest.raises(UserError, match="bench.lengths"):
-        plan.parse_lengths(given)
+    with pytest.raises(UserError, match="bench.lengths=.*give FIRST..LAST"):
+        make(lengths=given)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("modes", []), ("modes", ["trian"]), ("rounds", 0), ("rounds", 1.5), ("seconds", 0)]
+    + [("dtype", "float16"), ("threads", True), ("tokens", 4096), ("round", 2)],
+)
+def test_settings_refused(key: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"^bench.{key}"):
+        make(**{key: value})
+
+
+def test_points_of_a_round() -> None:
+    """Lengths ascend, modes have one order, models take turns; tokens a step may be fixed."""
+    small = make(lengths="8..16", modes=["decode", "train"], tokens=64, decode_batch_size=3)
+    assert [(at.length, at.mode, at.model, at.batch_size) for at in small.points()] == [
+        (length, mode, model, size)
+        for length in (8, 16)
+        for mode, size in (("train", 64 // length), ("decode", 3))
+        for model in ("lstm", "rnn")
+    ]
+    assert small.record()["modes"] == ["train", "decode"]
 
 
 # ---- a point
@@ -137,30 +168,31 @@ def test_longer_lengths_are_left_out(tmp_path: Path) -> None:
 
 def test_fit_finds_the_exponent() -> None:
     x = np.log([512, 1024, 2048, 4096])
-    slope, error = results.fit(x, 2 * x + 3, [0.01] * 4)
-    assert math.isclose(slope, 2) and 0 < error < 0.01
-    bent, wide = results.fit(x, 2 * x + np.array([0, 0.2, 0.2, 0]), [0.01] * 4)
-    assert math.isclose(bent, 2) and wide > 0.3
-    assert results.fit(x[:2], x[:2], [None, None]) == (pytest.approx(1), None)
+    slope, error = statistics.fit(x, 2 * x + 3, [0.01] * 4)
+    assert math.isclose(slope, 2) and error is not None and 0 < error < 0.01
+    bent, wide = statistics.fit(x, 2 * x + np.array([0, 0.2, 0.2, 0]), [0.01] * 4)
+    assert math.isclose(bent, 2) and wide is not None and wide > 0.3
+    assert statistics.fit(x[:2], x[:2], [None, None]) == (pytest.approx(1), None)
 
 
 @pytest.mark.parametrize("slowed", [0.0, 0.3])
 def test_noise_covers_another_run(slowed: float) -> None:
-    """Of pairs of runs of one machine, 95 in 100 agree within what the two print; also where a busy
-    neighbour slows a third of the rounds down."""
+    """Of pairs of benches of one machine, 95 in 100 agree within the noise of both; also where a
+    busy neighbour slows a third of the rounds down."""
     draw = np.random.default_rng(1)
 
-    def rows() -> list[dict[str, Any]]:
-        noise = draw.normal(0, 0.05, (100, 7))
-        noise += (draw.random((100, 7)) < slowed) * draw.uniform(0.1, 0.6, (100, 7))
-        made: list[dict[str, Any]] = [{"samples": list(one)} for one in np.exp(noise)]
-        results._add_noise(made)
-        return [{**row, "value": np.quantile(row["samples"], results.FAST)} for row in made]
+    def bench() -> list[tuple[float, float]]:
+        """A figure and its noise for each of 100 points of seven rounds."""
+        logarithms = draw.normal(0, 0.05, (100, 7))
+        logarithms += (draw.random((100, 7)) < slowed) * draw.uniform(0.1, 0.6, (100, 7))
+        samples = np.exp(logarithms)
+        figures = np.quantile(samples, statistics.FAST, axis=1)
+        return list(zip(figures, statistics.noise(samples.tolist()), strict=True))
 
     agree = [
-        abs(math.log(a["value"] / b["value"])) <= math.hypot(a["noise"], b["noise"])
+        abs(math.log(a / b)) <= math.hypot(noise_a, noise_b)
         for _ in range(5)
-        for a, b in zip(rows(), rows(), strict=True)
+        for (a, noise_a), (b, noise_b) in zip(bench(), bench(), strict=True)
     ]
     assert 0.92 < np.mean(agree) < (1 if slowed else 0.99)
 
@@ -174,7 +206,7 @@ def test_crossover(noise: float) -> None:
         for name, ms in (("grows", lambda T: T / 100), ("flat", lambda T: 3.0))
         for T in (100, 200, 400)
     ]
-    found = results.crossovers(points, models)
+    found = growth.crossovers(points, models)
     if noise > math.log(4 / 3):
         assert not found
         return
@@ -190,21 +222,18 @@ def test_every_point_has_every_field(benches: Path, bench: dict[str, Any]) -> No
     assert len(bench["points"]) == len(FAMILIES) * 3 * 2
     for row in bench["points"]:
         assert row["status"] == "ok", row
-        missing = [key for key in results.COLUMNS if row[key] in (None, "")]
-        missing = [
-            key for key in missing if key not in ("note", "steady")
-        ]  # of some it is not known
-        assert not missing, (row["model"], missing)
+        missing = [key for key in rows.COLUMNS if row[key] in (None, "")]
+        assert set(missing) <= {"note", "steady"}, (row["model"], missing)
     with (benches / "a/bench.csv").open() as file:
         table = list(csv.DictReader(file))
-    assert list(table[0]) == results.COLUMNS and len(table) == len(bench["points"])
+    assert list(table[0]) == rows.COLUMNS and len(table) == len(bench["points"])
 
 
 @pytest.mark.parametrize("model", FAMILIES)
 def test_state_bytes_are_flat_or_linear(bench: dict[str, Any], model: str) -> None:
     """A cache grows by the same number of bytes a token, whatever else has a constant size."""
-    for mode in results.FIGURES:
-        short, long = results.measured(bench["points"], model, mode)
+    for mode in rows.FIGURES:
+        short, long = rows.measured(bench["points"], model, mode)
         grown = long["state_bytes"] - short["state_bytes"]
         if bench["models"][model]["grows"]:
             about = bench["models"][model]["keys"]
@@ -263,13 +292,13 @@ def test_board_has_layout_figures_and_machine(benches: Path) -> None:
     assert {"custom_scalars__config__", "bench/text_summary"} <= set(tags["tensors"])
 
 
-def test_two_benches_are_held_together(benches: Path) -> None:
-    text, agree, points = compare.benches([benches / "a", benches / "b"])
-    said, _, table = text.partition("\n\n")
-    assert said == f"They differ in points: {len(FAMILIES) * 6}; 12"
+def test_two_benches_are_compared(benches: Path) -> None:
+    text, agree, points = compare_benches([benches / "a", benches / "b"])
+    differences, _, table = text.partition("\n\n")
+    assert differences == f"They differ in points: {len(FAMILIES) * 6}; 12"
     assert points == 2 * 3 * 2 and table.count("\n") == points + 2
     assert agree == points - text.count("apart")
-    assert compare.benches([benches / "b"] * 2)[1] == points  # a bench agrees with itself
+    assert compare_benches([benches / "b"] * 2)[1] == points  # a bench agrees with itself
 
 
 # ---- numbers and tables
@@ -289,9 +318,16 @@ def test_two_benches_are_held_together(benches: Path) -> None:
     ],
 )
 def test_number(value: float | None, text: str) -> None:
-    assert report.number(value) == text
+    assert number(value) == text
 
 
 def test_markdown_is_aligned() -> None:
-    lines = report.markdown(["run", "loss"], [["a long name", "1.5"], ["b", "22.25"]]).splitlines()
+    lines = markdown(["run", "loss"], [["a long name", "1.5"], ["b", "22.25"]]).splitlines()
     assert len(set(map(len, lines))) == 1 and lines[1].endswith(": |")
+
+
+def test_a_family_has_one_colour() -> None:
+    """Whatever else is in the figure; and no two names share one as long as there are twenty."""
+    alone = colours(["lstm"])["lstm"]
+    assert colours([*FAMILIES, "other"])["lstm"] == colours(["other", "lstm"])["lstm"] == alone
+    assert len(set(colours([*FAMILIES, "a", "b", "c", "d", "e"]).values())) == 20

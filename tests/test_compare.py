@@ -1,4 +1,4 @@
-"""Training runs side by side."""
+"""Training runs compared."""
 
 import csv
 import json
@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from seqzoo.analysis import compare
+from seqzoo.analysis.compare import lengths, runs
+from seqzoo.analysis.compare.runs import TrainingRun
 from seqzoo.cli import main as cli
+from seqzoo.runs.directory import RunDirectory
 
 SMALL = [
     "task.seq_len=16",
@@ -36,16 +39,20 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Path:
     return folder
 
 
+def load(*folders: Path) -> list[TrainingRun]:
+    return runs.load(RunDirectory.find(list(folders), "metrics.jsonl"))
+
+
 def test_names_tell_runs_apart(sweep: Path) -> None:
-    runs = compare.load(compare.find([sweep]))
-    assert [run.name for run in runs] == [
+    found = load(sweep)
+    assert [run.name for run in found] == [
         f"{model} seq_len={T}" for model in ("gru", "transformer") for T in (8, 16)
     ]
-    assert {"model.name", "task.seq_len"} <= set(compare.different(runs))
+    assert {"model.name", "task.seq_len"} <= set(runs.differing_keys(found))
 
 
 def test_flops_are_tokens_times_what_one_takes(sweep: Path) -> None:
-    short, long = compare.load(compare.find([sweep]))[2:]
+    short, long = load(sweep)[2:]
     assert short.name == "transformer seq_len=8"
     assert long.flops_per_token > short.flops_per_token > 0  # attention reads what came before
     (tokens, _), (flops, _) = (short.curve("val/loss", axis)[-1] for axis in ("tokens", "flops"))
@@ -71,31 +78,32 @@ def test_compare_command(sweep: Path, tmp_path: Path, capfd: pytest.CaptureFixtu
 
 
 def test_no_two_runs_have_one_name(sweep: Path, tmp_path: Path) -> None:
-    """Twins are told apart by where they are; so are runs that differ in too much to say."""
-    first = compare.find([sweep])[0]
+    """Copies of one run are named by their folders; so are runs that differ in many keys."""
+    first = RunDirectory.find([sweep], "metrics.jsonl")[0].path
     folders = [tmp_path / above / "0" for above in "ab"]
     for folder in folders:
         shutil.copytree(first, folder)
-    assert [run.name for run in compare.load(folders)] == ["gru (a/0)", "gru (b/0)"]
-    assert compare.find([*folders, tmp_path / "a/../b"]) == folders
+    assert [run.name for run in load(*folders)] == ["gru (a/0)", "gru (b/0)"]
+    twice = RunDirectory.find([*folders, tmp_path / "a/../b"], "metrics.jsonl")
+    assert [run.path for run in twice] == folders
     changed = folders[1] / "config.yaml"
     text = changed.read_text()
     for key in ("val_max_chars", "val_fraction", "lr", "weight_decay", "beta1", "log_every"):
         text = re.sub(rf"(?m)^  {key}: .*$", f"  {key}: 0.5", text)
     changed.write_text(text)
-    assert [run.name for run in compare.load(folders)] == ["gru (a/0)", "gru (b/0)"]
+    assert [run.name for run in load(*folders)] == ["gru (a/0)", "gru (b/0)"]
     changed.write_text(
         re.sub(r"(?m)^  lr: .*$", "  lr: 0.5", (folders[0] / "config.yaml").read_text())
     )
-    assert [run.name for run in compare.load(folders)][1] == "gru lr=0.5"
+    assert [run.name for run in load(*folders)][1] == "gru lr=0.5"
 
 
-def test_the_better_translator_comes_first(tmp_path: Path) -> None:
-    runs = []
+def test_the_better_run_comes_first(tmp_path: Path) -> None:
+    found = []
     for name, value in (("lstm", 10.0), ("gru", 20.0)):
         line = {"step": 1, "tokens": 5, "seconds": 1.0, "test/bleu_by_words/06-10": value}
-        runs.append(
-            compare.Trained(
+        found.append(
+            TrainingRun(
                 folder=tmp_path / name,
                 name=name,
                 keys={},
@@ -104,28 +112,29 @@ def test_the_better_translator_comes_first(tmp_path: Path) -> None:
                 flops_per_token=1.0,
             )
         )
-    found = compare.by_length(runs)
-    assert found.metric == "test/bleu" and found.bins == ["06-10", "31-"]
-    assert found.table()[1] == [["lstm", "10.0", "5.00"], ["gru", "20.0", "10.0"]]
+    scores = lengths.find(found)
+    assert scores is not None
+    assert scores.metric == "test/bleu" and scores.bins == ["06-10", "31-"]
+    assert scores.table().rows == [["lstm", "10.0", "5.00"], ["gru", "20.0", "10.0"]]
     for metric, best in {
         "test/bleu": "gru",
         "test/bleu_by_words/06-10": "gru",
         "val/loss": "lstm",
     }.items():
-        compare.write(runs, metric, tmp_path / "out")
+        compare.write(found, metric, tmp_path / "out")
         written = json.loads((tmp_path / "out/compare.json").read_text())
         assert written["runs"][0]["run"] == best, metric
     assert (tmp_path / "out/lengths.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [(["missing"], "missing: no run in it"), (["--metric", "val/los"], "did you mean 'val/loss'?")],
 )
 def test_refusals(
-    sweep: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], said: str
+    sweep: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     given = arguments if arguments[0] == "missing" else [str(sweep), *arguments]
     with pytest.raises(SystemExit) as left:
         cli.main(["compare", *given])
-    assert left.value.code == 2 and said in capfd.readouterr().err
+    assert left.value.code == 2 and message in capfd.readouterr().err

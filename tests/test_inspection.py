@@ -1,6 +1,7 @@
-"""Looking inside: weights that reproduce what the operation did, gradients, files."""
+"""Inspection: weights that reproduce an operation's output, gradients, words in contexts, files."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 
 import seqzoo
 from seqzoo import ops
-from seqzoo.analysis import inspect as inspection
+from seqzoo.analysis.inspect import contexts
+from seqzoo.analysis.inspect.gradients import dependence, sensitivity
 from seqzoo.cli import main as cli
+from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.mixers.linear_attention import LinearAttention
 from seqzoo.models.zoo import FAMILIES
 from seqzoo.ops.attention import causal_attention
@@ -72,7 +75,7 @@ def test_dependence_is_the_gradient(name: str) -> None:
     text = torch.randint(11, (1, 8))
     text[0, 2] = 10  # a token that is there once
     text[0, [0, 1, 3, 4, 5, 6, 7]] %= 10
-    norm = inspection.dependence(model, text)[7 - 1 - 2]
+    norm = float(dependence(model, text)[7 - 1 - 2])
     loss = lambda: torch.nn.functional.cross_entropy(model(text[:, :-1])[0][:, -1], text[:, -1])  # noqa: E731
     row, gradient = model.embedding.weight.data[10], []
     for i in range(16):
@@ -88,9 +91,61 @@ def test_dependence_is_the_gradient(name: str) -> None:
 def test_the_last_row_of_sensitivity_is_dependence() -> None:
     model = seqzoo.build("gru", vocab_size=11, dim=16, n_layers=2).eval()
     text = torch.randint(11, (1, 8))
-    rows = inspection.sensitivity(model, text)
-    np.testing.assert_allclose(rows[-1][::-1], inspection.dependence(model, text), rtol=1e-5)
-    assert not np.triu(rows, 1).any()
+    rows = sensitivity(model, text)
+    torch.testing.assert_close(rows[-1].flip(0), dependence(model, text))
+    assert not rows.triu(1).any()
+
+
+TEXTS = ["ab the cat, the dog", "the cat saw the cat", "dog saw the dog the"]
+
+
+def test_words_of_characters() -> None:
+    """A word ends at its last letter; what touches the border of a text may be cut."""
+    tokenizer = Tokenizer.train("char", TEXTS)
+    names, ends = contexts.word_ends(tokenizer, np.stack([tokenizer.encode(t) for t in TEXTS]))
+    for text, row in zip(TEXTS, ends, strict=True):
+        found = {int(t): names[row[t]] for t in np.flatnonzero(row >= 0)}
+        expected = {m.end() - 1: m[0] for m in re.finditer(r"\w+", text)}
+        assert found == dict(list(expected.items())[1:-1])
+
+
+def test_a_token_of_a_bpe_vocabulary_is_a_word() -> None:
+    tokenizer = Tokenizer.train("bpe", TEXTS, vocab_size=260)
+    tokens = np.arange(6).reshape(2, 3)
+    names, ends = contexts.word_ends(tokenizer, tokens)
+    assert np.array_equal(ends, tokens) and len(names) == tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_distances_of_words_in_contexts(name: str) -> None:
+    """Against cosines of the single vectors; an embedding does not depend on the context, and
+    every family's head reads what does."""
+    torch.manual_seed(0)
+    model = seqzoo.build(name, vocab_size=5, dim=16, n_layers=2).double().eval()
+    for parameter in model.parameters():  # some families begin with matrices of zeros
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    tokens = torch.randint(5, (3, 12))
+    words = torch.where(tokens < 2, tokens, -1)
+    stages, to_mean, between, random = contexts.distances(model, tokens, words, 2)
+    assert stages[0] == "embedding" and stages[-1] == "head input"
+    assert [stage for stage in stages if stage.startswith("layer")] == ["layer 0", "layer 1"]
+    assert to_mean.shape == between.shape == (2, len(stages))
+    assert to_mean[:, 0].max() < 1e-9 and (to_mean[:, -1] > 1e-6).all()
+    with contexts.stage_outputs([model.norm_out]) as outputs:
+        model(tokens)
+    every = outputs[0].flatten(0, 1)
+    for word, vectors in enumerate((every[words.flatten() == 0], every[words.flatten() == 1])):
+        mean = vectors.mean(0, keepdim=True)
+        expected = (1 - torch.cosine_similarity(vectors, mean)).mean()
+        torch.testing.assert_close(to_mean[word, -1], expected)
+        torch.testing.assert_close(between[word, -1], pairs(vectors))
+    torch.testing.assert_close(random[-1], pairs(every))
+
+
+def pairs(vectors: torch.Tensor) -> torch.Tensor:
+    """The mean of 1 - cos over all pairs of different rows."""
+    cosine = torch.cosine_similarity(vectors[:, None], vectors[None], dim=-1)
+    return (1 - cosine)[~torch.eye(len(vectors), dtype=torch.bool)].mean()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -115,9 +170,12 @@ def test_inspect_command(
     command("inspect", "run", "--length", "24", "--texts", "2")
     printed = capfd.readouterr().out.split()
     weighted = name not in ("rnn", "lstm", "gru", "mingru", "minlstm")
-    assert len(printed) == 4 + weighted and all(Path(path).stat().st_size for path in printed)
+    assert len(printed) == 5 + weighted and all(Path(path).stat().st_size for path in printed)
     numbers = json.loads(Path("run/inspect/inspect.json").read_text())
     assert len(numbers["loss_by_position"]) == len(numbers["dependence"]["trained"]) == 24
+    measured = numbers["contexts"]
+    assert measured["words"][0]["word"].isalnum() and measured["words"][0]["occurrences"] > 2
+    assert len(measured["words"][0]["to_mean"]) == len(measured["stages"])
     board = Path("run/tensorboard/inspect")
     assert (board / "projector_config.pbtxt").exists()
     labels = {path.parent.name: path.read_text() for path in board.rglob("metadata.tsv")}

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 import seqzoo
 from seqzoo import tasks
 from seqzoo.cli.main import main
-from seqzoo.config import defaults
-from seqzoo.decoding import generate, sample
+from seqzoo.config.files import defaults
+from seqzoo.decoding.sampling import generate, sample
 from seqzoo.models.zoo import FAMILIES
 from seqzoo.tasks.charlm import block_loss, stream_loss
 from seqzoo.tasks.translation import translate
@@ -26,8 +26,8 @@ SMALL = [
     "model.n_layers=1",
     "trainer.dtype=float32",
     "trainer.max_seconds=null",
-    "trainer.lr=0.01",
-    "trainer.warmup_steps=5",
+    "optim.lr=0.01",
+    "schedule.warmup_steps=5",
     "trainer.log_every=5",
 ]
 

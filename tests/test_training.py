@@ -1,6 +1,8 @@
 """The trainer: a run stopped and resumed is the run left alone; checkpoints are whole or refused;
 logs are complete."""
 
+import functools
+import io
 import json
 import os
 import shutil
@@ -8,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +21,27 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import seqzoo
 from seqzoo import tasks
-from seqzoo.config import defaults
+from seqzoo.config import files
 from seqzoo.models.block import Dropout
 from seqzoo.models.zoo import FAMILIES, model_keys
-from seqzoo.runs import checkpoint
+from seqzoo.runs.checkpoint import Checkpoints
+from seqzoo.runs.directory import RunDirectory
+from seqzoo.training import schedules
+from seqzoo.training.hooks import Hook
 from seqzoo.training.loop import train
-from seqzoo.training.optim import adamw, schedule
+from seqzoo.training.optimizers import adamw, muon
+from seqzoo.training.tables import OPTIMIZERS, SCHEDULES, make_schedule
+from seqzoo.training.terminal import evaluation_line
+from seqzoo.training.training import Training
 
 SMALL = {"dim": 16, "n_layers": 1, "n_heads": 2}
+OF_SECTION = {
+    "lr": "optim",
+    "weight_decay": "optim",
+    "warmup_steps": "schedule",
+    "warmup_share": "schedule",
+    "lr_end": "schedule",
+}
 
 
 def fit(
@@ -36,36 +52,58 @@ def fit(
     resume: bool = False,
     dropout: float = 0.1,
     task: dict[str, Any] = {},
-    **trainer: Any,
-):
-    known = defaults("model", name)
-    model = model_keys(name, **{k: v for k, v in SMALL.items() if k in known}, dropout=dropout)
-    keys = {
-        **defaults("task", "charlm"),
-        "path": str(text),
-        "seq_len": 16,
-        "batch_size": 4,
-        "sample_tokens": 8,
-        **task,
-    }
-    settings = {
-        **defaults("trainer", "default"),
-        **{
+    optim: str = "adamw",
+    schedule: str = "cosine",
+    logger: dict[str, Any] | None = None,
+    hooks: Any = (),
+    change: Any = lambda task: None,
+    quiet: bool = True,
+    **keys: Any,
+) -> dict[str, Any]:
+    """Train a small model on a text. `keys` are of the trainer, the optimiser or the schedule;
+    `change` gets the task before it is trained."""
+    config = {
+        "model": small_model(name, dropout),
+        "architecture": {"name": "decoder_only"},
+        "task": {
+            **files.defaults("task", "charlm"),
+            "path": str(text),
+            "seq_len": 16,
+            "batch_size": 4,
+            "sample_tokens": 8,
+            **task,
+        },
+        "optim": {**files.defaults("optim", optim), "lr": 0.01},
+        "schedule": {
+            **files.defaults("schedule", schedule),
+            "warmup_steps": 5,
+            "warmup_share": 1.0,
+        },
+        "trainer": {
+            **files.defaults("trainer", "default"),
             "max_seconds": None,
             "dtype": "float32",
-            "lr": 0.01,
-            "warmup_steps": 5,
             "log_every": 2,
-            **trainer,
         },
     }
-    config = {"model": model, "task": keys, "trainer": settings}
-    torch.manual_seed(settings["seed"])
-    made = tasks.make(keys, tasks.prepare(keys), seed=settings["seed"])
+    for key, value in keys.items():
+        config[OF_SECTION.get(key, "trainer")][key] = value
+    if logger is not None:
+        config["logger"] = logger
+    seed = config["trainer"]["seed"]
+    torch.manual_seed(seed)
+    made = tasks.make(config["task"], tasks.prepare(config["task"]), seed=seed)
+    change(made)
     folder.mkdir(exist_ok=True)
-    (folder / "config.yaml").write_text(json.dumps(config))
-    net = seqzoo.build(vocab_size=made.tokenizer.vocab_size, **model)
-    return train(net, made, settings, folder, config=config, resume=resume, quiet=True)
+    directory = RunDirectory(folder)
+    directory.write_config(config)
+    model = seqzoo.build(**made.sizes(), **config["model"])
+    return train(model, made, config, directory, hooks=hooks, resume=resume, quiet=quiet)
+
+
+def small_model(name: str, dropout: float) -> dict[str, Any]:
+    known = files.defaults("model", name)
+    return model_keys(name, **{k: v for k, v in SMALL.items() if k in known}, dropout=dropout)
 
 
 def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -183,7 +221,7 @@ def test_what_a_run_leaves(tmp_path: Path, text_file: Path) -> None:
         "status"
     ] == "finished"
     for name in ("last", "best"):
-        checkpoint.verify(tmp_path / "checkpoints" / name)
+        RunDirectory(tmp_path).checkpoints.verify(name)
         assert {"val/loss", "val/stream_loss"} <= set(summary[name])
     assert len(list((tmp_path / "checkpoints").glob("step-*"))) <= 2
 
@@ -209,7 +247,7 @@ def test_resuming_draws_no_point_twice(tmp_path: Path, text_file: Path) -> None:
     shutil.copytree(checkpoints / "step-00000006", tmp_path / "kept")
     fit(tmp_path, text_file, resume=True, max_steps=10)
     shutil.copytree(tmp_path / "kept", checkpoints / "step-00000006", dirs_exist_ok=True)
-    checkpoint.point(checkpoints, "last", checkpoints / "step-00000006")
+    Checkpoints(checkpoints).point("last", checkpoints / "step-00000006")
     fit(tmp_path, text_file, resume=True, max_steps=14)
     board = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     assert [e.step for e in board.Scalars("train/loss")] == list(range(2, 15, 2))
@@ -257,9 +295,9 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path, text_file: Path) -> None:
 
 def test_weights_of_another_model_are_refused(tmp_path: Path, text_file: Path) -> None:
     fit(tmp_path, text_file, max_steps=2)
-    config = json.loads((tmp_path / "config.yaml").read_text())
-    config["model"]["dim"] = 24
-    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    directory = RunDirectory.open(tmp_path)
+    config = directory.config
+    directory.write_config({**config, "model": {**config["model"], "dim": 24}})
     with pytest.raises(seqzoo.UserError, match="weights of another model"):
         seqzoo.load(tmp_path)
 
@@ -278,7 +316,7 @@ def test_accumulation_is_a_larger_batch(tmp_path: Path, text_file: Path) -> None
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, text_file: Path) -> None:
-    with pytest.raises(FloatingPointError, match="lower trainer.lr"):
+    with pytest.raises(FloatingPointError, match="lower optim.lr"):
         fit(tmp_path, text_file, "rnn", max_steps=60, lr=100.0, grad_clip=None, weight_decay=0.9)
 
 
@@ -292,18 +330,49 @@ def test_the_first_limit_ends_the_run(
     assert last < 0.01 * 0.7 and summary["steps"] < 10_000  # the schedule came down by that limit
 
 
-def test_the_schedule() -> None:
-    warm = [schedule(step, 0.0, warmup_steps=4, lr_end=0.1) for step in range(5)]
-    assert warm == [0.25, 0.5, 0.75, 1.0, 1.0]
-    falling = [schedule(100, p / 10, warmup_steps=4, lr_end=0.1) for p in range(11)]
+def test_cosine() -> None:
+    factor = schedules.cosine(warmup_steps=4, warmup_share=1.0, lr_end=0.1)
+    assert [factor(step, 0.0) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    falling = [factor(100, p / 10) for p in range(11)]
     assert falling == sorted(falling, reverse=True)
     assert falling[0] == 1 and falling[-1] == pytest.approx(0.1)
-    assert schedule(100, 2.0, warmup_steps=4, lr_end=0.1) == pytest.approx(0.1)
+    assert factor(100, 2.0) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    {
+        "linear": [1, 0.8875, 0.775, 0.55, 0.1, 0.1],
+        "wsd": [1, 1, 1, 1, 0.1, 0.1],
+        "constant": [1, 1, 1, 1, 1, 1],
+    }.items(),
+)
+def test_other_schedules(name: str, expected: list[float]) -> None:
+    keys = {**files.defaults("schedule", name), "warmup_steps": 0}
+    factor = make_schedule({**keys, **({"lr_end": 0.1} if "lr_end" in keys else {})})
+    got = [factor(100, progress) for progress in (0, 0.125, 0.25, 0.5, 1, 1.5)]
+    assert got == pytest.approx(expected)
+
+
+def test_wsd_decays_in_its_share() -> None:
+    factor = schedules.wsd(warmup_steps=0, warmup_share=1.0, decay_share=0.2, lr_end=0.0)
+    assert [factor(9, p) for p in (0.8, 0.9, 0.95)] == pytest.approx([1, 0.5, 0.25])
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_short_run_reaches_its_learning_rate(name: str) -> None:
+    """The warm-up ends at its share of the run, though its steps are not over."""
+    flat = {"lr_end": 1.0} if name != "constant" else {}
+    factor = make_schedule({**files.defaults("schedule", name), **flat})
+    assert factor(3, 0.05) == pytest.approx(0.5) and factor(6, 0.1) == 1.0
+    steps_alone = make_schedule({**files.defaults("schedule", name), **flat, "warmup_share": 1.0})
+    assert steps_alone(6, 0.1) == pytest.approx(0.07)
+    assert all(factor(n, n / 1000) == steps_alone(n, n / 1000) for n in range(1000))
 
 
 def test_parameter_groups() -> None:
     model = seqzoo.build("rwkv4", vocab_size=9, dim=16, n_layers=2)
-    groups = adamw(model, lr=1.0, betas=(0.9, 0.99), weight_decay=0.5).param_groups
+    groups = adamw(model, lr=1.0, betas=[0.9, 0.99], weight_decay=0.5).param_groups
     assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
     found = {id(p): g for g in groups for p in g["params"]}
     mixer = model.layers[0].mixer
@@ -333,7 +402,7 @@ def test_a_save_in_progress_is_never_seen(tmp_path: Path, text_file: Path) -> No
     (draft / "manifest.json").unlink()
     assert seqzoo.load(tmp_path, checkpoint="last").model.n_parameters() > 0
     with pytest.raises(seqzoo.UserError, match="not a checkpoint"):
-        checkpoint.verify(draft)
+        Checkpoints(draft.parent).verify(draft)
 
 
 def test_an_evaluation_that_used_up_the_time_is_not_repeated(
@@ -354,3 +423,327 @@ def test_an_evaluation_that_used_up_the_time_is_not_repeated(
     assert summary["steps"] == 1 and len(samples) == 1
     assert sum("val/loss" in line for line in lines) == 1
     assert summary["val/loss"] == summary["last"]["val/loss"]
+
+
+# ---- optimisers
+
+
+def muon_of(model: Any) -> Any:
+    return muon(
+        model,
+        lr=1.0,
+        weight_decay=0.5,
+        betas=[0.9, 0.99],
+        momentum=0.95,
+        newton_schulz_steps=5,
+    )
+
+
+def test_muon_has_the_matrices_of_the_blocks() -> None:
+    model = seqzoo.build("rwkv7", vocab_size=9, dim=16, n_layers=2, n_heads=1)
+    optimizer = muon_of(model)
+    orthogonal, rest = ({id(p) for g in part.param_groups for p in g["params"]}
+                        for part in optimizer.parts)  # fmt: skip
+    every = {id(p) for p in model.parameters()}
+    assert orthogonal | rest == every and not orthogonal & rest
+    names = {name for name, p in model.named_parameters() if id(p) in orthogonal}
+    assert "layers.1.mixer.key.weight" in names
+    assert not any("embedding" in name or "head" in name or "norm" in name for name in names)
+    learned = seqzoo.build("transformer", vocab_size=9, position="learned", **SMALL)
+    matrices = muon_of(learned).parts[0].param_groups
+    table = learned.layers[0].table
+    assert all(p is not table for group in matrices for p in group["params"])
+
+
+@pytest.mark.parametrize("name", ("lstm", "rwkv4", "transformer"))
+def test_muon_resumes_exactly(name: str, tmp_path: Path, text_file: Path) -> None:
+    alone, parts = tmp_path / "alone", tmp_path / "parts"
+    fit(alone, text_file, name, optim="muon", max_steps=8, checkpoint_every=5, lr_end=1.0)
+    fit(parts, text_file, name, optim="muon", max_steps=5, lr_end=1.0)
+    fit(parts, text_file, name, optim="muon", resume=True, max_steps=8, lr_end=1.0)
+    assert same(weights(alone), weights(parts))
+
+
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+def test_the_loss_falls(optim: str, tmp_path: Path, text_file: Path) -> None:
+    fit(tmp_path, text_file, "gru", optim=optim, max_steps=40)
+    losses = [line["train/loss"] for line in metrics(tmp_path) if "train/loss" in line]
+    assert losses[-1] < 0.85 * losses[0]
+
+
+# ---- hooks and loggers
+
+
+class Recording(Hook):
+    every = 3
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def on_start(self, training: Training) -> None:
+        self.calls.append(("start", training.step))
+
+    def on_step(self, training: Training) -> None:
+        self.calls.append(("step", training.step, training.is_last_step))
+
+    def on_end(self, training: Training) -> None:
+        self.calls.append(("end", training.step, training.status, sorted(training.metrics)[0]))
+
+
+def test_a_hook_from_outside(tmp_path: Path, text_file: Path) -> None:
+    hook = Recording()
+    fit(tmp_path, text_file, max_steps=6, hooks=[hook])
+    steps = [("step", 3, False), ("step", 6, True)]
+    assert hook.calls == [("start", 0), *steps, ("end", 6, "finished", "val/bpc")]
+
+
+def test_a_hook_can_end_the_run(tmp_path: Path, text_file: Path) -> None:
+    class Stop(Hook):
+        every = 4
+
+        def on_step(self, training: Training) -> None:
+            training.evaluate(quick=True)
+            training.stop()
+
+    summary = fit(tmp_path, text_file, max_steps=60, hooks=[Stop()])
+    assert summary["steps"] == 4 and summary["status"] == "finished"
+
+
+class RecordingLogger:
+    """Everything that a logger gets, by the method."""
+
+    last: "RecordingLogger"
+
+    def __init__(self, *, colour: str) -> None:
+        self.got: dict[str, list[Any]] = {"colour": [colour]}
+        RecordingLogger.last = self
+
+    def __getattr__(self, name: str) -> Any:
+        def note(*args: Any, **more: Any) -> None:
+            self.got.setdefault(name, []).append((args, more))
+
+        return note
+
+
+def test_a_logger_gets_everything(
+    tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seqzoo.training import tables
+
+    monkeypatch.setitem(tables.LOGGERS, "recording", f"{__name__}:RecordingLogger")
+    summary = fit(tmp_path, text_file, max_steps=4, logger={"recording": {"colour": "red"}})
+    got = RecordingLogger.last.got
+    assert got["colour"] == ["red"]
+    (((directory, config), more),) = got["start"]
+    assert directory.path == tmp_path and config["optim"]["name"] == "adamw" and more["step"] == 0
+    assert more["metrics"][0] == "val/stream_loss"
+    lines = [{**position, **values} for (values, position), _ in got["scalars"]]
+    assert lines == metrics(tmp_path)
+    assert [(tag, step) for (tag, _, step), _ in got["text"]] == [("sample", 4)]
+    assert got["close"] == [((summary,), {})]
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_a_failed_run_closes_its_loggers(
+    tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seqzoo.training import tables
+
+    monkeypatch.setitem(tables.LOGGERS, "recording", f"{__name__}:RecordingLogger")
+    logger = {"recording": {"colour": "red"}}
+    with pytest.raises(FloatingPointError):
+        fit(tmp_path, text_file, "rnn", logger=logger, max_steps=60, lr=100.0, grad_clip=None,
+            weight_decay=0.9)  # fmt: skip
+    assert RecordingLogger.last.got["close"] == [(({"status": "failed"},), {})]
+    assert not (tmp_path / "checkpoints").exists()  # a loss that is not finite is never saved
+
+
+def test_the_model_is_the_first_column_of_hparams(tmp_path: Path, text_file: Path) -> None:
+    fit(tmp_path, text_file, max_steps=2)
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    content = board.summary_metadata["_hparams_/experiment"].plugin_data.content
+    columns = [info.name for info in HParamsPluginData.FromString(content).experiment.hparam_infos]
+    assert columns[0] == "model.name" and len(set(columns)) == len(columns) > 30
+
+
+def test_wandb_offline(tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    keys = {**files.defaults("logger", "wandb"), "mode": "offline"}
+    fit(tmp_path / "run", text_file, max_steps=4, logger={"wandb": keys})
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def test_trackio_on_this_machine(
+    tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trackio = pytest.importorskip("trackio")
+    from trackio import sqlite_storage
+
+    monkeypatch.setattr(sqlite_storage, "TRACKIO_DIR", tmp_path / "trackio")
+    keys = files.defaults("logger", "trackio")
+    fit(tmp_path / "run", text_file, max_steps=4, logger={"trackio": keys})
+    assert trackio and list((tmp_path / "trackio").glob("seqzoo*"))
+
+
+def test_a_logger_that_is_not_installed(tmp_path: Path, text_file: Path) -> None:
+    from seqzoo.training.loggers import _extra
+
+    with pytest.raises(seqzoo.UserError, match=r"pip install 'seqzoo\[no_such_logger\]'"):
+        _extra("no_such_logger")
+
+
+# ---- metrics
+
+
+def test_the_higher_is_better_where_a_task_declares_it(tmp_path: Path, text_file: Path) -> None:
+    """The accuracy of this task falls with every evaluation: its first is the best."""
+    values = iter((0.5, 0.4, 0.3, 0.5, 0.2, 0.2))
+
+    def change(task: Any) -> None:
+        metric = type(task.metrics[0])
+        task.metrics = (metric("accuracy", higher_is_better=True, unit="%"),)
+        task.evaluate = lambda model, split, *, quick: {"val/accuracy": next(values)}
+
+    summary = fit(
+        tmp_path,
+        text_file,
+        max_steps=6,
+        eval_every=2,
+        checkpoint_every=2,
+        average_checkpoints=2,
+        change=change,
+    )
+    assert summary["best_step"] == 2 and summary["exported"] == "best"
+    assert summary["best"]["val/accuracy"] == 0.5 and summary["last"]["val/accuracy"] == 0.3
+    assert RunDirectory(tmp_path).checkpoints.best() == {"value": 0.5, "step": 2}
+
+
+class FakeTerminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_shows_evaluations_and_the_time_left(
+    tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seqzoo.training import terminal
+
+    screen = FakeTerminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(terminal, "REFRESH", 0.0)
+    fit(tmp_path, text_file, max_steps=6, eval_every=4, quiet=False)
+    shown = [line for line in screen.getvalue().split("\r") if "|" in line]
+    assert any(" 50%|" in line and "step 3  loss" in line and "left" in line for line in shown)
+    assert any("step 4  evaluating" in line for line in shown)
+    assert "100%" in shown[-1] and "step 6  sampling" in shown[-1]
+
+
+def test_the_line_of_an_evaluation_fits_the_terminal() -> None:
+    from seqzoo.tasks.task import Metric
+
+    declared = [Metric("loss"), Metric("token_accuracy", unit="%"), *map(Metric, "abcdefgh")]
+    values = {f"{s}/{m.name}": 40.123456 for s in ("val", "test") for m in declared}
+    line = evaluation_line(12_345, 678.9, values, declared)
+    assert line.startswith("step 12,345    679 s  loss 40.1235  token_accuracy   40.1%  a 40.1235")
+    assert len(line) <= 80
+
+
+# ---- the device
+
+
+def test_nothing_is_fetched_from_the_device_in_a_step(
+    tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of a step is a tensor until its line of the log, so that a GPU is not waited for."""
+    fetched: Counter[str] = Counter()
+    for name in ("item", "__float__", "__int__", "__bool__", "tolist", "numpy"):
+        original = getattr(torch.Tensor, name)
+
+        def count(self: Any, *args: Any, name: str = name, original: Any = original) -> Any:
+            if self.is_floating_point():
+                fetched[name] += 1
+            return original(self, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, functools.wraps(original)(count))
+
+    class Check(Hook):
+        every = 5
+
+        def on_start(self, training: Training) -> None:
+            fetched.clear()
+
+        def on_step(self, training: Training) -> None:
+            assert not fetched or training.step > 5, fetched
+
+    fit(tmp_path, text_file, max_steps=6, log_every=6, hooks=[Check()])
+    assert fetched
+
+
+def test_a_closed_window_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a device does after a step was launched counts as time of the step, not of a hook."""
+    from seqzoo.training.meter import Meter
+
+    meter = Meter(torch.device("cpu"), step_seconds=1.0)
+    monkeypatch.setattr(meter, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: time.sleep(0.02))
+    meter.settle()
+    assert meter.seconds >= 0.02 and meter.step_seconds >= 1.02
+
+
+@pytest.mark.parametrize("name", ("lstm", "transformer", "rwkv7"))
+@pytest.mark.parametrize("dropout", (0.0, 0.2))
+def test_checkpointing_changes_no_bit(
+    name: str, dropout: float, tmp_path: Path, text_file: Path
+) -> None:
+    kept, again = tmp_path / "kept", tmp_path / "again"
+    fit(kept, text_file, name, dropout=dropout, max_steps=4)
+    fit(again, text_file, name, dropout=dropout, max_steps=4, checkpointing=True)
+    assert same(weights(kept), weights(again))
+
+
+def test_checkpointing_keeps_only_the_inputs_of_blocks() -> None:
+    from seqzoo.training.forward import Forward
+
+    kept = {}
+    for checkpointing in (False, True):
+        model = seqzoo.build("transformer", vocab_size=9, dropout=0.0, **{**SMALL, "n_layers": 4})
+        forward = Forward(model, torch.device("cpu"), "float32", checkpointing=checkpointing)
+        sizes: list[int] = []
+
+        def pack(x: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(x.numel())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            forward(torch.zeros(2, 32, dtype=torch.long), None)
+        kept[checkpointing] = sum(sizes)
+    assert kept[True] < kept[False] / 3
+
+
+# ---- the run directory
+
+
+def test_two_runs_of_one_second_get_two_directories(tmp_path: Path) -> None:
+    first, second = (RunDirectory.claim(tmp_path / "run") for _ in range(2))
+    assert (first.path.name, second.path.name) == ("run", "run_2")
+    second.remove_if_empty()
+    assert not second.path.exists() and RunDirectory.find([tmp_path], "config.yaml")
+    with pytest.raises(seqzoo.UserError, match="no run in it"):
+        RunDirectory.find([tmp_path])
+
+
+def test_a_run_directory_read_back(tmp_path: Path, text_file: Path) -> None:
+    with pytest.raises(seqzoo.UserError, match="no run directory"):
+        RunDirectory.open(tmp_path)
+    summary = fit(tmp_path, text_file, max_steps=2)
+    directory = RunDirectory.open(tmp_path)
+    assert directory.summary == summary and not directory.unfinished()
+    assert directory.metrics() == metrics(tmp_path)
+    assert directory.sizes() == {"vocab_size": directory.sizes()["vocab_size"]}
+    assert directory.tokenizer_path() and not directory.tokenizer_path("source_tokenizer")
+    directory.mark_failed("out of memory")
+    assert directory.summary["status"] == "failed" and directory.unfinished()
+    assert directory.summary["model"] == "lstm"

@@ -8,7 +8,7 @@ import yaml
 from torch import Tensor, nn
 
 import seqzoo
-from seqzoo.config import CONFIGS
+from seqzoo.config.files import CONFIGS
 from seqzoo.models import zoo
 from seqzoo.models.zoo import ALIASES, FAMILIES, Family, model_keys
 
@@ -130,7 +130,7 @@ def test_a_family_from_outside(tmp_path, text_file, monkeypatch) -> None:
     """A file, a line in the table, a YAML: then it obeys the laws, trains through the trainer, and
     writes."""
     from seqzoo import laws, tasks
-    from seqzoo.config import defaults
+    from seqzoo.config.files import defaults
     from seqzoo.training.loop import train
 
     path = tmp_path / "leaky.yaml"

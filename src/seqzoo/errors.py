@@ -1,9 +1,31 @@
-"""The one exception for a request that cannot be met."""
+"""The one exception for a request that cannot be met, and how a message about a name ends."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+MAX_LISTED = 30  # names in a message; of more, only the nearest is shown
 
 
 class UserError(Exception):
-    """A request was wrong: the message is one line saying what was given, what is allowed, what to
-    change.
+    """A wrong request. The message is one line: what was given, what is allowed, what to change.
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """The end of a message about an unknown name: `; did you mean 'lstm'? allowed: gru, lstm`."""
+    names = sorted(set(allowed))
+    last_part = [name for name in names if name.endswith(f".{given}")]
+    close = last_part or difflib.get_close_matches(given, names, n=1)
+    guess = f"; did you mean {close[0]!r}?" if close else ";"
+    if len(names) > MAX_LISTED:
+        return f"{guess} see `seqzoo train --help` for every key"
+    return f"{guess} allowed: {', '.join(names) or 'none'}"
+
+
+def unknown(what: str, given: str, allowed: Iterable[str]) -> UserError:
+    """The refusal of a name: `model=lstn: no such model; did you mean 'lstm'? ...`."""
+    return UserError(f"{what}={given}: no such {what}{nearest(given, allowed)}")

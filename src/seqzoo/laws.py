@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,10 @@ from seqzoo import ops
 from seqzoo.config.values import CACHE_POLICIES
 from seqzoo.models.encoder_decoder import EncoderDecoder
 from seqzoo.models.language_model import LanguageModel, run_layers
-from seqzoo.models.zoo import CHOICES, build, family, model_keys
+from seqzoo.models.zoo import build, declaration, model_keys
 from seqzoo.state import State, grows, initial, leaves, map_leaves, nbytes, select
 
+ONE_TOKEN = ("norm", "activation")  # choices that concern one token at a time
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
@@ -62,10 +63,9 @@ def variants(name: str) -> Iterator[dict[str, Any]]:
     own. Norms and the MLP's activation are left out, as they see one token at a time."""
     yield {}
     defaults = model_keys(name)
-    for key, values in {"block": CHOICES["block"], **family(name).choices}.items():
-        for value in values:
-            if key in defaults and value != defaults[key]:
-                yield {key: value}
+    for key, annotation in declaration(name).keys.items():
+        if get_origin(annotation) is Literal and key not in ONE_TOKEN:
+            yield from ({key: value} for value in get_args(annotation) if value != defaults[key])
     if "n_kv_heads" in defaults:
         yield {"n_kv_heads": 1}
     if "cache" in defaults:
@@ -74,17 +74,17 @@ def variants(name: str) -> Iterator[dict[str, Any]]:
 
 def encoder_decoder_variants(name: str) -> Iterator[dict[str, Any]]:
     """The keys of each way to join a decoder of a family to an encoder."""
-    yield {"head": "encoder_decoder"}
-    yield {"head": "encoder_decoder", "bridge": "state"}
+    yield {"architecture": "encoder_decoder"}
+    yield {"architecture": "encoder_decoder", "bridge": "state"}
     for attention in ("bahdanau", "luong"):
-        yield {"head": "encoder_decoder", "attention": attention}
+        yield {"architecture": "encoder_decoder", "attention": attention}
 
 
 def example(name: str, dtype: torch.dtype = torch.float64, seed: int = 0, **keys: Any) -> Layers:
     """Small layers of a family with random weights: the initial weights of some families are all
     zero."""
     torch.manual_seed(seed)
-    small = {"dim": 16, "n_layers": 2, "n_heads": 2, "max_len": 600}
+    small: dict[str, Any] = {"dim": 16, "n_layers": 2, "n_heads": 2, "max_len": 600}
     known = model_keys(name)
     model = build(name, vocab_size=11, **{k: v for k, v in small.items() if k in known}, **keys)
     with torch.no_grad():
@@ -247,7 +247,7 @@ def report(names: Iterable[str]) -> Iterator[Row]:
     for name in names:
         for keys in (*variants(name), *encoder_decoder_variants(name)):
             # Shorter with an encoder: a stepwise decoder multiplies rounding errors at every step.
-            T = 17 if "head" in keys else 65
+            T = 17 if "architecture" in keys else 65
             for dtype in TOLERANCE:
                 f = example(name, dtype, **keys)
                 torch.manual_seed(1)

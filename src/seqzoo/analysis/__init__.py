@@ -1,1 +1,5 @@
-"""What trained models are looked at with: several runs side by side, and inside one."""
+"""Analyses of trained models.
+
+compare     several runs in one table and figure, and two benches
+inspect     one model: its gradients, weights, losses and embeddings
+"""

@@ -1,27 +1,31 @@
-"""The figure of a bench: log-log, a panel a quantity, a curve a family, crossovers marked."""
+"""The figure of a bench: a panel a quantity, a curve a model, a circle at each crossover."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from seqzoo import report
-from seqzoo.bench.results import crossovers, measured
+from seqzoo.bench.growth import crossovers
+from seqzoo.bench.rows import FIGURES, measured
+from seqzoo.report import figures as look
+from seqzoo.report import text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Results = Mapping[str, Any]  # the content of bench.json
+
 
 @dataclass(frozen=True)
 class Panel:
-    """A quantity of a mode: what the figure and TensorBoard show.
+    """One quantity of a mode, as the figures, the tables and TensorBoard show it.
 
-    Args:
-        tag: in TensorBoard, below ``bench/``.
-        name: what it is; `unit`: of the column, which is divided by `scale` in the figure and
-            tables, where the unit is `scaled`.
+    Attributes:
+        tag: its name in TensorBoard, below ``bench/``.
+        unit: of the column.
+        shown_unit, scale: figures and tables show the column divided by `scale`, in that unit.
     """
 
     tag: str
@@ -29,60 +33,58 @@ class Panel:
     column: str
     name: str
     unit: str
-    scaled: str = ""
+    shown_unit: str = ""
     scale: float = 1
 
     @property
     def title(self) -> str:
-        """What figures and tables show."""
-        return f"{self.name}, {self.scaled or self.unit}"
+        """Name and unit in figures and tables."""
+        return f"{self.name}, {self.shown_unit or self.unit}"
 
-    def curve(self, results: Mapping[str, Any], model: str) -> list[tuple[int, float]]:
-        """(length, value), lengths ascending."""
+    @property
+    def has_noise(self) -> bool:
+        """Whether the column is its mode's figure, of which the noise is known."""
+        return self.column == FIGURES[self.mode]
+
+    def curve(self, results: Results, model: str) -> list[tuple[int, float]]:
+        """(length, value) of a model, lengths ascending."""
         rows = measured(results["points"], model, self.mode)
         return [(row["length"], row[self.column]) for row in rows]
 
 
+MIB = ("bytes", "MiB", 2**20)
 PANELS = (
     Panel("train_tokens_per_second", "train", "tokens_per_second", "training", "tokens/s"),
     Panel("prefill_tokens_per_second", "prefill", "tokens_per_second", "prefill", "tokens/s"),
     Panel("decode_ms_per_token", "decode", "milliseconds", "decoding at length T", "ms/token"),
-    Panel("peak_bytes", "train", "peak_bytes", "peak memory of training", "bytes", "MiB", 2**20),
-    Panel(
-        "prefill_peak_bytes",
-        "prefill",
-        "peak_bytes",
-        "peak memory of prefill",
-        "bytes",
-        "MiB",
-        2**20,
-    ),
+    Panel("peak_bytes", "train", "peak_bytes", "peak memory of training", *MIB),
+    Panel("prefill_peak_bytes", "prefill", "peak_bytes", "peak memory of prefill", *MIB),
     Panel("state_bytes", "decode", "state_bytes", "state of one sequence", "bytes", "KiB", 2**10),
 )
 
 
-@report.style()
-def figure(results: Mapping[str, Any]) -> Figure:
-    """Every panel that was measured, in one figure."""
-    from matplotlib.figure import Figure
+def measured_panels(results: Results) -> list[Panel]:
+    """The panels of the modes that a bench measured."""
+    return [panel for panel in PANELS if panel.mode in results["bench"]["modes"]]
 
-    panels = [panel for panel in PANELS if panel.mode in results["bench"]["modes"]]
+
+@look.style()
+def figure(results: Results) -> Figure:
+    """All measured panels in one figure."""
+    panels = measured_panels(results)
     columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    whole = Figure(figsize=(4 * columns, 3.2 * rows + 0.5), layout="constrained")
-    for axes, panel in zip(report.grid(whole, len(panels), columns), panels, strict=True):
+    whole = look.new_figure(4 * columns, 3.2 * -(-len(panels) // columns) + 0.5)
+    for axes, panel in zip(look.grid(whole, len(panels), columns), panels, strict=True):
         draw(axes, panel, results)
-    report.legend_below(whole, 2 * columns)
+    look.legend_below(whole, 2 * columns)
     whole.suptitle(subtitle(results), fontsize=9)
     return whole
 
 
-@report.style()
-def single(results: Mapping[str, Any], panel: Panel) -> Figure:
+@look.style()
+def single(results: Results, panel: Panel) -> Figure:
     """One panel with its own legend."""
-    from matplotlib.figure import Figure
-
-    whole = Figure(figsize=(6.4, 4.4), layout="constrained")
+    whole = look.new_figure(6.4, 4.4)
     axes = whole.subplots()
     draw(axes, panel, results)
     if axes.containers:
@@ -90,45 +92,45 @@ def single(results: Mapping[str, Any], panel: Panel) -> Figure:
     return whole
 
 
-def draw(axes: Axes, panel: Panel, results: Mapping[str, Any]) -> None:
-    """A panel's curves, with the noise as bars, and where a growing state falls behind."""
-    from matplotlib.ticker import LogLocator
-
-    colours = report.colours(list(results["models"]))
+def draw(axes: Axes, panel: Panel, results: Results) -> None:
+    """A panel's curves with their noise as bars, and a circle at each crossover."""
+    colours = look.colours(list(results["models"]))
     for model, colour in colours.items():
-        curve = panel.curve(results, model)
-        if not curve:
+        if not (curve := panel.curve(results, model)):
             continue
         lengths, values = zip(*curve, strict=True)
         shown = [value / panel.scale for value in values]
         bars = None
-        if panel.column in ("tokens_per_second", "milliseconds"):
+        if panel.has_noise:
             rows = measured(results["points"], model, panel.mode)
             bars = [value * (row["noise"] or 0) for value, row in zip(shown, rows, strict=True)]
         axes.errorbar(lengths, shown, bars, marker="o", color=colour, label=model, elinewidth=0.8)
-    if panel.column in ("tokens_per_second", "milliseconds"):
-        for cross in crossovers(results["points"], results["models"]):
-            if cross["mode"] == panel.mode:
-                colour = colours[cross["bounded"]]
-                axes.plot(
-                    cross["length"], cross["value"], "o", ms=9, mfc="none", mec=colour, mew=1.2
-                )
     if not axes.containers:
         axes.set(title=panel.title, xticks=[], yticks=[])
         axes.text(0.5, 0.5, "nothing measured", ha="center", va="center", transform=axes.transAxes)
         return
+    for cross in crossovers(results["points"], results["models"]):
+        if panel.has_noise and cross["mode"] == panel.mode:
+            colour = colours[cross["bounded"]]
+            axes.plot(cross["length"], cross["value"], "o", ms=9, mfc="none", mec=colour, mew=1.2)
+    _scale_axes(axes, panel, sorted({row["length"] for row in results["points"]}))
+
+
+def _scale_axes(axes: Axes, panel: Panel, lengths: Sequence[int]) -> None:
+    """Logarithmic axes with readable ticks: at most eight lengths."""
+    from matplotlib.ticker import LogLocator
+
     axes.set(xscale="log", yscale="log", title=panel.title, xlabel="sequence length T, tokens")
-    lengths = sorted({row["length"] for row in results["points"]})
     axes.set_xticks(lengths[:: -(-len(lengths) // 8)], minor=False)
     axes.set_xticks([], minor=True)
-    axes.xaxis.set_major_formatter(lambda value, _: report.length(value))
+    axes.xaxis.set_major_formatter(lambda value, _: text.length(value))
     axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-    axes.yaxis.set_major_formatter(lambda value, _: report.number(value))
-    axes.yaxis.set_minor_formatter(lambda value, _: report.number(value))
+    axes.yaxis.set_major_formatter(lambda value, _: text.number(value))
+    axes.yaxis.set_minor_formatter(lambda value, _: text.number(value))
 
 
-def subtitle(results: Mapping[str, Any]) -> str:
-    """The machine and what was fixed, in a line."""
+def subtitle(results: Results) -> str:
+    """The machine and the settings, in a line."""
     machine, bench = results["machine"], results["bench"]
     threads = f", {machine['threads']} threads" if machine["threads"] else ""
     size = f"{bench['parameters']:,} parameters" if bench["parameters"] else "own widths"

@@ -1,55 +1,58 @@
-"""What one point costs. Everything here runs in a process of its own, forked from one that has
-torch loaded and has computed nothing, so that no point spoils the next."""
+"""What the machine, a model and one point are. Each function runs in a process of its own, forked
+from one that has torch loaded and has computed nothing, so that no point spoils the next."""
 
 from __future__ import annotations
 
-import contextlib
 import platform
 import re
-import resource
 import statistics
-import sys
-import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-import torch._dynamo  # noqa: F401 (optimisers load it when first used: a second in every process)
-import torch.nn.functional as F
+import torch._dynamo  # noqa: F401 (optimisers load it at their first use: a second a process)
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqzoo import ops
+from seqzoo.bench import memory
 from seqzoo.bench.plan import Point
-from seqzoo.models import cost as info
-from seqzoo.models.language_model import LanguageModel
+from seqzoo.bench.settings import BenchSettings
+from seqzoo.bench.timing import FusedKernels, sample, timed
+from seqzoo.models.cost import flops_of_token
 from seqzoo.models.zoo import build
-from seqzoo.state import State, detach, nbytes
+from seqzoo.state import State, nbytes
+from seqzoo.tasks.next_token import TokenBatch, next_token_loss
 from seqzoo.training.device import keep_freed_memory, pick_device, pick_dtype
-from seqzoo.training.optim import adamw
-
-T = TypeVar("T")
-KERNELS = re.compile(
-    r"mkldnn_rnn|cudnn_rnn|thnn_fused|scaled_dot_product|flash|efficient_attention"
-)
-SAMPLE = 0.01  # seconds: the least that is timed at once, many times what reading the clock costs
+from seqzoo.training.forward import Forward
+from seqzoo.training.optimizers import adamw
+from seqzoo.training.step import take_step
 
 
 class TooSlow(Exception):
-    """A step took longer than the budget of one; `args[0]` says so."""
+    """A step took longer than `bench.max_step_seconds`; the message gives both."""
 
 
-# ---- what is measured once
+def prepare(settings: BenchSettings) -> tuple[torch.device, str]:
+    """Set up this process; returns the device and the dtype to compute on."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    device = pick_device(settings.device, key="bench.device")
+    if device.type == "cpu":
+        keep_freed_memory()
+        memory.limit_to_available()
+    return device, pick_dtype(settings.dtype, device)
 
 
-def machine(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The machine, its software, and the matrix-product peak it reaches, in FLOP/s."""
-    device, dtype = _begin(settings)
-    kind = getattr(torch, dtype)
+# ---- measured once
+
+
+def machine(settings: BenchSettings) -> dict[str, Any]:
+    """The machine, its software, and the speed of matrix products that it reaches, in FLOP/s."""
+    device, dtype = prepare(settings)
     size = 2048 if device.type == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
+    a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
     first, _ = timed(lambda: a @ b, device)
     times = sample(lambda: a @ b, device, first=first, seconds=1.0)["times"]
     name = _cpu_name() if device.type == "cpu" else torch.cuda.get_device_name(device)
@@ -65,15 +68,17 @@ def machine(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def survey(keys: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's width, solved for where a number of parameters is asked; its parameters; FLOPs of
-    token t as ``flops_first + (t - 1) * flops_growth``, counted on the definition read token by
-    token, which spends none on what a mask throws away."""
+def survey(keys: Mapping[str, Any], settings: BenchSettings) -> dict[str, Any]:
+    """A model's size and cost; its width is solved for where `parameters` is set.
+
+    FLOPs of token t are ``flops_first + (t - 1) * flops_growth``. They are counted on the
+    definition, read token by token, which spends none on what a mask removes.
+    """
     keys = dict(keys)
-    if settings["parameters"] is not None:
-        keys["dim"] = _solve(keys, settings["parameters"], settings["vocab_size"])
-    model = build(vocab_size=settings["vocab_size"], **keys).eval()
-    first, growth = info.flops_of_token(model)
+    if settings.parameters is not None:
+        keys["dim"] = _solve_width(keys, settings.parameters, settings.vocab_size)
+    model = build(vocab_size=settings.vocab_size, **keys).eval()
+    first, growth = flops_of_token(model)
     return {
         "keys": keys,
         "parameters": model.n_parameters(),
@@ -83,227 +88,21 @@ def survey(keys: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _solve(keys: Mapping[str, Any], target: int, vocab_size: int) -> int:
+def _solve_width(keys: Mapping[str, Any], target: int, vocab_size: int) -> int:
     """The width whose number of parameters is nearest to the target."""
-    unit = 2 * keys.get("n_heads", 4)  # divisible, into heads of an even size
+    unit: int = 2 * keys.get("n_heads", 4)  # widths that heads of an even size divide
 
-    def distance(dim: int) -> int:
+    def excess(dim: int) -> int:
         with torch.device("meta"):
             return build(vocab_size=vocab_size, **{**keys, "dim": dim}).n_parameters() - target
 
     low = high = unit
-    while distance(high) < 0:
+    while excess(high) < 0:
         low, high = high, 2 * high
     while high - low > unit:
         middle = (low + high) // (2 * unit) * unit
-        low, high = (middle, high) if distance(middle) < 0 else (low, middle)
-    return min(low, high, key=lambda dim: abs(distance(dim)))
-
-
-# ---- a point
-
-
-def point(at: Point, keys: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure one point.
-
-    Returns:
-        `times`, seconds a call each; `steady`; `state_bytes` of one sequence; `peak_bytes`, and
-        `base_bytes` before there was a model; `backend`, what ran.
-
-    Raises:
-        TooSlow: the first step took longer than ``max_step_seconds``.
-    """
-    device, dtype = _begin(settings)
-    base = _resident(device)
-    torch.manual_seed(0)
-    model = build(vocab_size=settings["vocab_size"], **keys).to(device)
-    if settings["compile"]:
-        for layer in model.blocks:
-            layer.compile()
-    shape = (at.batch_size, at.length + 1)
-    tokens = torch.randint(settings["vocab_size"], shape, device=device)
-    narrow = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
-    call = _CALLS[at.mode](model, tokens, narrow)
-    _forget_peak(device)
-    if settings["compile"]:
-        call()  # compiling is nobody's step
-    with ops.recording() as forms, Kernels() as kernels:
-        first, state = timed(call, device)
-    limit = settings["max_step_seconds"]
-    if limit < first < max(1.0, 3 * limit):  # the first one does more than a step
-        first, state = timed(call, device)
-    if first > limit:
-        raise TooSlow(f"{first:.2g} s a step, more than bench.max_step_seconds={limit:g}")
-    state_bytes = nbytes(state) // at.batch_size
-    del state
-    measured = sample(call, device, first=first, seconds=settings["seconds"])
-    peak = _peak(device)
-    return {
-        **measured,
-        "state_bytes": state_bytes,
-        "peak_bytes": peak,
-        "base_bytes": base,
-        "backend": ", ".join([*sorted(forms), *sorted(kernels.seen)]),
-    }
-
-
-Call = Callable[[], State]  # does the work once; the state after it
-
-
-def _train(model: LanguageModel, tokens: Tensor, narrow: torch.autocast) -> Call:
-    """A step as the trainer takes it: forward, backward, clipping, AdamW."""
-    optimizer = adamw(model, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
-    inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
-
-    def step() -> State:
-        with narrow:
-            logits, state = model(inputs)
-        F.cross_entropy(logits.flatten(0, 1).float(), targets).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return detach(state)
-
-    return step
-
-
-def _prefill(model: LanguageModel, tokens: Tensor, narrow: torch.autocast) -> Call:
-    """Reading T tokens from the empty state."""
-    model.eval()
-
-    def read() -> State:
-        with torch.inference_mode(), narrow:
-            return model(tokens[:, :-1])[1]
-
-    return read
-
-
-def _decode(model: LanguageModel, tokens: Tensor, narrow: torch.autocast) -> Call:
-    """One token after T - 1 others, time and again from the same state: the cost of token T. The
-    state it leaves has read T."""
-    model.eval()
-    with torch.inference_mode(), narrow:
-        before = model(tokens[:, :-2])[1] if tokens.shape[1] > 2 else None
-
-    def step() -> State:
-        with torch.inference_mode(), narrow:
-            return model(tokens[:, -1:], before)[1]
-
-    return step
-
-
-_CALLS = {"train": _train, "prefill": _prefill, "decode": _decode}
-
-
-def timed(call: Callable[[], T], device: torch.device, repeats: int = 1) -> tuple[float, T]:
-    """Seconds a call, and what the last one returned."""
-    _wait(device)
-    start = time.perf_counter()
-    for _ in range(repeats):
-        result = call()
-    _wait(device)
-    return (time.perf_counter() - start) / repeats, result
-
-
-def sample(
-    call: Callable[[], object], device: torch.device, *, first: float, seconds: float
-) -> dict[str, Any]:
-    """Times of a call until `seconds` are over, after warming up until two calls in a row took the
-    same within 10 %; the second of them counts if it is long enough to. `first` is what the very
-    first call took."""
-    warm = [first, timed(call, device)[0]]
-    while abs(warm[-1] / warm[-2] - 1) > 0.1 and (
-        len(warm) < 4 or (len(warm) < 10 and sum(warm) < 4 * seconds)
-    ):
-        warm.append(timed(call, device)[0])
-    repeats = max(1, round(SAMPLE / warm[-1]))
-    times = [warm[-1]] if repeats == 1 else []
-    while not times or (sum(times) * repeats < seconds and len(times) < 100):
-        times.append(timed(call, device, repeats)[0])
-    half = len(times) // 2
-    if half < 2:  # too few to say
-        return {"times": times, "steady": None}
-    drift = statistics.median(times[-half:]) / statistics.median(times[:half]) - 1
-    return {"times": times, "steady": abs(drift) <= 0.1}
-
-
-class Kernels(TorchDispatchMode):
-    """Collects which of torch's fused kernels run: those a form leaves its work to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with self:  # what is made of other operations is looked into
-            made = func.decompose(*args, **(kwargs or {}))
-        if made is not NotImplemented:
-            return made
-        name = func._schema.name.partition("::")[2].strip("_")
-        if KERNELS.search(name) and "backward" not in name:
-            self.seen.add(name)
-        return func(*args, **(kwargs or {}))
-
-
-# ---- the device
-
-
-def _begin(settings: Mapping[str, Any]) -> tuple[torch.device, str]:
-    if settings["threads"] is not None:
-        torch.set_num_threads(settings["threads"])
-    device = pick_device(settings["device"], key="bench.device")
-    if device.type == "cpu":
-        keep_freed_memory()
-        _refuse_too_much_memory()
-    return device, pick_dtype(settings["dtype"], device)
-
-
-def _refuse_too_much_memory() -> None:
-    """Let an allocation fail that the machine has no memory for, before the kernel kills at
-    random."""
-    available = _kilobytes("/proc/meminfo", "MemAvailable")
-    used = _kilobytes("/proc/self/status", "VmSize")
-    if available and used:
-        soft = 1024 * (used + int(0.9 * available))
-        resource.setrlimit(resource.RLIMIT_AS, (soft, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _resident(device: torch.device) -> int:
-    """Bytes held now: by the process, or by the allocator of CUDA."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    return 1024 * _kilobytes("/proc/self/status", "VmRSS")
-
-
-def _forget_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with contextlib.suppress(OSError):  # elsewhere than on Linux, or not allowed
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak(device: torch.device) -> int:
-    """The most bytes held since `_forget_peak`; where that is not to be had, since the start."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if peak := _kilobytes("/proc/self/status", "VmHWM"):
-        return 1024 * peak
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _kilobytes(path: str, field: str) -> int:
-    try:
-        found = re.search(rf"{field}:\s+(\d+) kB", Path(path).read_text())
-    except OSError:
-        return 0
-    return int(found[1]) if found else 0
+        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
+    return min(low, high, key=lambda dim: abs(excess(dim)))
 
 
 def _cpu_name() -> str:
@@ -312,3 +111,105 @@ def _cpu_name() -> str:
     except OSError:
         found = None
     return found[1] if found else platform.processor() or platform.machine()
+
+
+# ---- one point
+
+
+def point(at: Point, keys: Mapping[str, Any], settings: BenchSettings) -> dict[str, Any]:
+    """Measure one point.
+
+    Returns:
+        `times`, seconds a call each; `steady`; `state_bytes` of one sequence; `peak_bytes`;
+        `base_bytes`, held before there was a model; `backend`, the forms and kernels that ran.
+
+    Raises:
+        TooSlow: the first step took longer than `max_step_seconds`.
+    """
+    device, dtype = prepare(settings)
+    base = memory.held(device)
+    torch.manual_seed(0)
+    model = build(vocab_size=settings.vocab_size, **keys).to(device)
+    shape = (at.batch_size, at.length + 1)
+    tokens = torch.randint(settings.vocab_size, shape, device=device)
+    call = CALLS[at.mode](Forward(model, device, dtype, compile=settings.compile), tokens)
+    memory.reset_peak(device)
+    if settings.compile:
+        call()  # compiles, which is no part of a step
+    with ops.recording() as forms, FusedKernels() as kernels:
+        first, state = timed(call, device)
+    limit = settings.max_step_seconds
+    if limit < first < max(1.0, 3 * limit):  # the first step also initialises
+        first, state = timed(call, device)
+    if first > limit:
+        raise TooSlow(f"{first:.2g} s a step, more than bench.max_step_seconds={limit:g}")
+    state_bytes = nbytes(state) // at.batch_size
+    del state
+    return {
+        **sample(call, device, first=first, seconds=settings.seconds),
+        "state_bytes": state_bytes,
+        "peak_bytes": memory.peak(device),
+        "base_bytes": base,
+        "backend": ", ".join([*sorted(forms), *sorted(kernels.names)]),
+    }
+
+
+Call = Callable[[], State]  # does the work once; returns the state after it
+
+
+def training_step(forward: Forward, tokens: Tensor) -> Call:
+    """A step as the trainer takes it, with AdamW, from the empty state."""
+    parameters = list(forward.model.parameters())
+    optimizer = adamw(forward.model, lr=1e-3, weight_decay=0.1, betas=[0.9, 0.99])
+    n = tokens[:, 1:].numel()
+    batch = TokenBatch(tokens[:, :-1], tokens[:, 1:], fresh=True, n_tokens=n, n_targets=n)
+
+    def step() -> State:
+        return take_step(
+            forward,
+            next_token,
+            optimizer,
+            parameters,
+            [batch],
+            None,
+            device=tokens.device,
+            carries=True,
+            grad_clip=1.0,
+        ).state
+
+    return step
+
+
+def next_token(
+    forward: Forward, batch: TokenBatch, state: State, *, progress: float
+) -> tuple[Tensor, State]:
+    """The objective of the training step: the summed loss of every next token."""
+    logits, state = forward(batch.inputs, state)
+    return next_token_loss(logits, batch.targets), state
+
+
+def prefill(forward: Forward, tokens: Tensor) -> Call:
+    """Reading T tokens from the empty state."""
+    forward.model.eval()
+
+    def read() -> State:
+        with torch.inference_mode():
+            return forward(tokens[:, :-1], None)[1]
+
+    return read
+
+
+def decoding_step(forward: Forward, tokens: Tensor) -> Call:
+    """One token after T - 1 others, each time from the same state: the cost of token T."""
+    forward.model.eval()
+    with torch.inference_mode():
+        before = forward(tokens[:, :-2], None)[1] if tokens.shape[1] > 2 else None
+
+    def step() -> State:
+        with torch.inference_mode():
+            return forward(tokens[:, -1:], before)[1]
+
+    return step
+
+
+CALLS = {"train": training_step, "prefill": prefill, "decode": decoding_step}

@@ -1,14 +1,21 @@
-"""Tab completion: what may follow a line that is not finished. Loads neither Hydra nor torch."""
+"""Tab completion: what may follow an unfinished line. Loads neither Hydra nor torch."""
 
 from __future__ import annotations
 
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from seqzoo import config
+from seqzoo.cli import help as helps
+from seqzoo.cli.compose import GROUPS
+from seqzoo.cli.main import COMMANDS, command_parser
+from seqzoo.config import files
+from seqzoo.config.schema import declared
+from seqzoo.config.values import choices, shown
+from seqzoo.models.zoo import families, full_name
 
-GROUPS = ("model", "task", "head", "experiment")
+FLAGS = ("-m", "--multirun", "--cfg", "--config-dir", "--config-name", "--info", "--help")
 
 # bash replaces what follows the last break character, which `=` usually is: the rest is taken off.
 _SCRIPT = """\
@@ -33,18 +40,18 @@ def script(shell: str) -> str:
     return zsh + _SCRIPT
 
 
-def candidates(line: str, parsers: Mapping[str, ArgumentParser]) -> list[str]:
-    """The words the last one of a line, which may be empty, can become; `parsers` by command."""
+def candidates(line: str) -> list[str]:
+    """The words that the last word of a line, which may be empty, can become."""
     *before, word = line.split(" ")
     before = [text for text in before if text][1:]
     if not before:
-        found: Iterable[str] = parsers
+        found: Iterable[str] = COMMANDS
     elif before[0] in ("train", "info"):
         found = _overrides(before[1:], word)
     elif before[0] == "bench":
         found = _bench(word)
-    elif before[0] in parsers:
-        found = _arguments(parsers[before[0]], before, word)
+    elif before[0] in COMMANDS:
+        found = _arguments(command_parser(before[0]), before, word)
     else:
         found = ()
     return sorted({text for text in found if text.startswith(word)})
@@ -54,14 +61,14 @@ def _arguments(parser: ArgumentParser, before: list[str], word: str) -> Iterable
     """Options, their choices, names of models, run directories, files."""
     actions = parser._actions
     flags = {flag: action for action in actions for flag in action.option_strings}
-    if before[-1] in flags and flags[before[-1]].choices:
-        return flags[before[-1]].choices
+    if before[-1] in flags and (listed := flags[before[-1]].choices):
+        return listed
     if word.startswith("-"):
         return [flag for flag, action in flags.items() if action.help != SUPPRESS]
     if before[0] == "verify":
-        return config.names("model")
-    if choices := [c for a in actions if not a.option_strings and a.choices for c in a.choices]:
-        return choices
+        return files.names("model")
+    if listed := [c for a in actions if not a.option_strings and a.choices for c in a.choices]:
+        return listed
     several = any(action.nargs == "+" for action in actions)
     if any(action.metavar == "RUN" for action in actions) and (len(before) == 1 or several):
         return _runs(word) or _paths(word)
@@ -69,71 +76,66 @@ def _arguments(parser: ArgumentParser, before: list[str], word: str) -> Iterable
 
 
 def _overrides(before: list[str], word: str) -> Iterable[str]:
-    """Flags, groups, keys of the model and the task that the line has, and values."""
-    chosen = {"model": "lstm", "task": "charlm", "trainer": "default", "head": "decoder_only"}
-    chosen |= dict(text.split("=", 1) for text in before if text.count("=") == 1)
-    keys = {
-        f"{group}.{key}": value
-        for group in ("model", "task", "trainer")
-        if (name := _first_file(group, chosen[group])) is not None
-        for key, value in config.defaults(group, name).items()
-        if key != "name"
-    }
-    if chosen["head"] in config.names("head"):
-        keys |= {f"model.{key}": v for key, v in config.defaults("head", chosen["head"]).items()}
-    key, equals, value = word.partition("=")
+    """Flags, groups, keys of the choices that the line has, and values."""
     if word.startswith("-"):
-        return ("-m", "--multirun", "--cfg", "--help")
+        return FLAGS
+    keys = _keys(before)
+    key, equals, value = word.partition("=")
     if not equals:
         whole = [f"{name}=" for name in (*GROUPS, "resume", *keys)]
-        sections = [f"{name}." for name in ("model", "task", "trainer")]
+        sections = [f"{section}." for section in dict.fromkeys(k.split(".")[0] for k in keys)]
         return whole if "." in word else [n for n in (*whole, *sections) if "." not in n[:-1]]
-    head = f"{key}=" + value[: value.rfind(",") + 1]  # of several values, the last is completed
-    return [head + text for text in _values(key, value.rpartition(",")[2], keys)]
+    begin = f"{key}=" + value[: value.rfind(",") + 1]  # of several values, the last is completed
+    return [begin + text for text in _values(key, value.rpartition(",")[2], keys)]
+
+
+def _keys(before: list[str]) -> dict[str, tuple[Any, Any]]:
+    """Each key that a line's choices have: its value, and its annotation."""
+    chosen = {"model": "lstm", "task": "charlm", "architecture": "decoder_only"}
+    chosen |= {"optim": "adamw", "schedule": "cosine", "trainer": "default"}
+    for text in before:
+        group, equals, name = text.partition("=")
+        name = full_name(name.partition(",")[0])
+        if equals and group in chosen and name in files.names(group):
+            chosen[group] = name
+    config = {group: files.defaults(group, name) for group, name in chosen.items()}
+    config["trainer"].pop("name", None)
+    found = helps.declarations({**config, "logger": {}, "hook": {}})
+    return {
+        f"{section}.{key}": (value, found[section].keys.get(key))
+        for section, values in config.items()
+        for key, value in values.items()
+        if key != "name"
+    }
 
 
 def _bench(word: str) -> Iterable[str]:
     """Models, which are a list or one, and the keys of a bench."""
-    from seqzoo.models.zoo import FAMILIES
-
-    keys = {f"bench.{key}": value for key, value in config.defaults("bench", "default").items()}
-    key, equals, value = word.partition("=")
     if word.startswith("-"):
-        return ("-m", "--multirun", "--cfg", "--help")
+        return FLAGS
+    annotations = declared(helps.BENCH_SETTINGS).keys
+    values = files.defaults("bench", "default")
+    keys = {f"bench.{key}": (value, annotations.get(key)) for key, value in values.items()}
+    key, equals, value = word.partition("=")
     if not equals:
         return ("models=", *(f"{name}=" for name in keys))
     if key == "models":
-        head = value[: max(value.rfind(","), value.rfind("[")) + 1]
-        return [f"models={head}{name}" for name in ("all", *FAMILIES)]
+        begin = value[: max(value.rfind(","), value.rfind("[")) + 1]
+        return [f"models={begin}{name}" for name in ("all", *families())]
     return [f"{key}={text}" for text in _values(key, value, keys)]
 
 
-def _values(key: str, begun: str, keys: dict[str, object]) -> Iterable[str]:
-    from seqzoo.models.zoo import CHOICES, FAMILIES
-    from seqzoo.tasks import TASKS
-
+def _values(key: str, begun: str, keys: Mapping[str, tuple[Any, Any]]) -> Iterable[str]:
     if key in GROUPS:
-        return config.names(key)
+        return files.names(key)
     if key == "resume":
         return ["auto", *(_runs(begun) or _paths(begun))]
-    section, _, name = key.partition(".")
-    for choices in (CHOICES, *(entry.choices for entry in (*FAMILIES.values(), *TASKS.values()))):
-        if key in keys and name in choices and section in ("model", "task"):
-            return map(config.shown, choices[name])
-    if name.endswith(("path", "source", "target")):
+    value, annotation = keys.get(key, (None, None))
+    if listed := [each for each in choices(annotation) if each is not None]:
+        return map(shown, listed)
+    if key.endswith(("path", "source", "target")):
         return _paths(begun)
-    if isinstance(keys.get(key), bool):
-        return ("true", "false")
-    return [config.shown(keys[key])] if key in keys else ()
-
-
-def _first_file(group: str, name: str) -> str | None:
-    """The file of a choice, or of the first of several; an alias has no keys of its own to show."""
-    from seqzoo.models.zoo import ALIASES
-
-    name = name.partition(",")[0]
-    name = ALIASES.get(name, name) if group == "model" else name
-    return name if name in config.names(group) else None
+    return [shown(value)] if key in keys else ()
 
 
 def _runs(begun: str) -> list[str]:

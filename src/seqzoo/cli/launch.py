@@ -1,5 +1,4 @@
-"""One training run, or one bench, from a checked configuration: its directory, its failures, its
-last words."""
+"""One training run, from a checked configuration to its closing lines."""
 
 from __future__ import annotations
 
@@ -8,164 +7,171 @@ import shlex
 import shutil
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from seqzoo import tasks
 from seqzoo.errors import UserError
+from seqzoo.runs.directory import RunDirectory
 
-INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130  # exit statuses; 130 is a shell's for Ctrl-C
 
 
-def report(error: Exception) -> None:
-    """One line on stderr, whatever the message has."""
+def report(error: object) -> None:
+    """One line on stderr, however many the message has."""
     print(f"seqzoo: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
 
 
-def run(cfg: dict[str, Any], data: Any, folder: Path, *, resuming: bool = False) -> int:
-    """Train; failures are reported here, so that a sweep goes on."""
-    import yaml
+def prepare(task: Mapping[str, Any]) -> Any:
+    """The task's data; runs of a sweep with the same task share it."""
+    return _prepare(json.dumps(task, sort_keys=True))
 
-    cfg = {key: value for key, value in cfg.items() if key != "hydra"}
+
+@lru_cache(maxsize=4)
+def _prepare(task: str) -> Any:
+    return tasks.prepare(json.loads(task))
+
+
+def run(
+    config: Mapping[str, Any],
+    directory: RunDirectory,
+    *,
+    resuming: bool = False,
+    hooks: Sequence[Any] = (),
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train, in a directory that is ours; its summary.
+
+    Raises:
+        UserError: a request that is refused. A new run then leaves no directory.
+        Exception: the run failed, and its summary says so.
+    """
     try:
-        folder = _short(folder if resuming else _claim(folder))
-        text = yaml.safe_dump(cfg, sort_keys=False, allow_unicode=True)
-        (folder / "config.yaml").write_text(text, encoding="utf-8")
-        return _fit(cfg, data, folder, resuming)
-    except UserError as error:
-        if not resuming:
-            _remove(folder)
-        report(error)
-        return 2
-    except FloatingPointError as error:
-        _mark_failed(folder, cfg, str(error))
-        report(error)
-        return 1
-    except Exception:
-        _mark_failed(folder, cfg, traceback.format_exc())
-        traceback.print_exc()
-        return 1
-
-
-def bench(cfg: dict[str, Any], plan: Any, folder: Path, command: str) -> None:
-    """Measure a plan, and leave its results in a directory."""
-    from datetime import datetime
-
-    import yaml
-
-    from seqzoo.bench import results, runner, tables, write
-    from seqzoo.report import markdown
-
-    folder = _short(_claim(folder))
-    (folder / "config.yaml").write_text(yaml.safe_dump(cfg, sort_keys=False), encoding="utf-8")
-    date = datetime.now().isoformat(timespec="minutes", sep=" ")
-    try:
-        raw = runner.run(plan)
+        data = prepare(config["task"])
+        directory.write_config(config)
+        return _fit(config, data, directory, resuming=resuming, hooks=hooks, quiet=quiet)
     except UserError:
-        _remove(folder)
+        if not resuming:
+            directory.remove_if_empty()
         raise
-    found = results.summarise({"command": command, "date": date, "bench": plan.settings, **raw})
-    write.write(found, folder)
-    for title, head, rows in tables.tables(found):
-        print(f"\n{title}\n{markdown(head, rows)}", end="")
-    print(
-        f"\nwritten to {folder}: report.html, bench.md, bench.csv, bench.json, bench.png, bench.svg"
-        f"\nnext:\n  {_command()} dashboard {_runs(folder)}"
-    )
+    except FloatingPointError as error:
+        directory.mark_failed(str(error))
+        raise
+    except Exception:
+        directory.mark_failed(traceback.format_exc())
+        raise
 
 
-def _fit(cfg: dict[str, Any], data: Any, folder: Path, resuming: bool) -> int:
+def _fit(
+    config: Mapping[str, Any],
+    data: Any,
+    directory: RunDirectory,
+    *,
+    resuming: bool,
+    hooks: Sequence[Any],
+    quiet: bool,
+) -> dict[str, Any]:
     import torch
 
-    from seqzoo import tasks
-    from seqzoo.models.zoo import build
+    from seqzoo.models.zoo import build, build_keys
     from seqzoo.training.loop import train
 
-    trainer = cfg["trainer"]
-    torch.manual_seed(trainer["seed"])
-    model = build(**tasks.vocabularies(data), **cfg["model"])
-    task = tasks.make(cfg["task"], data, seed=trainer["seed"])
-    summary = train(model, task, trainer, folder, config=cfg, resume=resuming)
+    seed = config["trainer"]["seed"]
+    torch.manual_seed(seed)
+    task = tasks.make(config["task"], data, seed=seed)
+    model = build(**task.sizes(), **build_keys(config))
+    return train(model, task, config, directory, hooks=hooks, resume=resuming, quiet=quiet)
+
+
+def attempt(config: Mapping[str, Any], directory: RunDirectory, **options: Any) -> tuple[int, Any]:
+    """Train and print what came of it; the exit status and the summary."""
+    try:
+        summary = run(config, directory, **options)
+    except UserError as error:
+        report(error)
+        return REFUSED, None
+    except FloatingPointError as error:
+        report(error)
+        return FAILED, None
+    except Exception:
+        traceback.print_exc()
+        return FAILED, None
     if summary["status"] != "finished":
-        print(f"stopped at step {summary['steps']:,}; to go on: seqzoo train resume={folder}")
-        return INTERRUPTED
-    print(_closing(summary, cfg, folder))
-    return 0
+        print(
+            f"stopped at step {summary['steps']:,}; to go on: seqzoo train resume={directory.path}"
+        )
+        return INTERRUPTED, summary
+    print(closing_lines(summary, config, directory.path))
+    return DONE, summary
 
 
-def _closing(summary: dict[str, Any], cfg: dict[str, Any], folder: Path) -> str:
+def best_metric(summary: Mapping[str, Any]) -> float | None:
+    """The value of the task's own metric: what a sweeper optimises."""
+    from seqzoo.config.schema import load
+
+    first = load(tasks.entry(summary["task"]).task).metrics[0].name
+    value = summary.get(f"val/{first}")
+    return None if value is None else float(value)
+
+
+# ---- what is printed at the end
+
+
+def closing_lines(summary: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> str:
     """The result, and commands to go on with."""
-    numbers = [
-        f"  {key:<18} {value:.4f}" if isinstance(value, float) else f"  {key:<18} {value}"
-        for key, value in summary.items()
-        if "/" in key
-    ]
-    run = shlex.quote(str(folder))
-    seqzoo = _command()
-    if "prompt" in cfg["task"]:
-        use = f'{seqzoo} generate {run} --prompt "The "'
-    elif "target_lang" in cfg["task"]:
-        spelled = cfg["task"]["corpus"] in (None, "numbers") and cfg["task"]["source_lang"] == "en"
-        ours = spelled and not (cfg["task"]["path"] or cfg["task"]["source"])
-        use = f"{seqzoo} translate {run} " + ('"forty-two"' if ours else "< sentences.txt")
-    else:
-        use = f"{seqzoo} eval {run}"
+    seqzoo, run = command(), shlex.quote(str(folder))
+    uses = tasks.entry(config["task"]["name"]).commands
     other = "gru" if summary["model"] == "lstm" else "lstm"
     return "\n".join(
         [
             f"\n{summary['model']} on {summary['task']}: {summary['parameters']:,} parameters, "
             f"{summary['steps']:,} steps, {summary['tokens']:,} tokens in "
-            f"{summary['train_seconds']:.0f} s, evaluations on the way included "
-            f"({summary['tokens_per_second']:,.0f} tokens/s while training)",
-            *numbers,
+            f"{summary['train_seconds']:.0f} s, evaluations included "
+            f"({summary['tokens_per_second']:,.0f} tokens/s in training steps)",
+            *metric_lines(summary),
             "\nnext:",
-            f"  {use}",
-            f"  {seqzoo} dashboard {_runs(folder)}",
+            *(f"  {seqzoo} {name} {run} {example}".rstrip() for name, example in uses.items()),
+            f"  {seqzoo} dashboard {runs_folder(folder)}",
             f"  {seqzoo} train model={other} task={summary['task']}",
         ]
     )
 
 
-def _runs(folder: Path) -> str:
-    """The folder of all runs that a run directory is in, or itself, as one would type it."""
+def metric_lines(values: Mapping[str, Any]) -> list[str]:
+    """Metrics as aligned lines, with their units; those by length are left to `compare`."""
+    shown = {
+        key: value
+        for key, value in values.items()
+        if "/" in key and "_by_" not in key and isinstance(value, (int, float))
+    }
+    width = max(map(len, shown), default=0)
+    return [f"  {key:<{width}}  {_with_unit(key, value)}" for key, value in shown.items()]
+
+
+def _with_unit(key: str, value: float) -> str:
+    unit = tasks.metric(key).unit
+    if unit == "%":
+        return f"{value:7.2f} %"
+    return f"{value:9.4f} {unit}".rstrip()
+
+
+def runs_folder(folder: Path) -> str:
+    """The folder of all runs that a run directory is in, or itself, as it would be typed."""
     parts = folder.parts
     return shlex.quote(str(Path(*parts[: parts.index("runs") + 1]) if "runs" in parts else folder))
 
 
-def _short(folder: Path) -> Path:
-    """As one would type it: relative to where one is, if it is below."""
+def short(folder: Path) -> Path:
+    """As it would be typed: relative to the working directory if it is below."""
     here = Path.cwd()
     return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
-def _command() -> str:
+def command() -> str:
     """What to type for `seqzoo`, which is not on the path of a shell outside the environment."""
     script = Path(sys.executable).with_name("seqzoo")
     if shutil.which("seqzoo") or not script.exists():
         return "seqzoo"
-    return shlex.quote(str(_short(script)))
-
-
-def _claim(folder: Path) -> Path:
-    """Make the run directory ours: two runs of the same second get two directories."""
-    for number in range(1, 1000):
-        path = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
-        path.mkdir(parents=True, exist_ok=True)
-        try:
-            (path / "config.yaml").touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        return path
-    raise UserError(f"{folder}: in use: give another hydra.run.dir")
-
-
-def _remove(folder: Path) -> None:
-    """A request that was refused leaves no run directory, where nothing else is in it."""
-    if [path.name for path in folder.iterdir()] == ["config.yaml"]:
-        (folder / "config.yaml").unlink()
-        folder.rmdir()
-
-
-def _mark_failed(folder: Path, cfg: dict[str, Any], reason: str) -> None:
-    named = {section: cfg[section]["name"] for section in ("model", "task")}
-    text = json.dumps({**named, "status": "failed", "error": reason}, indent=1) + "\n"
-    (folder / "summary.json").write_text(text, encoding="utf-8")
+    return shlex.quote(str(short(script)))

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_args, get_origin
 
 from seqzoo.config.values import describe, shown
-from seqzoo.errors import UserError
+from seqzoo.errors import UserError, nearest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -60,6 +60,18 @@ def check(declaration: Declaration, values: Mapping[str, Any], where: str = "") 
         rule(values, where)
 
 
+def check_keys(values: Iterable[str], known: Iterable[str], where: str = "") -> None:
+    """Refuse a key that is not known.
+
+    Raises:
+        UserError: the key, and the nearest one that is known.
+    """
+    known = set(known)
+    for key in values:
+        if key not in known:
+            raise UserError(f"{where}{key}: no such key{nearest(key, known - {'name'})}")
+
+
 def check_value(name: str, value: Any, annotation: Any) -> None:
     """Refuse a value that its annotation does not allow."""
     from pydantic import ValidationError
@@ -88,7 +100,7 @@ def checked(*rules: Rule) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(target: Any) -> Any:
-        function = target.__init__ if isinstance(target, type) else target
+        function: Any = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
 
         @functools.wraps(function)
         def call(*args: Any, **keys: Any) -> Any:
@@ -145,7 +157,7 @@ def declared(path: str) -> Declaration:
     module, _, name = path.partition(":")
     loaded = getattr(sys.modules.get(module), name, None)
     if loaded is not None and not _file(module):  # made in a notebook
-        function = loaded.__init__ if isinstance(loaded, type) else loaded
+        function: Any = loaded.__init__ if isinstance(loaded, type) else loaded  # type: ignore[misc]
         return _runtime(loaded, function, getattr(function, "__seqzoo_rules__", ()))
     return _Source(module).declaration(name)
 
@@ -156,9 +168,9 @@ def load(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def accepted(path: str) -> set[str]:
-    """The keyword names a loaded constructor or function takes."""
-    return set(inspect.signature(load(path)).parameters)
+def accepted(target: Any) -> set[str]:
+    """The names of the parameters of a constructor or function, or of the one at an import path."""
+    return set(inspect.signature(load(target) if isinstance(target, str) else target).parameters)
 
 
 def _file(module: str) -> Path | None:
@@ -209,7 +221,7 @@ class _Source:
             return Declaration(dict(self._arguments(init)), self._rules(init.decorator_list))
         fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
         own = Declaration(
-            dict(self._values((n.target.id, n.annotation) for n in fields if _named(n.target))),
+            dict(self._values((ast.unparse(n.target), n.annotation) for n in fields)),
             self._rules(node.decorator_list),
         )
         for base in node.bases:
@@ -249,12 +261,11 @@ class _Source:
             module, original = self.imported[name]
             package, _, rest = module.partition(".")
             if package not in _FOREIGN and (package != "seqzoo" or rest.startswith("config")):
-                return getattr(import_module(module), original)
+                loaded = import_module(module)
+                if not hasattr(loaded, original):  # a module in a package
+                    return import_module(f"{module}.{original}")
+                return getattr(loaded, original)
         raise NameError(name)
 
 
 _FOREIGN = ("torch", "numpy", "abc")  # nothing in them is a type of configuration values
-
-
-def _named(target: ast.expr) -> bool:
-    return isinstance(target, ast.Name)

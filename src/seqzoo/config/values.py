@@ -23,6 +23,7 @@ Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Smoothing = Annotated[float, Field(ge=0, le=0.99)]
 Dropout = Annotated[float, Field(ge=0, le=0.95)]
 Beta = Annotated[float, Field(ge=0, le=0.99999)]
 Seconds = Annotated[float, Field(ge=1e-3, allow_inf_nan=False)]
@@ -44,6 +45,7 @@ def _device(name: str) -> str:
 Device = Annotated[str, AfterValidator(_device), Described("auto, cpu, cuda or cuda:N")]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Tokenizer = Literal["char", "byte", "bpe"]
+LongPairs = Literal["drop", "cut"]
 EncodingErrors = Literal["strict", "replace"]
 
 
@@ -110,7 +112,8 @@ def _range(limits: list[Any]) -> str:
     elif isinstance(low, Ge):
         words = f" from {low.ge:g}"
     if isinstance(high, Le):
-        return f"{words} to {high.le:g}" if high.le < 2**62 else f"{words} up"
+        limit: Any = high.le
+        return f"{words} to {limit:g}" if limit < 2**62 else f"{words} up"
     if isinstance(high, Lt):
         return f"{words} and below {high.lt:g}"
     return f"{words} up" if isinstance(low, Ge) else words

@@ -1,0 +1,1 @@
+"""Data without torch: texts, pairs, labelled texts; their tokenizers and the cache."""

@@ -1,9 +1,9 @@
-"""Text to ids and back: characters, bytes, byte-level BPE, or the longest tokens; each one a
-portable `tokenizer.json`.
+"""Text to ids and back: characters, bytes, byte-level BPE, longest tokens, or whole labels. Each
+vocabulary is a portable `tokenizer.json`.
 
-The file is read by the `tokenizers` library and all that build on it. Inside the project whole
-corpora are encoded by NumPy where that is possible (5 million characters in 0.1 s instead of 5 s)
-and decoding is the same few lines for all kinds: every id stands for some bytes.
+The file can be read by the `tokenizers` library and everything that builds on it. Inside the
+project whole corpora are encoded by NumPy where that is possible (5 million characters in 0.1 s
+instead of 5 s), and decoding is the same few lines for all kinds: every id stands for some bytes.
 """
 
 import codecs
@@ -20,6 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from seqzoo.errors import UserError
 
 Kind = Literal["char", "byte", "bpe"]
+AnyKind = Kind | Literal["longest", "label"]
 KINDS: tuple[str, ...] = get_args(Kind)  # that can be made of a text
 
 # Cutting before a newline that a visible character follows changes no BPE id: the pre-tokenizer
@@ -28,11 +29,12 @@ _BPE_CHUNK = re.compile(r"[\s\S]{16384,}?(?=\n\S)|[\s\S]+")
 
 
 class Tokenizer:
-    """One of four vocabularies around a `tokenizers.Tokenizer`.
+    """One of five vocabularies around a `tokenizers.Tokenizer`.
 
     `char`: the characters of the training text by code point; `byte`: id = number of specials +
     byte value, so that any text can be encoded; `bpe`: byte-level BPE, which also encodes any text;
-    `longest`: at every place the longest token that fits, as the RWKV World models have it.
+    `longest`: at every place the longest token that fits, as the RWKV World models have it;
+    `label`: a whole text is one token, for the classes of labelled texts.
     Specials have the first ids. They are never found inside a text and never decoded to one.
     """
 
@@ -42,11 +44,11 @@ class Tokenizer:
         vocab = inner.get_vocab()
         added = inner.get_added_tokens_decoder()
         self._specials = {token.content: index for index, token in added.items()}
-        self.kind: Kind | Literal["longest"] = _kind(inner.model, len(self._specials))
-        to_bytes = str.encode if self.kind == "char" else _byte_level_bytes
+        self.kind: AnyKind = _kind(inner, len(self._specials))
+        to_bytes = str.encode if self.kind in ("char", "label") else _byte_level_bytes
         self._bytes = [b""] * (max(vocab.values(), default=-1) + 1)  # an id may stand for nothing
-        for token, index in vocab.items():
-            self._bytes[index] = b"" if token in self._specials else to_bytes(token)
+        for name, index in vocab.items():
+            self._bytes[index] = b"" if name in self._specials else to_bytes(name)
         if self.kind == "char":
             self._table = _lookup_table(vocab, self._specials, inner.model.unk_token)
         if self.kind == "longest":
@@ -115,6 +117,12 @@ class Tokenizer:
         return cls(inner)
 
     @classmethod
+    def of_labels(cls, labels: Sequence[str]) -> "Tokenizer":
+        """A vocabulary of class labels, whose ids are in the order given."""
+        vocab = {label: index for index, label in enumerate(labels)}
+        return cls(tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="")))
+
+    @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         """The tokenizer in a file made by `save`; its kind is recognised from the content.
 
@@ -148,6 +156,8 @@ class Tokenizer:
         """Ids of a text, without specials; UserError for a character that `char` has not seen."""
         if self.kind == "char":
             return self._look_up(text)
+        if self.kind == "label":
+            return self._array([self._label(text)])
         data = _encode_unicode(text, "utf-8")
         if self.kind == "byte":
             return np.frombuffer(data, np.uint8).astype(self.dtype) + len(self._specials)
@@ -160,7 +170,7 @@ class Tokenizer:
         """Ids of each text: the same as `encode` one by one, in a fraction of the time."""
         if self.kind == "bpe":
             return [self._array(e.ids) for e in self._inner.encode_batch_fast(texts)]
-        if self.kind == "longest":
+        if self.kind in ("longest", "label"):
             return [self.encode(text) for text in texts]
         lengths = map(len, texts if self.kind == "char" else map(str.encode, texts))
         return cut(self.encode("".join(texts)), lengths)
@@ -188,6 +198,13 @@ class Tokenizer:
     def stream(self) -> "TextStream":
         """Decodes one id at a time: what it returns joins to what `decode` returns."""
         return TextStream(self._bytes)
+
+    def _label(self, text: str) -> int:
+        index = self._inner.token_to_id(text)
+        if index is None:
+            names = ", ".join(self.piece(i) for i in range(self.vocab_size))
+            raise UserError(f"label {text!r} is not among the classes {names}: use one of them")
+        return int(index)
 
     def _longest(self, data: bytes) -> list[int]:
         ids, start = [], 0
@@ -279,12 +296,12 @@ def _bpe_tokenizer(
     return inner
 
 
-def _kind(model: models.Model, n_specials: int) -> Kind | Literal["longest"]:
-    if isinstance(model, models.WordLevel):
-        return "char"
-    if isinstance(model, models.WordPiece):
+def _kind(inner: tokenizers.Tokenizer, n_specials: int) -> AnyKind:
+    if isinstance(inner.model, models.WordLevel):
+        return "label" if inner.pre_tokenizer is None else "char"
+    if isinstance(inner.model, models.WordPiece):
         return "longest"
-    ids = [model.token_to_id(letter) for letter in _BYTE_LETTERS]
+    ids = [inner.model.token_to_id(letter) for letter in _BYTE_LETTERS]
     return "byte" if ids == list(range(n_specials, n_specials + 256)) else "bpe"
 
 

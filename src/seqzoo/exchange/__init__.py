@@ -1,5 +1,7 @@
-"""Checkpoints of others in, ours out.
+"""Checkpoints of other software.
 
-rwkv    official RWKV files of versions 4 to 7, in and out
-hf      folders for `transformers`, out
+rwkv_names      parameter names and configuration of official RWKV files, versions 4 to 7
+rwkv            such files imported and exported
+world           the vocabulary of the RWKV World models
+hf              folders for `transformers`, exported
 """

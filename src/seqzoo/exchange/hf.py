@@ -10,9 +10,9 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seqzoo import config
+from seqzoo.config.values import shown
 from seqzoo.errors import UserError
-from seqzoo.exchange.rwkv import official
+from seqzoo.exchange.rwkv_names import official_name
 from seqzoo.runs.run import Run
 
 
@@ -20,20 +20,20 @@ def export_hf(run: Run, folder: Path) -> str:
     """Write config.json, model.safetensors and the tokenizer for `transformers`.
 
     Returns:
-        The class that loads them.
+        The name of the class that loads them.
 
     Raises:
-        UserError: a configuration that no class there has, with the reason.
+        UserError: a configuration that no class of transformers has; the message gives the reason.
     """
     keys = run.config["model"]
-    shape = {"rwkv4": _as_rwkv, "transformer": _as_transformer}.get(keys["name"])
-    if shape is None:
+    convert = {"rwkv4": _to_rwkv, "transformer": _to_transformer}.get(keys["name"])
+    if convert is None:
         raise UserError(
-            f"--format hf: transformers has no model of the form of {keys['name']} here: "
+            f"--format hf: transformers has no model like the {keys['name']} here: "
             "export rwkv4 or transformer"
         )
     tensors = {n: p.detach().cpu().contiguous() for n, p in run.model.named_parameters()}
-    settings, named = shape(keys, tensors, run)
+    settings, named = convert(keys, tensors, run.config["task"].get("seq_len", 1024))
     settings |= {
         "vocab_size": run.model.vocab_size,
         "tie_word_embeddings": keys["tie_embeddings"],
@@ -45,16 +45,18 @@ def export_hf(run: Run, folder: Path) -> str:
     (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
     save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
     run.tokenizer.save(folder / "tokenizer.json")
-    # Without it AutoTokenizer takes the tokenizer that models of this type usually have.
+    # Without this file AutoTokenizer loads the usual tokenizer of the model type.
     loads = {"tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(loads, indent=1) + "\n")
     return str(settings["architectures"][0])
 
 
-Shaped = tuple[dict[str, Any], dict[str, Tensor]]
+Keys = Mapping[str, Any]
+Tensors = Mapping[str, Tensor]
+Converted = tuple[dict[str, Any], dict[str, Tensor]]  # config.json, and the tensors by their names
 
 
-def _as_rwkv(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Run) -> Shaped:
+def _to_rwkv(keys: Keys, tensors: Tensors, context_length: int) -> Converted:
     if keys["block"] != "classic":
         raise UserError("--format hf: RwkvForCausalLM has RWKV's channel mixing: block=classic")
     if keys["n_layers"] == 1:
@@ -63,7 +65,7 @@ def _as_rwkv(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Run) -
     long["time_mix_r"] = "time_mix_receptance"
     named = {}
     for name, tensor in tensors.items():
-        name = official(name).replace("blocks.0.ln0.", "blocks.0.pre_ln.")
+        name = official_name(name).replace("blocks.0.ln0.", "blocks.0.pre_ln.")
         name = name.replace(".att.", ".attention.").replace(".ffn.", ".feed_forward.")
         name = name.replace("emb.", "embeddings.", 1) if name.startswith("emb.") else name
         head, _, last = name.rpartition(".")
@@ -76,38 +78,38 @@ def _as_rwkv(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Run) -
         "attention_hidden_size": keys["dim"],
         "intermediate_size": round(keys["mlp_ratio"] * keys["dim"]),
         "num_hidden_layers": keys["n_layers"],
-        "context_length": run.config["task"].get("seq_len", 1024),
+        "context_length": context_length,
         "rescale_every": 0,
         "layer_norm_epsilon": 1e-5,
     }, named
 
 
-def _as_transformer(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Run) -> Shaped:
-    """As a Llama or a GPT-2, whichever can express it."""
+def _to_transformer(keys: Keys, tensors: Tensors, context_length: int) -> Converted:
+    """A Llama or a GPT-2, whichever has the same form."""
     if keys.get("cache"):
         raise UserError("--format hf: transformers keeps the whole cache: model.cache=null")
     if keys["block"] != "prenorm":
         raise UserError("--format hf: neither Llama nor GPT-2 has a norm after the residual")
-    wanted = {
+    forms: dict[str, dict[str, Any]] = {
         "Llama": {"position": "rope", "norm": "rms", "activation": "swiglu"},
         "GPT-2": {"position": "learned", "norm": "layer", "activation": "gelu", "n_kv_heads": None},
     }
     if keys["n_kv_heads"] == keys["n_heads"]:
         keys = {**keys, "n_kv_heads": None}
-    apart = {
-        name: [f"{k}={config.shown(v)}" for k, v in form.items() if keys[k] != v]
-        for name, form in wanted.items()
+    needed = {
+        name: [f"{k}={shown(v)}" for k, v in form.items() if keys[k] != v]
+        for name, form in forms.items()
     }
-    if not apart["Llama"]:
-        return _as_llama(keys, tensors, run)
-    if not apart["GPT-2"]:
-        return _as_gpt2(keys, tensors)
-    reasons = "; ".join(f"{name} would need {', '.join(keys)}" for name, keys in apart.items())
+    if not needed["Llama"]:
+        return _to_llama(keys, tensors, context_length)
+    if not needed["GPT-2"]:
+        return _to_gpt2(keys, tensors)
+    reasons = "; ".join(f"{name} would need {', '.join(keys)}" for name, keys in needed.items())
     raise UserError(f"--format hf: {reasons}")
 
 
-def _as_llama(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Run) -> Shaped:
-    shared = keys["n_kv_heads"] or keys["n_heads"]
+def _to_llama(keys: Keys, tensors: Tensors, context_length: int) -> Converted:
+    n_kv_heads = keys["n_kv_heads"] or keys["n_heads"]
     size = keys["dim"] // keys["n_heads"]
     named = {"model.embed_tokens.weight": tensors["embedding.weight"]}
     named["model.norm.weight"] = tensors["norm_out.weight"]
@@ -117,7 +119,8 @@ def _as_llama(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Run) 
         ours, theirs = f"layers.{i}.", f"model.layers.{i}."
         named[theirs + "input_layernorm.weight"] = tensors[ours + "norm.weight"]
         named[theirs + "post_attention_layernorm.weight"] = tensors[ours + "channel_norm.weight"]
-        parts = tensors[ours + "mixer.qkv.weight"].split([keys["dim"], *[shared * size] * 2])
+        qkv, sizes = tensors[ours + "mixer.qkv.weight"], [keys["dim"], *[n_kv_heads * size] * 2]
+        parts = qkv.split(sizes)  # type: ignore[no-untyped-call]
         for letter, part in zip("qkv", parts, strict=True):
             named[theirs + f"self_attn.{letter}_proj.weight"] = part.contiguous()
         named[theirs + "self_attn.o_proj.weight"] = tensors[ours + "mixer.out.weight"]
@@ -131,8 +134,8 @@ def _as_llama(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Run) 
         "intermediate_size": round(keys["mlp_ratio"] * keys["dim"]),
         "num_hidden_layers": keys["n_layers"],
         "num_attention_heads": keys["n_heads"],
-        "num_key_value_heads": shared,
-        "max_position_embeddings": run.config["task"].get("seq_len", 1024),
+        "num_key_value_heads": n_kv_heads,
+        "max_position_embeddings": context_length,
         "rope_theta": 10000.0,
         "rms_norm_eps": 1e-6,
         "hidden_act": "silu",
@@ -141,7 +144,7 @@ def _as_llama(keys: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Run) 
     }, named
 
 
-def _as_gpt2(keys: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Shaped:
+def _to_gpt2(keys: Keys, tensors: Tensors) -> Converted:
     named = {
         "transformer.wte.weight": tensors["embedding.weight"],
         "transformer.wpe.weight": tensors["layers.0.table"],
@@ -153,13 +156,13 @@ def _as_gpt2(keys: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Shaped:
     places = {"mixer.qkv": "attn.c_attn", "mixer.out": "attn.c_proj"}
     places |= {"channel.up": "mlp.c_fc", "channel.down": "mlp.c_proj"}
     for i in range(keys["n_layers"]):
-        ours, theirs = f"layers.{i + 1}.", f"transformer.h.{i}."  # layer 0 adds the positions
+        ours, theirs = f"layers.{i + 1}.", f"transformer.h.{i}."  # layer 0 here adds the positions
         for kind in ("weight", "bias"):
             named[theirs + f"ln_1.{kind}"] = tensors[ours + f"norm.{kind}"]
             named[theirs + f"ln_2.{kind}"] = tensors[ours + f"channel_norm.{kind}"]
         for place, their in places.items():
             weight = tensors[ours + place + ".weight"]
-            named[theirs + their + ".weight"] = weight.t().contiguous()  # theirs is input by output
+            named[theirs + their + ".weight"] = weight.t().contiguous()  # theirs is (input, output)
             bias = tensors.get(ours + place + ".bias")
             named[theirs + their + ".bias"] = (
                 weight.new_zeros(len(weight)) if bias is None else bias

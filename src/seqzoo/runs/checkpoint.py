@@ -1,7 +1,9 @@
 """Checkpoints that are whole or absent: written beside, flushed, renamed, and checked by digest
 when read.
 
-A checkpoint is a folder of safetensors and JSON, no pickle, so reading one runs no code.
+A checkpoint is a folder `step-00000500` of safetensors and JSON, no pickle, so reading one runs no
+code. The names `last` and `best` are links to one. Loads torch only where it reads or writes
+tensors.
 """
 
 from __future__ import annotations
@@ -10,169 +12,188 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import load_file, load_model, save_file, save_model
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from seqzoo.errors import UserError
-from seqzoo.state import State, leaves, rebuild, to
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from seqzoo.state import State
 
 MANIFEST = "manifest.json"
 
 
-def save(
-    folder: Path,
-    *,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: State,
-    progress: Mapping[str, Any],
-) -> None:
-    """Write everything a run needs to go on as if it had not stopped.
+class Checkpoints:
+    """The folder `checkpoints` of a run directory, which may not exist yet."""
 
-    Args:
-        folder: made whole or not at all.
-        state: what the model carries from batch to batch.
-        progress: counters and the like, JSON.
-    """
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    save_model(model, str(draft / "model.safetensors"))
-    moments = {
-        f"{index}.{key}": value.contiguous()
-        for index, slots in optimizer.state_dict()["state"].items()
-        for key, value in slots.items()
-    }
-    save_file(moments, draft / "optimizer.safetensors")
-    rest = {f"state.{i}": leaf.detach().contiguous() for i, leaf in enumerate(leaves(state))}
-    rest["rng.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        rest["rng.cuda"] = torch.cuda.get_rng_state()
-    save_file(rest, draft / "state.safetensors")
-    (draft / "progress.json").write_text(json.dumps(dict(progress), indent=1))
-    digests = {path.name: sha256(path) for path in sorted(draft.iterdir())}
-    (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
-    for path in draft.iterdir():
-        _flush(path)
-    _flush(draft)
-    if folder.exists():  # left by a run that died before it could say so
-        shutil.rmtree(folder)
-    os.replace(draft, folder)
-    _flush(folder.parent)
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
+    # ---- writing
 
-def load(
-    folder: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, template: State
-) -> tuple[State, dict[str, Any]]:
-    """Put a checkpoint into a model and its optimiser, and the random numbers back where they were.
+    def save(
+        self,
+        step: int,
+        *,
+        model: nn.Module,
+        optimizer: Any,
+        state: State,
+        progress: Mapping[str, Any],
+    ) -> Path:
+        """Write everything a run needs to go on as if it had not stopped: whole or not at all.
 
-    Args:
-        template: a state of the model's structure, to rebuild the carried one.
+        Args:
+            optimizer: with `state_dict`, whose `state` holds tensors by the parameters' numbers.
+            state: what the model carries from batch to batch.
+            progress: counters and the like, JSON.
+        """
+        from seqzoo.runs import tensors
 
-    Returns:
-        The carried state, and the progress that was saved.
+        target = self.at(step)
+        draft = self.path / f".{target.name}.{os.getpid()}"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        tensors.save(draft, model=model, optimizer=optimizer, state=state)
+        (draft / "progress.json").write_text(json.dumps(dict(progress), indent=1))
+        digests = {path.name: sha256(path) for path in sorted(draft.iterdir())}
+        (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
+        for path in draft.iterdir():
+            _flush(path)
+        _flush(draft)
+        if target.exists():  # of a run that was killed before `last` became a link to it
+            shutil.rmtree(target)
+        os.replace(draft, target)
+        _flush(self.path)
+        return target
 
-    Raises:
-        UserError: the checkpoint is damaged or does not fit.
-    """
-    verify(folder)
-    device = next(model.parameters()).device
-    load_weights(folder / "model.safetensors", model)
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in load_file(folder / "optimizer.safetensors").items():
-        index, key = name.split(".", 1)
-        moments.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    rest = load_file(folder / "state.safetensors")
-    torch.set_rng_state(rest["rng.cpu"])
-    if torch.cuda.is_available() and "rng.cuda" in rest:
-        torch.cuda.set_rng_state(rest["rng.cuda"])
-    carried = [rest[f"state.{i}"] for i in range(sum(name.startswith("state.") for name in rest))]
-    state = to(rebuild(template, carried), device) if carried else None
-    return state, json.loads((folder / "progress.json").read_text())
+    def point(self, name: str, target: Path, why: Mapping[str, float] | None = None) -> None:
+        """Make `last` or `best` a link to a checkpoint, in one step. `why` is kept beside it."""
+        if why is not None:
+            write_text(self.path / f"{name}.json", json.dumps(dict(why)))
+        draft = self.path / f".{name}.{os.getpid()}"
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(target.name)
+        os.replace(draft, self.path / name)
 
+    def prune(self, *, keep: Sequence[Path] = ()) -> None:
+        """Remove all checkpoints but `last`, `best` and those to keep; and what is left of saves
+        that were killed."""
+        kept = {(self.path / name).resolve() for name in ("last", "best")}
+        kept |= {path.resolve() for path in keep}
+        for path in [*self.path.glob("step-*"), *self.path.glob(".step-*")]:
+            if path.resolve() not in kept:
+                shutil.rmtree(path)
 
-def load_weights(path: Path, model: nn.Module) -> None:
-    """Load a safetensors file into a model of the same shape."""
-    try:
-        load_model(model, str(path), device=str(next(model.parameters()).device))
-    except (RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[-1].strip()
-        raise UserError(
-            f"{path}: weights of another model ({first}): "
-            "use the configuration they were saved with"
-        ) from None
+    # ---- finding
 
+    def at(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self.path / f"step-{step:08d}"
 
-def load_mean(folders: Sequence[Path], model: nn.Module) -> None:
-    """Give a model the mean of the weights of several checkpoints.
+    def resolve(self, name: str) -> Path | None:
+        """The checkpoint that `last` or `best` is a link to; None while there is none."""
+        path = self.path / name
+        return path.resolve() if path.exists() else None
 
-    Raises:
-        UserError: a checkpoint is damaged or does not fit.
-    """
-    total: dict[str, Any] = {}
-    for folder in folders:
-        verify(folder)
-        load_weights(folder / "model.safetensors", model)
-        for name, value in model.state_dict().items():
-            total[name] = total.get(name, 0) + value.double()
-    model.load_state_dict({name: value / len(folders) for name, value in total.items()})
+    def best(self) -> dict[str, float]:
+        """The `value` of the metric that made a checkpoint the best, and its `step`; {} where none
+        was measured."""
+        path = self.path / "best.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
 
+    def recent(self, n: int, every: int | None) -> list[Path]:
+        """The last `n` checkpoints among `last` and those of a step that is a multiple of `every`,
+        in order."""
+        last = self.resolve("last")
+        due = [
+            path
+            for path in sorted(self.path.glob("step-*"))
+            if (every and int(path.name.rpartition("-")[2]) % every == 0) or path.resolve() == last
+        ]
+        return due[-n:] if n else []
 
-def verify(folder: Path) -> None:
-    """Check every file of a checkpoint against the digests written with it.
+    def verify(self, checkpoint: str | Path) -> Path:
+        """Check every file of a checkpoint, `last`, `best` or a folder, against the digests that
+        were written with it.
 
-    Raises:
-        UserError: a file is missing or was changed.
-    """
-    try:
-        digests = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
-        raise UserError(
-            f"{folder}: no readable {MANIFEST}: not a checkpoint, or a damaged one"
-        ) from None
-    for name, digest in digests.items():
-        if not (folder / name).is_file() or sha256(folder / name) != digest:
+        Returns:
+            Its folder.
+
+        Raises:
+            UserError: there is none, or a file is missing or was changed.
+        """
+        folder = checkpoint if isinstance(checkpoint, Path) else self.path / checkpoint
+        try:
+            digests = json.loads((folder / MANIFEST).read_text())
+        except (OSError, ValueError):
             raise UserError(
-                f"{folder / name}: missing or changed since it was written: put it back, or start "
-                "a new run"
-            )
+                f"{folder}: no readable {MANIFEST}: not a checkpoint, or a damaged one"
+            ) from None
+        for name, digest in digests.items():
+            if not (folder / name).is_file() or sha256(folder / name) != digest:
+                raise UserError(
+                    f"{folder / name}: missing or changed since it was written: put it back, or "
+                    "start a new run"
+                )
+        return folder
+
+    # ---- reading
+
+    def load(
+        self,
+        checkpoint: str | Path,
+        *,
+        model: nn.Module,
+        optimizer: Any,
+        template: Callable[[], State],
+    ) -> tuple[State, dict[str, Any]]:
+        """Put a checkpoint into a model and its optimiser, and the random numbers back where they
+        were.
+
+        Args:
+            template: gives a state of the model's structure, to rebuild the carried one.
+
+        Returns:
+            The carried state, and the progress that was saved.
+
+        Raises:
+            UserError: the checkpoint is damaged or does not fit.
+        """
+        from seqzoo.runs import tensors
+
+        folder = self.verify(checkpoint)
+        state = tensors.load(folder, model=model, optimizer=optimizer, template=template)
+        return state, json.loads((folder / "progress.json").read_text())
+
+    def load_weights(self, checkpoint: str | Path, model: nn.Module) -> None:
+        """Give a model the weights of a checkpoint.
+
+        Raises:
+            UserError: the checkpoint is damaged or does not fit.
+        """
+        from seqzoo.runs import tensors
+
+        tensors.load_weights(self.verify(checkpoint) / tensors.MODEL, model)
+
+    def load_mean(self, checkpoints: Sequence[Path], model: nn.Module) -> None:
+        """Give a model the mean of the weights of several checkpoints.
+
+        Raises:
+            UserError: a checkpoint is damaged or does not fit.
+        """
+        total: dict[str, Any] = {}
+        for checkpoint in checkpoints:
+            self.load_weights(checkpoint, model)
+            for name, value in model.state_dict().items():
+                total[name] = total.get(name, 0) + value.double()
+        mean = {name: value / len(checkpoints) for name, value in total.items()}
+        model.load_state_dict(mean)
 
 
-def point(
-    checkpoints: Path, name: str, target: Path, why: Mapping[str, float] | None = None
-) -> None:
-    """Make the name (`last`, `best`) mean a checkpoint, in one step; `read_best` returns `why`."""
-    if why is not None:
-        write(checkpoints / f"{name}.json", json.dumps(dict(why)))
-    draft = checkpoints / f".{name}.{os.getpid()}"
-    draft.unlink(missing_ok=True)
-    draft.symlink_to(target.name)
-    os.replace(draft, checkpoints / name)
-
-
-def read_best(checkpoints: Path) -> dict[str, float]:
-    """What made a checkpoint the best; {} where none was judged."""
-    path = checkpoints / "best.json"
-    return dict(json.loads(path.read_text())) if path.exists() else {}
-
-
-def prune(checkpoints: Path, *, keep: Sequence[Path] = ()) -> None:
-    """Remove every checkpoint that no name means, but those to keep, and what saves that were
-    killed left behind."""
-    kept = {(checkpoints / name).resolve() for name in ("last", "best")}
-    kept |= {path.resolve() for path in keep}
-    for path in [*checkpoints.glob("step-*"), *checkpoints.glob(".step-*")]:
-        if path.resolve() not in kept:
-            shutil.rmtree(path)
-
-
-def write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(text, encoding="utf-8")
@@ -180,11 +201,13 @@ def write(path: Path, text: str) -> None:
 
 
 def sha256(path: Path) -> str:
+    """The digest of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:
+    """Have the system write a file or folder to the disk now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,23 +1,24 @@
-"""A finished (or unfinished) run, read back: its model, its words, its numbers."""
+"""`Run`: a run read back, with its model, tokenizers and numbers, and what it can be used for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from seqzoo import tasks
-from seqzoo.config import read_config, read_summary, vocabulary_sizes
 from seqzoo.data.tokenizers import Tokenizer
-from seqzoo.decoding import generate
+from seqzoo.decoding.sampling import generate
 from seqzoo.errors import UserError
+from seqzoo.models.classifier import Classifier
 from seqzoo.models.language_model import LanguageModel
-from seqzoo.models.zoo import build
+from seqzoo.models.zoo import build, build_keys
+from seqzoo.runs.directory import RunDirectory
 from seqzoo.tasks.charlm import opening
-from seqzoo.runs.checkpoint import load_weights, verify
+from seqzoo.tasks.translate import Translator
 from seqzoo.training.device import pick_device, pick_dtype
 
 if TYPE_CHECKING:
@@ -25,28 +26,48 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run directory.
+    """A run directory and its model.
 
     Attributes:
-        folder: where it is.
-        config: the whole configuration it ran with.
-        summary: summary.json, or {} while it has none.
-        model: in evaluation mode, with the best checkpoint's weights unless another was asked for.
+        folder: the directory.
+        config: the whole configuration.
+        summary: summary.json; {} while there is none.
+        model: in evaluation mode, with the exported weights unless another checkpoint was named.
         tokenizer: text to tokens and back.
-        source_tokenizer: the same for what an encoder reads; the same one, unless the task has two.
+        source_tokenizer: of what an encoder reads; the same one, unless the task has two.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        config: dict[str, Any],
-        model: LanguageModel,
-        tokenizer: Tokenizer,
-        source_tokenizer: Tokenizer | None = None,
+        self, directory: RunDirectory, model: LanguageModel, tokenizers: Mapping[str, Tokenizer]
     ) -> None:
-        self.folder, self.config, self.model = folder, config, model
-        self.tokenizer, self.source_tokenizer = tokenizer, source_tokenizer or tokenizer
-        self.summary = read_summary(folder)
+        self.directory, self.model, self._tokenizers = directory, model, dict(tokenizers)
+        self.folder, self.config, self.summary = directory.path, directory.config, directory.summary
+        self.tokenizer = self._tokenizers["tokenizer"]
+        self.source_tokenizer = self._tokenizers.get("source_tokenizer", self.tokenizer)
+
+    def __repr__(self) -> str:
+        """The model, the task, and how far the run is, in a line."""
+        facts = [f"{self.config['model']['name']} on {self.config['task']['name']}"]
+        facts.append(f"{self.model.n_parameters():,} parameters")
+        if self.summary:
+            facts.append(f"{self.summary.get('status')} at step {self.summary.get('steps', 0):,}")
+            facts += [f"{key} {value:.4g}" for key, value in self._validation()][:1]
+        return f"<Run {self.folder}: {', '.join(facts)}>"
+
+    def _validation(self) -> list[tuple[str, float]]:
+        values = self.summary.items()
+        return [(k, v) for k, v in values if k.startswith("val/") and isinstance(v, float)]
+
+    def metrics(self) -> dict[str, list[Any]]:
+        """metrics.jsonl as columns of one length, ready for ``pandas.DataFrame(run.metrics())``.
+
+        A line without a metric has None in its column.
+        """
+        lines = self.directory.metrics()
+        columns = dict.fromkeys(key for line in lines for key in line)
+        return {column: [line.get(column) for line in lines] for column in columns}
+
+    # ---- language models
 
     def stream(
         self,
@@ -58,14 +79,15 @@ class Run:
         top_p: float | None = None,
         seed: int | None = None,
     ) -> Iterator[str]:
-        """Continue a prompt, piece by piece as it is made. An empty prompt begins with a
+        """Continue a prompt, and yield the text as it is generated. An empty prompt begins with a
         new line.
 
         A state that grows keeps the tokens of one training sequence.
 
         Raises:
-            UserError: a character the tokenizer has not.
+            UserError: the task is no language model; a character that the vocabulary lacks.
         """
+        self._require("generate")
         ids = self.tokenizer.encode(opening(self.tokenizer, prompt)).astype("int64")
         random = torch.Generator()
         if seed is None:
@@ -75,7 +97,7 @@ class Run:
         text = self.tokenizer.stream()
         for token in generate(
             self.model,
-            torch.from_numpy(ids)[None].to(self.model.embedding.weight.device),
+            torch.from_numpy(ids)[None].to(self._device),
             max_tokens=tokens,
             temperature=temperature,
             top_k=top_k,
@@ -90,76 +112,73 @@ class Run:
         """The prompt and its continuation; options as `stream`."""
         return prompt + "".join(self.stream(prompt, tokens, **options))
 
+    # ---- translation
+
     def translate(
         self, sentences: Sequence[str], *, beams: int = 1, length_penalty: float = 1.0
     ) -> list[str]:
-        """Translations of sentences, in order: greedy, or with `beams` the best that `beam_search`
-        finds. Of a sentence longer than the model has positions the beginning is read.
+        """Translations of sentences, in order: greedy, or with `beams` the best of a beam search.
+        A sentence with more tokens than the model has positions for is cut.
 
         Raises:
-            UserError: the run learnt something else; one sentence that is not in a list.
+            UserError: the task is no translation; one sentence that is not in a list.
         """
-        from seqzoo.tasks.translation import translate
-
-        return translate(
-            self.model,
-            self.tokenizer,
-            self.source_tokenizer,
-            self._sources(sentences),
-            beams=beams,
-            length_penalty=length_penalty,
+        return self._translator().translate(
+            self._sources(sentences), beams=beams, length_penalty=length_penalty
         )
 
     def n_best(
         self, sentences: Sequence[str], *, beams: int, length_penalty: float = 1.0
     ) -> list[list[tuple[str, float]]]:
-        """Translations of each sentence with their scores, `beams` of them, the best first.
+        """For each sentence `beams` translations with their scores, the best first.
 
         Raises:
-            UserError: the run learnt something else.
+            UserError: as `translate`.
         """
-        found = self._search(sentences, beams, length_penalty)
+        found = self._translator().n_best(
+            self._sources(sentences), beams=beams, length_penalty=length_penalty
+        )
         return [[(self.tokenizer.decode(h.tokens), h.score) for h in best] for best in found]
 
     def unknown(self, sentences: Sequence[str]) -> str:
-        """The characters of sentences, each once, that are not in the vocabulary: all of them are
-        read as the one token `<unk>`."""
+        """The characters of sentences, each once, that the vocabulary lacks: each is read as the
+        token `<unk>`."""
         return self.source_tokenizer.unknown("".join(self._cased(sentences)))
 
     def align(
         self, sentence: str, *, beams: int = 1, length_penalty: float = 1.0
     ) -> tuple[str, Figure]:
-        """The translation of a sentence, and where the model looked: see `seqzoo.tasks.alignment`.
+        """The translation of a sentence, and a figure of the attention to its tokens: see
+        `seqzoo.tasks.alignment`.
 
         Raises:
-            UserError: the run learnt something else, or no operation of the model weighs anything.
+            UserError: as `translate`; no operation of the model has attention weights.
         """
         from seqzoo.tasks.alignment import align, draw
 
         if not sentence:
-            raise UserError("nothing to look at: the sentence is empty")
-        said = self._search([sentence], beams, length_penalty)[0][0].tokens
+            raise UserError("the sentence is empty: give one with words in it")
         (source,) = self._sources([sentence])
-        both = self.tokenizer, self.source_tokenizer
-        seen = align(self.model, *both, source, np.array(said, dtype=np.int64))
-        if seen is None:
-            change = "model.bridge=attention" if self.model.reads_source else "head=encoder_decoder"
+        found = self._translator().n_best([source], beams=beams, length_penalty=length_penalty)
+        best = found[0][0]
+        tokens = np.array(best.tokens, dtype=np.int64)
+        drawn = align(self.model, self.tokenizer, self.source_tokenizer, source, tokens)
+        if drawn is None:
+            name = self.config["architecture"]["name"]
+            change = "architecture=encoder_decoder"
+            if name == "encoder_decoder":
+                change = "architecture.bridge=attention"
             raise UserError(
-                f"{self.folder}: nothing in {self.config['model']['name']} looks back at its "
-                f"source: train with {change}"
+                f"{self.folder}: {self.config['model']['name']} has no attention to its source: "
+                f"train with {change}"
             )
-        return self.tokenizer.decode(said), draw(seen)
+        return self.tokenizer.decode(best.tokens), draw(drawn)
 
-    def _search(self, sentences: Sequence[str], beams: int, length_penalty: float) -> Any:
-        from seqzoo.tasks.translation import search
+    def _translator(self) -> Translator:
+        self._require("translate")
+        return Translator(self.model, self.tokenizer, self.source_tokenizer)
 
-        both = self.tokenizer, self.source_tokenizer
-        return search(self.model, *both, self._sources(sentences), beams, length_penalty)
-
-    def _sources(self, sentences: Sequence[str]) -> list[Any]:
-        task = self.config["task"]
-        if "target_lang" not in task:
-            raise UserError(f"{self.folder}: a run of task={task['name']}, not of translation")
+    def _sources(self, sentences: Sequence[str]) -> list[np.ndarray]:
         return [self.source_tokenizer.encode(sentence) for sentence in self._cased(sentences)]
 
     def _cased(self, sentences: Sequence[str]) -> list[str]:
@@ -168,24 +187,43 @@ class Run:
         lower = self.config["task"].get("lowercase", False)
         return [sentence.lower() if lower else sentence for sentence in sentences]
 
+    # ---- classification
+
+    def classify(self, texts: Sequence[str]) -> list[tuple[str, float]]:
+        """The likeliest label of each text and its probability.
+
+        Raises:
+            UserError: the task is no classification; one text that is not in a list.
+        """
+        from seqzoo.tasks.classification import predict
+
+        self._require("classify")
+        if isinstance(texts, str):
+            raise UserError(f"{texts!r}: give a list of texts")
+        labels, max_len = self._tokenizers["labels"], self.config["task"]["max_len"]
+        return predict(cast(Classifier, self.model), self.tokenizer, labels, texts, max_len=max_len)
+
+    # ---- any task
+
     def evaluate(
         self, split: str = "val", search: Mapping[str, Any] = {}, **data: Any
-    ) -> dict[str, float | str]:
+    ) -> dict[str, float]:
         """The task's metrics on a split of the run's own data, or of other data, in the precision
         of the training.
 
         Args:
             split: `val` or, where the task has one, `test`.
             search: `beam` and `length_penalty` of a translation, in place of the run's.
-            **data: keys of the task in place of the run's (`path="other.txt"`): the whole of it is
-                then evaluated.
+            **data: keys of the task in place of the run's (`path="other.txt"`); the whole of that
+                data is then evaluated.
 
         Raises:
-            UserError: no such split; other data the tokenizer cannot read.
+            UserError: no such split; other data that the tokenizer cannot encode; own data that has
+                changed.
         """
         keys = {**self.config["task"], **search, **data}
-        encoded = tasks.prepare(keys, self.tokenizer, self.source_tokenizer, whole=bool(data))
-        task = tasks.make(keys, encoded, seed=self.config["trainer"]["seed"])
+        prepared = tasks.prepare(keys, self._tokenizers, whole=bool(data))
+        task = tasks.make(keys, prepared, seed=self.config["trainer"]["seed"])
         if split not in task.splits():
             raise UserError(f"--split {split}: this task has {', '.join(task.splits())}")
         sha256 = self.summary.get("data_sha256")
@@ -194,47 +232,46 @@ class Run:
                 f"{self.folder}: its data has changed since (sha256 {sha256[:12]}, now "
                 f"{task.data_sha256[:12]}): put it back, or give a file to measure on"
             )
-        device = self.model.embedding.weight.device
-        dtype = pick_dtype(self.config["trainer"]["dtype"], device)  # as during training
-        narrow = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+        dtype = pick_dtype(self.config["trainer"]["dtype"], self._device)
+        narrow = torch.autocast(self._device.type, torch.bfloat16, enabled=dtype == "bfloat16")
         with torch.inference_mode(), narrow:
             return task.evaluate(self.model, split, quick=False)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.embedding.weight.device
+
+    def _require(self, command: str) -> None:
+        name = self.config["task"]["name"]
+        if command not in tasks.entry(name).commands:
+            able = " or ".join(tasks.supporting(command))
+            raise UserError(f"{self.folder}: a run of task={name}: {command} needs one of {able}")
 
 
 def load(
     folder: str | Path, *, device: str = "auto", checkpoint: str | None = None, **model_keys: Any
 ) -> Run:
-    """Read a run directory back.
+    """Read a run back.
 
     Args:
-        folder: as `seqzoo train` left it.
-        device: `auto`, `cpu`, `cuda`.
+        folder: a run directory, or the folder `model` of one, which loads by itself.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`.
         checkpoint: `best` or `last`; without it the exported model, or the best checkpoint of an
             unfinished run.
-        **model_keys: in place of the run's own, such as `cache="tova:64"`; none that changes a
-            weight's shape.
+        **model_keys: in place of the run's own, such as `cache="tova:64"`; none that changes the
+            shape of a weight.
 
     Raises:
-        UserError: the folder is no run, has no such checkpoint, or a damaged one.
+        UserError: the folder is no run, or has no such checkpoint, or a damaged one.
     """
-    folder = Path(folder)
-    config = read_config(folder)
-    if checkpoint is None:
-        weights = folder / "model" / "model.safetensors"
-        if not weights.exists():
-            checkpoint = "best"
-    if checkpoint is not None:
-        at = folder / "checkpoints" / checkpoint
-        if not at.exists():
-            raise UserError(
-                f"{folder}: no {checkpoint} checkpoint yet: wait for one, or train again"
-            )
-        verify(at)
-        weights = at / "model.safetensors"
-    tokenizer = source_tokenizer = Tokenizer.load(folder / "model" / "tokenizer.json")
-    if (folder / "model" / "source_tokenizer.json").exists():
-        source_tokenizer = Tokenizer.load(folder / "model" / "source_tokenizer.json")
-    model = build(**vocabulary_sizes(folder), **{**config["model"], **model_keys})
+    directory = RunDirectory.open(Path(folder))
+    config = directory.config
+    tokenizers = {
+        name: Tokenizer.load(path)
+        for name in ("tokenizer", "source_tokenizer", "labels")
+        if (path := directory.tokenizer_path(name)) is not None
+    }
+    model = build(**directory.sizes(), **{**build_keys(config), **model_keys})
     model.to(pick_device(device))
-    load_weights(weights, model)
-    return Run(folder, config, model.eval(), tokenizer, source_tokenizer)
+    directory.load_weights(model, checkpoint)
+    return Run(directory, model.eval(), tokenizers)

@@ -1,121 +1,164 @@
-"""What is learnt: data, loss, metrics, samples.
+"""Tasks: what is learnt from which data. The table of them, and how one is made.
 
 A task is made in two steps, so that a wrong request is refused before torch is loaded: `prepare`
-reads the data, and `make` wraps it. To add a task: a file in ``tasks/``, a line here, and
+reads the data, `make` wraps it. To add a task: a file in ``tasks/``, a line here, and
 ``configs/task/NAME.yaml``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from seqzoo.config import check, check_keys, defaults, nearest
-from seqzoo.errors import UserError
+from seqzoo.config import files, plugins
+from seqzoo.config.schema import Declaration, Rule, accepted, check, check_keys, declared, load
+from seqzoo.errors import UserError, unknown
+from seqzoo.tasks import fit
 
 if TYPE_CHECKING:
-    from seqzoo.data.tokenizers import Tokenizer
-    from seqzoo.tasks.task import Task
+    from seqzoo.tasks.task import Metric, Task
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Where a task's data is read (torch-free) and where its class is; and the values allowed for
-    its keys."""
+class TaskEntry:
+    """A task of the table.
+
+    Attributes:
+        data: the function that reads its data, ``package.module:function``, which loads no torch.
+            Its keyword-only parameters are keys of the task.
+        task: the class, whose keyword-only parameters are the other keys.
+        architectures: those that can learn it.
+        commands: what a run of it can be used for, with arguments to try it with.
+        sources: the keys that name the data, of which `seqzoo eval --path` replaces all by `path`.
+        length: the key with the length of its longest sequences.
+        rules: what has to hold among the keys of the task and those of other sections; each gets
+            the whole configuration.
+    """
 
     data: str
     task: str
-    choices: Mapping[str, tuple[Any, ...]]
+    architectures: tuple[str, ...]
+    commands: Mapping[str, str] = field(default_factory=dict)
+    sources: tuple[str, ...] = ("corpus", "path")
+    length: str = "seq_len"
+    rules: tuple[Rule, ...] = ()
 
 
-TOKENIZERS = ("char", "byte", "bpe")
-ENCODING_ERRORS = ("strict", "replace")
-TASKS: dict[str, Entry] = {
-    "charlm": Entry(
+_PARTS = [f"{part}{side}" for part in ("", "val_", "test_") for side in ("source", "target")]
+_PATHS = ("path", "val_path", "test_path")
+
+TASKS: dict[str, TaskEntry] = {
+    "charlm": TaskEntry(
         "seqzoo.data.corpora:load",
         "seqzoo.tasks.charlm:CharLM",
-        {
-            "tokenizer": TOKENIZERS,
-            "encoding_errors": ENCODING_ERRORS,
-            "carry": ("auto", True, False),
-        },
+        architectures=("decoder_only",),
+        commands={"generate": '--prompt "The "', "inspect": ""},
     ),
-    "translation": Entry(
+    "translation": TaskEntry(
         "seqzoo.data.pairs:load",
         "seqzoo.tasks.translation:Translation",
-        {
-            "tokenizer": TOKENIZERS,
-            "encoding_errors": ENCODING_ERRORS,
-            "long_pairs": ("drop", "cut"),
-        },
+        architectures=("decoder_only", "encoder_decoder"),
+        commands={"translate": "< sentences.txt"},
+        sources=("corpus", *_PATHS, *_PARTS),
+        length="max_len",
+        rules=(fit.vocabularies_fit,),
+    ),
+    "classification": TaskEntry(
+        "seqzoo.data.labelled:load",
+        "seqzoo.tasks.classification:Classification",
+        architectures=("classifier",),
+        commands={"classify": '"Now is the winter of our discontent"'},
+        sources=("corpus", *_PATHS),
+        length="max_len",
     ),
 }
 
 
-def entry(name: str) -> Entry:
+def entries() -> dict[str, TaskEntry]:
+    """Every task by its name, those of plugins included."""
+    return plugins.registered("tasks", TASKS)
+
+
+def entry(name: str) -> TaskEntry:
     """The entry of a task's name.
 
     Raises:
         UserError: no such task; the nearest name is offered.
     """
-    if name not in TASKS:
-        raise UserError(f"task={name}: no such task{nearest(name, TASKS)}")
-    return TASKS[name]
+    known = entries()
+    if name not in known:
+        raise unknown("task", name, known)
+    return known[name]
+
+
+def supporting(command: str) -> list[str]:
+    """The tasks whose runs can be used for a command."""
+    return [name for name, one in entries().items() if command in one.commands]
+
+
+def metric(name: str) -> Metric:
+    """What is known of a metric such as `val/bleu` or `bleu_by_words/06-10`: see `Metric`. One that
+    no task declares is better the lower it is."""
+    from seqzoo.tasks.task import Metric
+
+    last = name.rpartition("val/")[2].rpartition("test/")[2].partition("_by_")[0]
+    for one in entries().values():
+        for each in load(one.task).metrics:
+            if each.name == last:
+                return Metric(*each)
+    return Metric(last, higher_is_better=last.endswith("tokens_per_second"))
+
+
+def declaration(name: str) -> Declaration:
+    """What the keys of a task allow: those of its data and those of its class."""
+    one = entry(name)
+    return declared(one.data) | declared(one.task)
 
 
 def check_task(keys: Mapping[str, Any]) -> None:
     """Refuse a task configuration with a key or a value that is not allowed."""
-    choices = entry(keys["name"]).choices
-    check_keys(
-        "task",
-        keys,
-        {k: keys.get(k) if k in choices else v for k, v in defaults("task", keys["name"]).items()},
-    )
-    check("task", keys, choices=choices)
+    entry(keys["name"])  # refuses an unknown one
+    check_keys(keys, files.defaults("task", keys["name"]), "task.")
+    check(declaration(keys["name"]), keys, "task.")
 
 
-def prepare(
-    keys: Mapping[str, Any],
-    tokenizer: Tokenizer | None = None,
-    source_tokenizer: Tokenizer | None = None,
-    *,
-    whole: bool = False,
-) -> Any:
-    """Read, split and encode the data a task's configuration names. Loads no torch.
+def check_fit(config: Mapping[str, Any]) -> None:
+    """Refuse a task that its architecture or its model cannot learn."""
+    task, architecture = config["task"], config["architecture"]
+    one = entry(task["name"])
+    if architecture["name"] not in one.architectures:
+        raise UserError(
+            f"architecture={architecture['name']}: task={task['name']} is learnt by "
+            f"{' or '.join(one.architectures)}: give architecture={one.architectures[0]}"
+        )
+    fit.positions_suffice(config, one.length)
+    for rule in one.rules:
+        rule(config, "")
+
+
+def prepare(keys: Mapping[str, Any], existing: Mapping[str, Any] = {}, **options: Any) -> Any:
+    """Read, split and encode the data that a task's configuration names. Loads no torch.
 
     Args:
-        tokenizer: one that exists already, instead of one made for this data.
-        source_tokenizer: the source's, where it has another.
-        whole: nothing is held out: all of the data is `val`, for a model that was trained on other
-            data.
+        existing: tokenizers and the like by the name of their file, as `Task.tokenizers` has them,
+            in place of those made for this data.
+        **options: `whole=True`: nothing is held out, all of the data is `val`.
 
     Raises:
         UserError: data that is missing, empty, too short, or not text.
     """
-    keys = {**defaults("task", keys["name"]), **keys}  # a run may be older than a key
-    same = source_tokenizer is None or source_tokenizer is tokenizer
-    apart = {} if same else {"source_tokenizer": source_tokenizer}
-    return _load(entry(keys["name"]).data)(keys, tokenizer, **apart, whole=whole)
-
-
-def vocabularies(data: Any) -> dict[str, int]:
-    """The sizes that `build` asks for, of prepared data."""
-    sizes = {"vocab_size": data.tokenizer.vocab_size}
-    source = getattr(data, "source_tokenizer", data.tokenizer)
-    if source is not data.tokenizer:
-        sizes["source_vocab_size"] = source.vocab_size
-    return sizes
+    return _call(entry(keys["name"]).data, keys, existing=existing, **options)
 
 
 def make(keys: Mapping[str, Any], data: Any, *, seed: int) -> Task:
     """The task over prepared data. `seed` sets the order of the batches."""
-    keys = {**defaults("task", keys["name"]), **keys}
-    task: Task = _load(entry(keys["name"]).task)(keys, data, seed=seed)
+    task: Task = _call(entry(keys["name"]).task, keys, data, seed=seed)
     return task
 
 
-def _load(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
+def _call(path: str, keys: Mapping[str, Any], *args: Any, **more: Any) -> Any:
+    """Call with those keys that the function takes; a run may be older than a key."""
+    keys = {**files.defaults("task", keys["name"]), **keys}
+    taken = {key: value for key, value in keys.items() if key in accepted(path)}
+    return load(path)(*args, **taken, **more)

@@ -1,31 +1,30 @@
-"""Where a model looks in the source while it says the target."""
+"""The weights with which a model reads each source token while it generates the target."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from seqzoo import ops
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.models.language_model import LanguageModel, evaluating
-from seqzoo.report import grid, style
+from seqzoo.report import figures as look
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-SEEN = 48  # tokens a map shows of either side: more cannot be read
+MAX_SHOWN = 48  # tokens of the source, and of the target, in a map: more cannot be read
+Array = np.ndarray[Any, Any]
 
 
 class Alignment(NamedTuple):
-    """How much of each source token is in what was said: rows are the target's tokens."""
+    """The weight of each source token in each target token."""
 
-    source: list[str]  # S pieces
-    target: list[str]  # T pieces, the end included
-    weights: dict[str, np.ndarray]  # (T, S) by layer, mean over heads
+    source: list[str]  # S tokens
+    target: list[str]  # T tokens, the end included
+    weights: dict[str, Array]  # (T, S) by layer, mean over heads
 
 
 @torch.no_grad()
@@ -33,77 +32,75 @@ def align(
     model: LanguageModel,
     tokenizer: Tokenizer,
     source_tokenizer: Tokenizer,
-    source: np.ndarray,
-    target: np.ndarray,
+    source: Array,
+    target: Array,
 ) -> Alignment | None:
-    """Read an encoded source, say an encoded target, and see the weights: of the attention to the
-    source where there is an encoder, else of whatever operation weighs the past.
+    """Read an encoded source (S,) and an encoded target (T,), and collect the weights.
+
+    With an encoder they are those of the attention to the source, otherwise those of every
+    operation that is a weighted sum over the past.
 
     Returns:
-        None where no operation weighs the source, as in an RNN that has only its state; and where
-        the model has too few positions for the pair.
+        None where no operation has weights on the source, as in an RNN that has only its state, and
+        where the model has too few positions for the pair.
     """
-    source = source[: model.longest_source]
-    if not len(source) or len(target) + 1 > model.room(len(source) + model.reads_source):
+    source = source[: model.max_source_len]
+    if not len(source) or len(target) + 1 > model.positions_left(len(source) + model.reads_source):
         return None
     if model.reads_source:
         source = np.append(source, source_tokenizer.id("</s>"))
     device = model.embedding.weight.device
-    read = torch.from_numpy(source.astype(np.int64))[None].to(device)
-    said = torch.from_numpy(target.astype(np.int64))[None].to(device)
+    sources, targets = (
+        torch.from_numpy(ids.astype(np.int64))[None].to(device) for ids in (source, target)
+    )
     with evaluating(model):
-        prompt, state = model.begin(read, tokenizer.id("<s>"))
-        # A state that grows and began with a source has that source in its past.
-        apart = model.reads_source and not model.wants_one_length
+        prompt, state = model.start(sources, tokenizer.id("<s>"))
+        # A growing state that began with the encoder's has the source in its past.
+        apart = model.reads_source and not model.needs_equal_lengths
         with ops.watching("source" if apart else "past") as calls:
-            model(torch.cat((prompt, said), 1), state)
-    T, S = said.shape[1] + 1, read.shape[1]
-    layers = [_numpy(call().float().abs().mean(0)[-T:, :S]) for call in calls]
+            model(torch.cat((prompt, targets), 1), state)
+    T, S = len(target) + 1, len(source)
+    layers = [call().float().abs().mean(0)[-T:, :S].cpu().numpy() for call in calls]
     if not layers:
         return None
-    pieces = [source_tokenizer.piece(i) for i in read[0].tolist()]
-    spoken = [*(tokenizer.piece(i) for i in said[0].tolist()), "</s>"]
     weights = {f"layer {i}": layer for i, layer in enumerate(layers)}
     if len(layers) > 1:
         weights = {"mean over layers": np.mean(layers, 0), **weights}
-    return Alignment(pieces, spoken, weights)
+    return Alignment(
+        source=[source_tokenizer.piece(int(i)) for i in source],
+        target=[*(tokenizer.piece(int(i)) for i in target), "</s>"],
+        weights=weights,
+    )
 
 
-@style()
-def draw(seen: Alignment, *, layers: bool = True) -> Figure:
-    """A map a layer, or of their mean alone: the source along the top, the target down the side; of
-    either, the first SEEN tokens. White is nothing; black is 1, or the largest weight there is of
-    operations that weigh by more."""
-    from matplotlib.figure import Figure
+@look.style()
+def draw(found: Alignment, *, layers: bool = True) -> Figure:
+    """A map for each layer, or one for their mean: source from left to right, target downwards.
 
-    maps = list(seen.weights.items())[: None if layers else 1]
-    source, target = _shown(seen.source), _shown(seen.target)
+    Only the first MAX_SHOWN tokens of either are shown. White is 0; black is 1, or the largest
+    weight where an operation has larger ones.
+    """
+    maps = list(found.weights.items())[: None if layers else 1]
+    source, target = _labels(found.source), _labels(found.target)
     columns = min(3, len(maps))
-    rows = -(-len(maps) // columns)
     width, height = max(3.0, 0.24 * len(source) + 1.2), max(2.5, 0.24 * len(target) + 1.2)
-    whole = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    whole = look.new_figure(columns * width, -(-len(maps) // columns) * height)
     black = max(1.0, *(float(weights.max()) for _, weights in maps))
-    panels = grid(whole, len(maps), columns)
+    panels = look.grid(whole, len(maps), columns)
     for axes, (name, weights) in zip(panels, maps, strict=True):
-        image = axes.imshow(weights[:SEEN, :SEEN], cmap="Greys", vmin=0, vmax=black, aspect="auto")
+        shown = weights[:MAX_SHOWN, :MAX_SHOWN]
+        image = axes.imshow(shown, cmap="Greys", vmin=0, vmax=black, aspect="auto")
         axes.set_xticks(range(len(source)), source, rotation=90, fontsize=7)
         axes.set_yticks(range(len(target)), target, fontsize=7)
         axes.xaxis.tick_top()
         axes.grid(False)
         axes.set_title(name, fontsize=8)
     whole.colorbar(image, ax=panels, label="weight", aspect=40, fraction=0.05)
-    if cut := [
-        f"{len(side)} of the {what}"
-        for what, side in zip(seen._fields, seen, strict=False)
-        if len(side) > SEEN
-    ]:
-        whole.suptitle(f"the first {SEEN} tokens of {' and '.join(cut)}", fontsize=8)
+    sides = {"source": found.source, "target": found.target}
+    if cut := [f"{len(t)} of the {side}" for side, t in sides.items() if len(t) > MAX_SHOWN]:
+        whole.suptitle(f"the first {MAX_SHOWN} tokens of {' and '.join(cut)}", fontsize=8)
     return whole
 
 
-def _shown(pieces: list[str]) -> list[str]:
-    return [piece.replace(" ", "▁") for piece in pieces[:SEEN]]
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    return np.asarray(tensor.cpu().numpy())
+def _labels(tokens: list[str]) -> list[str]:
+    return [token.replace(" ", "▁") for token in tokens[:MAX_SHOWN]]

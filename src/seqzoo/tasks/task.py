@@ -1,34 +1,58 @@
-"""What the trainer asks of a task."""
+"""What the trainer needs of a task: batches, an objective, metrics, and what can be looked at.
+
+A task owns its objective. The trainer knows none: it hands over a batch and the state that is
+carried, and gets a summed loss and the next state.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from seqzoo.data.tokenizers import Tokenizer
-from seqzoo.models.language_model import LanguageModel
+from seqzoo.state import State
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-IGNORE = -100  # a target there is nothing to learn from
+# forward(inputs, state, *more) -> (outputs, state): the model, under autocast and whatever wraps it
+Forward = Callable[..., tuple[Tensor, State]]
 
 
-class Batch(NamedTuple):
-    """One micro-batch of next-token prediction."""
+class Batch(Protocol):
+    """One micro-batch. A task chooses the class; the trainer reads these attributes only."""
 
-    inputs: Tensor  # (B, T) tokens
-    targets: Tensor  # (B, T) tokens; -100 where there is nothing to learn
-    fresh: bool  # whether to begin from the empty state, else from the state the last batch left
-    n_tokens: int  # read, padding left out
-    source: tuple[Any, ...] = ()  # what an encoder reads first: tokens (B, S), and B lengths
+    @property
+    def fresh(self) -> bool:
+        """Whether to begin from the empty state, else from the state the last batch left."""
 
-    def to(self, device: torch.device) -> Batch:
-        source = tuple(x.to(device) if isinstance(x, Tensor) else x for x in self.source)
-        inputs, targets = self.inputs.to(device), self.targets.to(device)
-        return self._replace(inputs=inputs, targets=targets, source=source)
+    @property
+    def n_tokens(self) -> int:
+        """Tokens read, padding left out."""
+
+    @property
+    def n_targets(self) -> int:
+        """Targets in it: what the summed loss is divided by."""
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on another device."""
+
+
+class Metric(NamedTuple):
+    """A number that an evaluation gives. The first of a task's metrics chooses the best checkpoint.
+
+    Attributes:
+        name: what follows the split: `loss` of `val/loss`.
+        higher_is_better: the direction; of a loss, the lower is the better.
+        unit: shown behind the number: `%` where the number is a percentage.
+    """
+
+    name: str
+    higher_is_better: bool = False
+    unit: str = ""
 
 
 class Task(Protocol):
@@ -36,17 +60,15 @@ class Task(Protocol):
     anywhere."""
 
     name: str
-    tokenizer: Tokenizer
-    source_tokenizer: Tokenizer  # of what an encoder reads; the same, unless the task has two
-    note: str  # what is read, in a line
+    note: str  # the data, in a line
     data_sha256: str
-    carries: bool  # whether a batch goes on from the state the last one left
-    best: str  # the metric whose least value chooses the best checkpoint
+    metrics: tuple[Metric, ...]
     quick_is_less: bool  # whether a quick evaluation leaves anything out
+    carries: bool  # whether a batch goes on from the state the last one left
     seq_len: int  # tokens a training sequence; the mean, where they differ
 
-    def setup(self, model: LanguageModel) -> None:
-        """See which model it is to be: whether its state can be carried."""
+    def setup(self, model: Any) -> None:
+        """See the model that is to be trained: whether its state can be carried, how it reads."""
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
@@ -54,14 +76,32 @@ class Task(Protocol):
     def epochs(self, step: int) -> float:
         """How often `step` batches have read the training data."""
 
-    def evaluate(self, model: LanguageModel, split: str, *, quick: bool) -> dict[str, float | str]:
+    def objective(
+        self, forward: Forward, batch: Any, state: State, *, progress: float
+    ) -> tuple[Tensor, State]:
+        """The loss summed over the batch's targets, to be differentiated, and the state after it.
+
+        Args:
+            progress: the share of the run that is over, 0 to 1.
+        """
+
+    def evaluate(self, model: Any, split: str, *, quick: bool) -> dict[str, float]:
         """Metrics on `val` or `test`, named `val/...`; `quick` may leave out what is slow."""
 
-    def sample(self, model: LanguageModel) -> str:
-        """Something the model writes now, to be read by a person."""
+    def facts(self) -> dict[str, str]:
+        """What has to be known about the metrics, such as sacreBLEU's signatures."""
 
-    def figures(self, model: LanguageModel) -> dict[str, Figure]:
-        """What can be seen of the model now, by the tag it has in TensorBoard."""
+    def sample(self, model: Any) -> str:
+        """Some output of the model, for people to read."""
+
+    def figures(self, model: Any) -> dict[str, Figure]:
+        """Figures of the model, by their tag in TensorBoard."""
 
     def splits(self) -> list[str]:
         """Which of `val` and `test` there are."""
+
+    def tokenizers(self) -> Mapping[str, Tokenizer]:
+        """What the exported model needs, by the name of its file: `tokenizer`, ..."""
+
+    def sizes(self) -> dict[str, Any]:
+        """What `build` needs to know of the data: `vocab_size`, ..."""

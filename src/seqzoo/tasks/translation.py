@@ -1,57 +1,93 @@
-"""Translation by any model: a source is read, then its target is said.
+"""Translation by any model.
 
-With a language model (head=decoder_only) a pair is one sequence, ``source <s> target </s>``, and
-nothing else tells the two languages apart. With an encoder and a decoder the one reads ``source
-</s>``, the other ``<s> target </s>``. The loss is on what follows ``<s>``.
+A language model (architecture=decoder_only) reads a pair as one sequence, ``source <s> target
+</s>``. With an encoder and a decoder, the encoder reads ``source </s>`` and the decoder ``<s>
+target </s>``. The loss is on the tokens after ``<s>``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
-from itertools import groupby
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Amount, Count, LongPairs, Share, Smoothing, Text
 from seqzoo.data.pairs import EncodedPairs
 from seqzoo.data.tokenizers import Tokenizer
-from seqzoo.decoding import Hypothesis, beam_search, evaluating, generate
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.state import State
-from seqzoo.tasks.task import IGNORE, Batch
+from seqzoo.tasks import batching, scores
+from seqzoo.tasks.batching import lengths, padded
+from seqzoo.tasks.next_token import IGNORE, TokenBatch, next_token_loss, next_token_objective
+from seqzoo.tasks.task import Forward, Metric
+from seqzoo.tasks.translate import Translator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WORDS = (5, 10, 15, 20, 30)  # of a source, up to which scores are told together
-LETTERS = (10, 20, 30, 40)  # the same, of sources that are single words
+MIN_EVAL_TOKENS = 4096  # tokens an evaluation reads at once, at least
+SHOWN_PAIRS = 3  # validation pairs in samples and attention maps
 
 
 class Translation:
     """Pairs of sentences, batched with others of about their length up to `batch_tokens` tokens."""
 
     name = "translation"
-    best = "val/loss"
+    metrics = (
+        Metric("loss", unit="nats"),
+        Metric("token_accuracy", higher_is_better=True, unit="%"),
+        Metric("exact", higher_is_better=True, unit="%"),
+        Metric("bleu", higher_is_better=True),
+        Metric("chrf", higher_is_better=True),
+        Metric("bleu_tokenised", higher_is_better=True),
+    )
     carries = False
     quick_is_less = True
 
-    def __init__(self, keys: Mapping[str, Any], data: EncodedPairs, *, seed: int) -> None:
+    @checked()
+    def __init__(
+        self,
+        data: EncodedPairs,
+        *,
+        seed: int,
+        target_lang: Text,
+        batch_tokens: Count,
+        max_len: Count,
+        long_pairs: LongPairs,
+        eval_pairs: Count,
+        beam: Count,
+        length_penalty: Amount,
+        label_smoothing: Smoothing,
+        scheduled_sampling: Share,
+    ) -> None:
         self.data, self.seed = data, seed
         self.tokenizer, self.source_tokenizer = data.tokenizer, data.source_tokenizer
         self.note, self.data_sha256 = data.note, data.sha256
-        self.batch_tokens, self.target_lang = keys["batch_tokens"], keys["target_lang"]
-        self.eval_pairs, self.search = keys["eval_pairs"], keys["beam"]
-        self.length_penalty = keys["length_penalty"]
-        self.pad, self.start, self.end = (self.tokenizer.id(t) for t in ("<pad>", "<s>", "</s>"))
-        max_len = keys["max_len"]
-        sources, targets = list(data.train.source), _ended(self.tokenizer, data.train.target)
-        long = np.flatnonzero(_lengths(sources) + _lengths(targets) > max_len)
-        if keys["long_pairs"] == "cut":
-            half = max(1, max_len // 2)  # a target that was cut has not ended
+        self.batch_tokens, self.target_lang = batch_tokens, target_lang
+        self.eval_pairs, self.beam, self.length_penalty = eval_pairs, beam, length_penalty
+        self.label_smoothing, self.scheduled_sampling = label_smoothing, scheduled_sampling
+        self.pad, self.start = (self.tokenizer.id(token) for token in ("<pad>", "<s>"))
+        self.train = self._fitting(max_len, long_pairs)
+        self._lengths = lengths(self.train[0]), lengths(self.train[1])
+        whole = self._lengths[0] + self._lengths[1]
+        self.seq_len = round(float(whole.mean())) if len(whole) else 0
+        self._model: type[LanguageModel] | LanguageModel = LanguageModel
+        self._plan: tuple[int, list[np.ndarray]] = (-1, [])
+        self._steps = 0  # of an epoch, once they are counted
+
+    def _fitting(self, max_len: int, long_pairs: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Sources, and targets with their end; pairs longer than `max_len` cut or left out."""
+        sources, targets = (
+            list(self.data.train.source),
+            _ended(self.tokenizer, self.data.train.target),
+        )
+        long = np.flatnonzero(lengths(sources) + lengths(targets) > max_len)
+        if long_pairs == "cut":
+            half = max(1, max_len // 2)  # a target that was cut has no end
             for row in long:
                 sources[row], targets[row] = sources[row][:half], targets[row][:half]
             what = f"are cut, both sides to {half}"
@@ -61,12 +97,7 @@ class Translation:
             what = "are left out"
         if len(long):
             self.note += f"; {len(long):,} pairs longer than task.max_len={max_len} tokens {what}"
-        self.train = sources, targets
-        self._lengths = _lengths(sources), _lengths(targets)
-        self.seq_len = round(float(sum(self._lengths).mean())) if len(sources) else 0
-        self._model: type[LanguageModel] | LanguageModel = LanguageModel
-        self._plan: tuple[int, list[np.ndarray]] = (-1, [])
-        self._steps = 0  # of an epoch, once they are counted
+        return sources, targets
 
     def setup(self, model: LanguageModel) -> None:
         self._model, self._plan, self._steps = model, (-1, []), 0
@@ -79,12 +110,21 @@ class Translation:
     def splits(self) -> list[str]:
         return ["val", "test"] if len(self.data.test.source) else ["val"]
 
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        if self.source_tokenizer is self.tokenizer:
+            return {"tokenizer": self.tokenizer}
+        return {"tokenizer": self.tokenizer, "source_tokenizer": self.source_tokenizer}
+
+    def sizes(self) -> dict[str, Any]:
+        names = {"tokenizer": "vocab_size", "source_tokenizer": "source_vocab_size"}
+        return {names[file]: one.vocab_size for file, one in self.tokenizers().items()}
+
     # ---- training
 
     def epochs(self, step: int) -> float:
         return step / self.steps_per_epoch
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> TokenBatch:
         epoch, index = divmod(step, self.steps_per_epoch)
         rows = self._epoch(epoch)[index]
         sources, targets = self.train
@@ -92,8 +132,19 @@ class Translation:
             [sources[i] for i in rows], [targets[i] for i in rows], encodes=self._model.reads_source
         )
 
+    def objective(
+        self, forward: Forward, batch: TokenBatch, state: State, *, progress: float
+    ) -> tuple[Tensor, State]:
+        return next_token_objective(
+            forward,
+            batch,
+            state,
+            label_smoothing=self.label_smoothing,
+            replaced=self.scheduled_sampling * progress,
+        )
+
     def _epoch(self, epoch: int) -> list[np.ndarray]:
-        """The batches of an epoch, as indices into the training pairs; as many in every epoch.
+        """The batches of an epoch as indices into the training pairs; as many in every epoch.
 
         Pairs of about one length are put together, with ties in an order drawn anew; the batches
         then come in an order drawn anew.
@@ -107,94 +158,96 @@ class Translation:
 
     def collate(
         self, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], *, encodes: bool
-    ) -> Batch:
-        """Right-padded rows of ``source <s> target``, or of ``<s> target`` beside those of the
-        sources; and, where the target is to be said, what comes next. Targets have their end."""
-        before = [s[:0] if encodes else s for s in sources]
-        rows = [np.concatenate((s, [self.start], t)) for s, t in zip(before, targets, strict=True)]
-        tokens = _padded(rows, self.pad)
-        wanted = _padded(rows, IGNORE)
-        for i, source in enumerate(before):
-            wanted[i, : len(source) + 1] = IGNORE
-        read = sum(map(len, rows)) - len(rows)
-        beside: tuple[Any, ...] = ()
+    ) -> TokenBatch:
+        """Right-padded rows of ``source <s> target``, or of ``<s> target`` with the sources beside
+        them. Only tokens after ``<s>`` are targets. The targets given have their end."""
+        prefixes = [source[:0] if encodes else source for source in sources]
+        pairs = zip(prefixes, targets, strict=True)
+        rows = [np.concatenate((prefix, [self.start], target)) for prefix, target in pairs]
+        tokens, following = padded(rows, self.pad), padded(rows, IGNORE)
+        for i, prefix in enumerate(prefixes):
+            following[i, : len(prefix) + 1] = IGNORE
+        n_tokens = sum(map(len, rows)) - len(rows)
+        source: tuple[Any, ...] = ()
         if encodes:
             ended = _ended(self.source_tokenizer, sources)
-            beside = (_padded(ended, self.pad), _lengths(ended).tolist())
-            read += sum(beside[1])
-        return Batch(tokens[:, :-1], wanted[:, 1:], True, read, beside)
+            source = (padded(ended, self.pad), lengths(ended).tolist())
+            n_tokens += sum(source[1])
+        n_targets = sum(map(len, targets))
+        return TokenBatch(tokens[:, :-1], following[:, 1:], True, n_tokens, n_targets, source)
 
     # ---- evaluation
 
-    def evaluate(self, model: LanguageModel, split: str, *, quick: bool) -> dict[str, float | str]:
-        """`loss` in nats a target token, `token_accuracy` and `exact` match in percent, BLEU and
+    def evaluate(self, model: LanguageModel, split: str, *, quick: bool) -> dict[str, float]:
+        """`loss` in nats a target token; `token_accuracy` and `exact` match in percent; BLEU and
         chrF of translations.
 
-        `quick` translates the first `eval_pairs` pairs only, greedily; else as `task.beam` says,
-        and how well, by the source's length too.
+        `quick` translates the first `eval_pairs` pairs greedily. Otherwise all pairs are translated
+        by `task.beam`, and scored by the length of the source too.
         """
         sources, targets = getattr(self.data, split)
-        metrics: dict[str, float | str] = {
-            f"{split}/{name}": value
-            for name, value in self._teacher_forced(model, sources, targets).items()
-        }
+        metrics = self._teacher_forced(model, sources, targets)
         if quick:
-            sources, targets = sources[: self.eval_pairs], targets[: self.eval_pairs]
-        said = translate(
-            model,
-            self.tokenizer,
-            self.source_tokenizer,
-            sources,
-            beams=1 if quick else self.search,
-            length_penalty=self.length_penalty,
+            sources = sources[: self.eval_pairs]
+        beams = 1 if quick else self.beam
+        outputs = self._translator(model).translate(
+            sources, beams=beams, length_penalty=self.length_penalty
         )
         references = self.data.references[split][: len(sources)]
-        scores = score(said, references, self.target_lang)
+        metrics |= scores.score(outputs, references, self.target_lang)
         if not quick:
-            read = [self.source_tokenizer.decode(source) for source in sources]
-            scores |= by_length(said, references, read)
-        return metrics | {f"{split}/{name}": value for name, value in scores.items()}
+            texts = [self.source_tokenizer.decode(source) for source in sources]
+            metrics |= scores.by_length(outputs, references, texts)
+        return {f"{split}/{name}": value for name, value in metrics.items()}
+
+    def _translator(self, model: LanguageModel) -> Translator:
+        return Translator(model, self.tokenizer, self.source_tokenizer)
 
     @torch.inference_mode()
     def _teacher_forced(
         self, model: LanguageModel, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray]
     ) -> dict[str, float]:
-        """`loss` and `token_accuracy` where every token is guessed behind the right ones."""
+        """`loss` and `token_accuracy` where every token is predicted after the true ones."""
         device = model.embedding.weight.device
         total, right, count = 0.0, 0, 0
         targets = _ended(self.tokenizer, targets)
-        lengths = _lengths(sources), _lengths(targets)
-        room = [model.room(n + model.reads_source) for n in lengths[0]]
-        every = np.flatnonzero(lengths[1] <= room)  # what is longer cannot be read
-        for rows in _batches(model, every, *lengths, max(4096, self.batch_tokens)):
+        sizes = lengths(sources), lengths(targets)
+        left = [model.positions_left(n + model.reads_source) for n in sizes[0]]
+        fitting = np.flatnonzero(sizes[1] <= left)
+        max_tokens = max(MIN_EVAL_TOKENS, self.batch_tokens)
+        for rows in _batches(model, fitting, *sizes, max_tokens):
             batch = self.collate(
                 [sources[r] for r in rows], [targets[r] for r in rows], encodes=model.reads_source
             ).to(device)
             logits, _ = model(batch.inputs, None, *batch.source)
-            wanted = batch.targets.flatten()
-            logits = logits.flatten(0, 1).float()
-            total += float(F.cross_entropy(logits, wanted, ignore_index=IGNORE, reduction="sum"))
-            right += int((logits.argmax(-1) == wanted).sum())
-            count += int((wanted != IGNORE).sum())
+            total += float(next_token_loss(logits, batch.targets))
+            right += int((logits.float().argmax(-1) == batch.targets).sum())
+            count += batch.n_targets
         return {"loss": total / max(1, count), "token_accuracy": 100 * right / max(1, count)}
 
+    def facts(self) -> dict[str, str]:
+        return scores.signatures()
+
     def sample(self, model: LanguageModel) -> str:
-        sources, targets = (side[:3] for side in self.data.val)
-        said = translate(model, self.tokenizer, self.source_tokenizer, sources)
-        read, written = self.source_tokenizer.decode, self.tokenizer.decode
-        lines = zip(sources, said, targets, strict=True)
-        return "\n".join(f"{read(s)}\n  -> {text}\n   = {written(t)}" for s, text, t in lines)
+        sources, targets = (side[:SHOWN_PAIRS] for side in self.data.val)
+        outputs = self._translator(model).translate(sources)
+        source_text, text = self.source_tokenizer.decode, self.tokenizer.decode
+        return "\n".join(
+            f"{source_text(source)}\n  -> {output}\n   = {text(target)}"
+            for source, output, target in zip(sources, outputs, targets, strict=True)
+        )
 
     def figures(self, model: LanguageModel) -> dict[str, Figure]:
-        """Where the model looks while it says the targets of the first validation pairs."""
+        """Attention maps of the first validation pairs: which source tokens each target token
+        attends to."""
         from seqzoo.tasks.alignment import align, draw
 
         drawn = {}
-        sources, targets = (side[:3] for side in self.data.val)
+        sources, targets = (side[:SHOWN_PAIRS] for side in self.data.val)
         for i, (source, target) in enumerate(zip(sources, targets, strict=True)):
-            seen = align(model, self.tokenizer, self.source_tokenizer, source, target)
-            if seen is not None:
-                drawn[f"attention/{i}"] = draw(seen, layers=False)
+            alignment = align(model, self.tokenizer, self.source_tokenizer, source, target)
+            if alignment is not None:
+                drawn[f"attention/{i}"] = draw(alignment, layers=False)
         return drawn
 
 
@@ -203,207 +256,25 @@ def _batches(
     order: np.ndarray,
     sources: np.ndarray,
     targets: np.ndarray,
-    most: int,
+    max_tokens: int,
 ) -> Iterator[np.ndarray]:
-    """The rows of `order`, sorted by length and cut where a batch would have more than `most`
-    tokens, padding included.
+    """Batches of pairs given by their lengths.
 
-    An encoder reads rows of one length together, so for one the source's length comes first.
+    An encoder reads rows of one length together, so with one the source's length comes first.
     """
-    apart = model.reads_source
-    keys = (targets, sources) if apart else (sources + targets,)
-    order = order[np.lexsort([key[order] for key in keys])]
-    # What a row takes in each of the tensors that it is padded in.
-    widths = np.stack((sources + 1, targets) if apart else (sources + targets,), 1)
-    begin, widest = 0, widths[order[:1]].sum(0)
-    for end, row in enumerate(order):
-        wider = np.maximum(widest, widths[row])
-        full = (end + 1 - begin) * wider.sum() > most
-        other = model.wants_one_length and sources[row] != sources[order[begin]]
-        if end > begin and (full or other):
-            yield order[begin:end]
-            begin, wider = end, widths[row]
-        widest = wider
-    if len(order):
-        yield order[begin:]
-
-
-def _lengths(sentences: Sequence[np.ndarray]) -> np.ndarray:
-    return np.array([len(ids) for ids in sentences], dtype=np.int64)
-
-
-def _padded(rows: Sequence[np.ndarray], fill: int) -> Tensor:
-    out = np.full((len(rows), max(map(len, rows))), fill, dtype=np.int64)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return torch.from_numpy(out)
+    if not model.reads_source:
+        whole = sources + targets
+        return batching.by_length(order, (whole,), whole[:, None], max_tokens=max_tokens)
+    return batching.by_length(
+        order,
+        (targets, sources),
+        np.stack((sources + 1, targets), 1),
+        max_tokens=max_tokens,
+        apart=sources if model.needs_equal_lengths else None,
+    )
 
 
 def _ended(tokenizer: Tokenizer, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Sentences with their end."""
     end = tokenizer.id("</s>")
     return [np.append(ids, end) for ids in sentences]
-
-
-# ---- translating
-
-
-def translate(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    source_tokenizer: Tokenizer,
-    sources: Sequence[np.ndarray],
-    *,
-    beams: int = 1,
-    length_penalty: float = 1.0,
-) -> list[str]:
-    """Translations of encoded sentences, in their order: greedy, or the best of a beam search."""
-    if beams > 1:
-        found = search(model, tokenizer, source_tokenizer, sources, beams, length_penalty)
-        return [tokenizer.decode(best[0].tokens) for best in found]
-    end = tokenizer.id("</s>")
-
-    def say(prompt: Tensor, state: State, limit: int) -> list[list[int]]:
-        steps = generate(model, prompt, state, max_tokens=limit, temperature=0, stop=end)
-        return torch.stack(list(steps), 1).tolist()
-
-    said = _each(model, tokenizer, source_tokenizer, sources, 256, say)
-    return [tokenizer.decode(ids or []) for ids in said]
-
-
-def search(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    source_tokenizer: Tokenizer,
-    sources: Sequence[np.ndarray],
-    beams: int,
-    length_penalty: float,
-) -> list[list[Hypothesis]]:
-    """What `beam_search` finds for each encoded sentence, the best first. The translation of
-    nothing is nothing."""
-
-    def say(prompt: Tensor, state: State, limit: int) -> list[list[Hypothesis]]:
-        return beam_search(
-            model,
-            prompt,
-            state,
-            beams=beams,
-            max_tokens=limit,
-            stop=tokenizer.id("</s>"),
-            length_penalty=length_penalty,
-        )
-
-    found = _each(model, tokenizer, source_tokenizer, sources, max(1, 256 // beams), say)
-    return [best or [Hypothesis([], 0.0)] for best in found]
-
-
-def _each(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    source_tokenizer: Tokenizer,
-    sources: Sequence[np.ndarray],
-    at_once: int,
-    say: Callable[[Tensor, State, int], list[Any]],
-) -> list[Any]:
-    """What `say` makes of each source, in their order; None of an empty one. It gets what to read
-    after which state, and how many tokens to say at most: twice the source and 50.
-
-    A model whose positions end reads the beginning of what is longer than they allow: half of them,
-    where source and target share them.
-    """
-    out: list[Any] = [None] * len(sources)
-    start, end = tokenizer.id("<s>"), source_tokenizer.id("</s>")
-    for rows, source in _of_one_length(sources, model.longest_source, at_once):
-        if model.reads_source:
-            source = torch.cat((source, torch.full_like(source[:, :1], end)), 1)
-        with torch.inference_mode(), evaluating(model):
-            prompt, state = model.begin(source.to(model.embedding.weight.device), start)
-        limit = min(2 * source.shape[1] + 50, model.room(source.shape[1]) - 1)
-        for row, said in zip(rows, say(prompt, state, max(1, int(limit))), strict=True):
-            out[row] = said
-    return out
-
-
-def _of_one_length(
-    sources: Sequence[np.ndarray], longest: int | None, at_once: int
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Sources that are not empty in groups of one length: no row is padded, so every row's state is
-    its own."""
-
-    def length(row: int) -> int:
-        return len(sources[row][:longest])
-
-    order = sorted((row for row in range(len(sources)) if length(row)), key=length)
-    for _, group in groupby(order, length):
-        rows = list(group)
-        for i in range(0, len(rows), at_once):
-            part = rows[i : i + at_once]
-            ids = np.stack([sources[row][:longest] for row in part]).astype(np.int64)
-            yield part, torch.from_numpy(ids)
-
-
-# ---- scores
-
-
-def score(said: Sequence[str], references: Sequence[str], language: str) -> dict[str, float | str]:
-    """Exact match in percent; sacreBLEU's BLEU and chrF with their signatures; and the BLEU of
-    older papers, of lower-cased text that Moses' rules cut into tokens."""
-    from sacrebleu.metrics import BLEU, CHRF
-
-    metrics = {
-        "bleu": BLEU(),
-        "chrf": CHRF(),
-        "bleu_tokenised": BLEU(lowercase=True, tokenize="none", force=True),
-    }
-    texts = {name: (list(said), list(references)) for name in metrics}
-    texts["bleu_tokenised"] = (moses(said, language), moses(references, language))
-    scores: dict[str, float | str] = {"exact": exact(said, references)}
-    for name, metric in metrics.items():
-        ours, theirs = texts[name]
-        scores[name] = metric.corpus_score(ours, [theirs]).score
-        scores[f"{name}_signature"] = str(metric.get_signature())
-    return scores
-
-
-def exact(said: Sequence[str], references: Sequence[str]) -> float:
-    """How many are their references, in percent."""
-    same = sum(h == r for h, r in zip(said, references, strict=True))
-    return 100 * same / max(1, len(references))
-
-
-def moses(sentences: Sequence[str], language: str) -> list[str]:
-    """Sentences cut into tokens by the rules of Moses' tokenizer, with spaces between."""
-    cut = _moses(language)
-    return [cut.tokenize(sentence, return_str=True, escape=False) for sentence in sentences]
-
-
-@cache
-def _moses(language: str) -> Any:
-    from sacremoses import MosesTokenizer
-
-    return MosesTokenizer(lang=language)
-
-
-def by_length(
-    said: Sequence[str], references: Sequence[str], sources: Sequence[str]
-) -> dict[str, float | str]:
-    """How well by the length of the source, for those lengths that there are, such as
-    `bleu_by_words/06-10`: by the words in a source, or its letters where all sources are single
-    words; BLEU, or exact match in percent where all references are."""
-    from sacrebleu.metrics import BLEU
-
-    letters, exactly = (not any(" " in text for text in side) for side in (sources, references))
-    lengths = [len(source) if letters else len(source.split()) for source in sources]
-    kind = f"{'exact' if exactly else 'bleu'}_by_{'letters' if letters else 'words'}"
-    scores: dict[str, float | str] = {}
-    above = 0
-    for limit in (*(LETTERS if letters else WORDS), None):
-        rows = [i for i, n in enumerate(lengths) if above < n and (limit is None or n <= limit)]
-        name = f"{kind}/{above + 1:02}-" + (f"{limit:02}" if limit else "")
-        ours, theirs = ([side[i] for i in rows] for side in (said, references))
-        if rows:
-            scores[name] = (
-                exact(ours, theirs) if exactly else BLEU().corpus_score(ours, [theirs]).score
-            )
-        above = limit or 0
-    return scores

@@ -1,2 +1,2 @@
-"""The loop, the optimiser and its schedule, checkpoints, logs. Knows no family and no task by
-name."""
+"""The training loop, its step, hooks, loggers, optimisers and schedules. Knows no family and no
+task by name."""

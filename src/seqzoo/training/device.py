@@ -1,4 +1,4 @@
-"""Where and how wide it is computed, and what the allocator does meanwhile."""
+"""The device and the precision of a computation, and how memory is allocated for it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next step, instead of giving it back to the system.
+    """Have glibc keep freed memory for the next step, instead of returning it to the system.
 
-    A training step frees all it has allocated. Given back, every page of it is zeroed again a step
-    later: at 32,768 tokens a step that is a third to a half of the whole time. Elsewhere than with
-    glibc nothing happens.
+    A training step frees all memory it has allocated. The system zeroes every page that it hands
+    out again: at 32,768 tokens a step that takes a third to a half of the whole time. Without glibc
+    this does nothing.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -29,10 +29,13 @@ def keep_freed_memory() -> None:
 
 
 def pick_device(name: str, key: str = "trainer.device") -> torch.device:
-    """`auto` is CUDA where there is some, else the CPU. `key` is what the name was given as.
+    """The device of a name; `auto` is CUDA if the machine has it, else the CPU.
+
+    Args:
+        key: what the name was given as, for the message.
 
     Raises:
-        UserError: the device is not there.
+        UserError: the machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,7 +51,7 @@ def pick_device(name: str, key: str = "trainer.device") -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> str:
-    """`auto` is bfloat16 where the hardware multiplies it, else float32."""
+    """The precision of a name; `auto` is bfloat16 if the hardware multiplies it, else float32."""
     if name != "auto":
         return name
     if device.type == "cuda":

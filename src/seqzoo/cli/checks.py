@@ -1,0 +1,88 @@
+"""What is refused before torch is loaded: sections, keys, values, and folders that cannot be
+written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from seqzoo.cli.compose import NAMED, SECTIONS
+from seqzoo.config import files, moved
+from seqzoo.config.devices import check_device
+from seqzoo.config.schema import check, check_keys, declared
+from seqzoo.config.values import shown
+from seqzoo.errors import UserError, nearest
+from seqzoo.models.zoo import check_architecture, check_model
+from seqzoo.tasks import check_fit, check_task
+from seqzoo.training.tables import path_of
+
+TRAINER = "seqzoo.training.settings:TrainerSettings"
+OTHER = ("resume", "plugins", "hydra")
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuse a configuration of `seqzoo train` that cannot run.
+
+    Raises:
+        UserError: one line about the first thing that is wrong.
+    """
+    _check_sections(config)
+    check_model(config["model"])
+    check_architecture(config["architecture"], config["model"])
+    check_task(config["task"])
+    check_fit(config)
+    check_section("trainer", config["trainer"], "default", TRAINER)
+    check_device("trainer.device", config["trainer"]["device"])
+    for section in ("optim", "schedule"):
+        name = config[section]["name"]
+        check_section(section, config[section], name, path_of(section, name))
+    for section in NAMED:
+        for name, keys in config[section].items():
+            path = path_of(section, name)
+            check_section(section, keys or {}, name, path, f"{section}.{name}.")
+
+
+def _check_sections(config: Mapping[str, Any]) -> None:
+    for key in config:
+        if key not in (*SECTIONS, *OTHER):
+            moved.refuse_moved(key, shown(config[key]))
+            keys = (
+                f"{section}.{name}" for section in SECTIONS for name in config.get(section) or ()
+            )
+            raise UserError(f"{key}: no such key{nearest(key, (*SECTIONS, 'resume', *keys))}")
+    for section in SECTIONS:
+        values = config.get(section)
+        if not isinstance(values, dict) or not isinstance(values.get("name", ""), str):
+            raise UserError(f"{section}: give a name: {', '.join(files.names(section))}")
+        for key, value in values.items():
+            if section not in NAMED:
+                moved.refuse_moved(f"{section}.{key}", shown(value))
+
+
+def check_section(
+    section: str, values: Mapping[str, Any], name: str, path: str, where: str | None = None
+) -> None:
+    """Refuse a key that the file of a choice lacks, a key left out, and a value that the
+    constructor at `path` does not allow."""
+    where = where or f"{section}."
+    known = files.defaults(section, name)
+    check_keys(values, {*known, "name"}, where)
+    for key in known:
+        if key not in values:
+            raise UserError(f"{where}{key}: missing: give it, such as {shown(known[key])}")
+    check(declared(path), values, where)
+
+
+def check_folder(wanted: str) -> None:
+    """Refuse a run directory that cannot be made."""
+    folder = Path(wanted).absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=existing))
+    except OSError:
+        raise UserError(
+            f"{wanted}: cannot write in {existing}: run elsewhere, or give another hydra.run.dir"
+        ) from None

@@ -1,0 +1,1 @@
+"""One small file a command: `add(parser)` declares its options, `run(options)` does it."""

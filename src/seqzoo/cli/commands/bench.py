@@ -1,0 +1,63 @@
+"""`seqzoo bench`: measure a plan, and leave its results in a directory."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seqzoo.cli import launch
+from seqzoo.cli.checks import check_folder
+from seqzoo.cli.compose import compose, parse
+from seqzoo.cli.help import bench_help
+from seqzoo.cli.overrides import read_options
+from seqzoo.errors import UserError
+from seqzoo.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from seqzoo.bench.plan import Plan
+
+
+def main(arguments: list[str]) -> int:
+    options = read_options("bench", arguments)
+    overrides = parse(options.overrides, multirun=options.multirun)
+    for override in overrides:
+        if override.key_or_group == "model":
+            given = override.input_line.partition("=")[2]
+            raise UserError(f"model={given}: give models={given}; model.KEY=VALUE sets a key")
+    configs = compose(overrides, options.config_name or "bench")
+    if options.help:
+        print(bench_help(configs[0]["bench"]))
+        return 0
+    hydra = [config.pop("hydra") for config in configs]
+    if options.cfg:
+        import yaml
+
+        print(*(yaml.safe_dump(each, sort_keys=False) for each in configs), sep="---\n", end="")
+        return 0
+    from seqzoo.bench import plan
+
+    plans = [plan.make(config) for config in configs]
+    folder = Path(hydra[0]["sweep" if options.multirun else "run"]["dir"])
+    check_folder(str(folder))
+    command = shlex.join(["seqzoo", "bench", *arguments])
+    for number, (config, one) in enumerate(zip(configs, plans, strict=True)):
+        _measure(config, one, folder / str(number) if options.multirun else folder, command)
+    return 0
+
+
+def _measure(config: dict[str, Any], one: Plan, folder: Path, command: str) -> None:
+    from seqzoo import bench
+
+    directory = RunDirectory.claim(launch.short(folder.absolute()))
+    directory.write_config(config)
+    try:
+        found = bench.run(one, command)
+    except UserError:
+        directory.remove_if_empty()
+        raise
+    print(bench.write(found, directory.path), end="")
+    print(
+        f"\nwritten to {directory.path}: report.html, bench.md, bench.csv, bench.json, bench.png, "
+        f"bench.svg\nnext:\n  {launch.command()} dashboard {launch.runs_folder(directory.path)}"
+    )

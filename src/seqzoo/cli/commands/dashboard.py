@@ -1,0 +1,82 @@
+"""`seqzoo dashboard`: TensorBoard, with links that open on what they name."""
+
+from __future__ import annotations
+
+import os
+import sys
+import webbrowser
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from threading import Event
+
+from seqzoo.cli.parser import number
+from seqzoo.errors import UserError
+
+
+def add(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", nargs="?", default="runs", metavar="DIR", help="default: runs")
+    parser.add_argument(
+        "--port", type=number(int, 0, 65535), default=6006, help="0: any free one (default: 6006)"
+    )
+    parser.add_argument("--host", default="localhost", help="default: localhost")
+    parser.add_argument("--no-browser", action="store_true", help="only print the links")
+
+
+def run(options: Namespace) -> None:
+    folder = Path(options.folder)
+    if not any(folder.rglob("events.out.tfevents.*")):
+        raise UserError(
+            f"{folder}: no TensorBoard logs in it: run seqzoo train first, or give another folder"
+        )
+    url = _serve(options, folder)
+    views = links(url, folder)
+    print(f"TensorBoard shows {folder}:")
+    for name, link in views.items():
+        print(f"  {name:<17} {link}")
+    print("Ctrl-C stops it.", flush=True)
+    if not options.no_browser:
+        _open(next(iter(views.values())))
+    try:
+        Event().wait()
+    except KeyboardInterrupt:
+        print()
+
+
+def _serve(options: Namespace, folder: Path) -> str:
+    """Start TensorBoard; its address."""
+    from tensorboard import program
+
+    board = program.TensorBoard()
+    board.configure(
+        logdir=str(folder),
+        port=options.port,
+        host=options.host,
+        reload_interval=15,
+        load_fast="false",  # else it prints a note about itself
+    )
+    try:
+        return str(board.launch()).rstrip("/")
+    except program.TensorBoardServerException as error:
+        raise UserError(f"--port {options.port}: {error}: give another, or 0 for any") from None
+
+
+def links(url: str, folder: Path) -> dict[str, str]:
+    """The views of a folder by name, the first one to open first."""
+    views = {
+        "curves": f"{url}/?smoothing=0&tagFilter=%5Etrain%2F%7C%5Eval%2F#timeseries",
+        "throughput": f"{url}/?smoothing=0&tagFilter=tokens_per_second%7Cms_per_token#timeseries",
+        "samples": f"{url}/#text",
+        "hyper-parameters": f"{url}/#hparams",
+    }
+    if any(folder.rglob("projector_config.pbtxt")):
+        views["embeddings"] = f"{url}/#projector"
+    if any(folder.rglob("bench.json")):  # one chart with all families
+        views = {"bench": f"{url}/#custom_scalars&_smoothingWeight=0", **views}
+    return views
+
+
+def _open(link: str) -> None:
+    """In a browser, where there is a screen to show one on."""
+    screen = sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
+    if screen and sys.stdout.isatty():
+        webbrowser.open(link)

@@ -1,0 +1,53 @@
+"""`seqzoo eval`: the metrics of a run."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from seqzoo import tasks
+from seqzoo.cli.launch import metric_lines
+from seqzoo.cli.loading import load_run
+from seqzoo.cli.parser import add_cache, add_run, add_search
+from seqzoo.errors import UserError
+from seqzoo.runs.directory import RunDirectory
+
+
+def add(parser: ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument("--split", default="val", choices=("val", "test"), help="default: val")
+    parser.add_argument("--path", help="another file to measure on, of the kind the task reads")
+    add_search(parser)
+    add_cache(parser)
+
+
+def run(options: Namespace) -> None:
+    if options.path and not Path(options.path).is_file():
+        what = "a folder" if Path(options.path).is_dir() else "no such file"
+        raise UserError(f"--path {options.path}: {what}: give a file of the kind the task reads")
+    if options.path and options.split != "val":
+        raise UserError(f"--split {options.split}: all of --path is measured: leave --split out")
+    directory = RunDirectory.open(Path(options.folder))
+    task = directory.config["task"]
+    search = _search(options, directory)
+    if not options.path and "imported_from" in directory.summary:
+        raise UserError(f"{options.folder}: imported, it has no data of its own: give --path FILE")
+    data: dict[str, Any] = {}
+    if options.path:  # in place of whatever the run's own data was
+        data = {key: None for key in tasks.entry(task["name"]).sources if key in task}
+        data["path"] = options.path
+    metrics = load_run(options).evaluate(options.split, search, **data)
+    print(*metric_lines(metrics), sep="\n")
+
+
+def _search(options: Namespace, directory: RunDirectory) -> dict[str, Any]:
+    """The keys of the task that the options of the search replace."""
+    given = {"beam": options.beam, "length_penalty": options.length_penalty}
+    given = {key: value for key, value in given.items() if value is not None}
+    name = directory.config["task"]["name"]
+    for key in given:
+        if key not in tasks.declaration(name).keys:
+            option = "--" + key.replace("_", "-")
+            raise UserError(f"{option}: a run of task={name}, which has no search: leave it out")
+    return given

@@ -1,0 +1,30 @@
+"""`seqzoo info`: what a configured model costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from seqzoo.cli.checks import check_config
+from seqzoo.cli.compose import compose, parse
+from seqzoo.cli.help import INFO
+from seqzoo.cli.overrides import read_options
+from seqzoo.models.zoo import build_keys
+from seqzoo.runs.directory import RunDirectory
+
+
+def main(arguments: list[str]) -> int:
+    options = read_options("info", arguments)
+    if options.help:
+        print(INFO)
+        return 0
+    sizes = {}
+    if len(options.overrides) == 1 and Path(options.overrides[0], "config.yaml").exists():
+        directory = RunDirectory.open(Path(options.overrides[0]))
+        config, sizes = directory.config, directory.sizes()
+    else:
+        config = compose(parse(options.overrides))[0]
+        check_config(config)
+    from seqzoo.models.cost import describe
+
+    print(describe(build_keys(config), **sizes))
+    return 0

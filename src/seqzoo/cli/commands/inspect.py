@@ -1,0 +1,36 @@
+"""`seqzoo inspect`: what a trained language model depends on, attends to and represents."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from seqzoo.cli.loading import load_run
+from seqzoo.cli.parser import add_run, count, number
+from seqzoo.cli.paths import dated
+
+
+def add(parser: ArgumentParser) -> None:
+    add_run(parser, several=True)
+    parser.add_argument(
+        "--length", type=number(int, 2), default=256, help="tokens a text (default: 256)"
+    )
+    parser.add_argument("--texts", type=count, default=32, help="how many (default: 32)")
+    parser.add_argument(
+        "--out", help="folder for figures of several runs (default: runs/inspect/TIME)"
+    )
+
+
+def run(options: Namespace) -> None:
+    runs = [load_run(options, "inspect", folder) for folder in options.folder]
+    from seqzoo.analysis.inspect.measure import measure
+    from seqzoo.analysis.inspect.write import write, write_together
+
+    findings = []
+    for run in runs:
+        found = measure(run, length=options.length, texts=options.texts)
+        findings.append((run.config["model"]["name"], found))
+        print(*write(*findings[-1], run.directory), sep="\n")
+    if len(findings) > 1:
+        out = Path(options.out) if options.out else dated("inspect")
+        print(*write_together(findings, out), sep="\n")

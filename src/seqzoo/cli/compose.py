@@ -1,0 +1,189 @@
+"""From overrides to configurations, by Hydra: the only file that composes them.
+
+Every configuration of a sweep is composed and checked before torch is loaded; then Hydra itself
+makes the directories and calls the job, with the launcher and the sweeper that were chosen.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from seqzoo.config import files, moved, plugins
+from seqzoo.errors import UserError, nearest
+
+NAMED = ("logger", "hook")  # sections with a section inside for each choice, by its name
+SECTIONS = ("model", "architecture", "task", "optim", "schedule", "trainer", *NAMED)
+GROUPS = (*(section for section in SECTIONS if section != "trainer"), "experiment")
+
+
+def parse(texts: Sequence[str], *, multirun: bool = False) -> list[Any]:
+    """The overrides, read by Hydra's own parser.
+
+    Raises:
+        UserError: text that is no override, a key that has moved, several values without `-m`.
+    """
+    overrides = [_parse_one(text) for text in texts]
+    for text, override in zip(texts, overrides, strict=True):
+        key = override.key_or_group
+        given = override.input_line.partition("=")[2]
+        moved.refuse_moved(key, given)
+        if override.is_sweep_override() and not multirun:
+            raise UserError(
+                f"{text}: several values: add -m to run with each of them, or give a list, "
+                f"{text.partition('=')[0]}=[{given}]"
+            )
+        if key == "hydra.searchpath":
+            _add_search_path(override.value())
+        if key == "plugins" and override.value() is not None:
+            value = override.value()
+            plugins.use([value] if isinstance(value, str) else map(str, value))
+    return overrides
+
+
+def _parse_one(text: str) -> Any:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException:
+        key, equals, value = text.partition("=")
+        if not equals or not re.fullmatch(r"\+{0,2}[\w./@]+", key):
+            raise UserError(
+                f"{text}: not KEY=VALUE, such as model=lstm or models=[lstm,gru]: "
+                "see --help of train, bench or info"
+            ) from None
+        # Text that Hydra's grammar has other uses for, such as ~/my.txt, is taken as it is.
+        quoted = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return OverridesParser.create().parse_override(f"{key}={quoted}")
+
+
+def _add_search_path(entries: Any) -> None:
+    """Have our own reading of YAML files see what `hydra.searchpath` adds."""
+    for entry in entries or ():
+        scheme, _, place = str(entry).partition("://")
+        if scheme == "file":
+            files.add_folder(Path(place))
+        elif scheme == "pkg" and (spec := find_spec(place)) and spec.submodule_search_locations:
+            files.add_folder(Path(spec.submodule_search_locations[0]))
+
+
+def compose(
+    overrides: Sequence[Any], name: str = "train", *, sweep: bool = False
+) -> list[dict[str, Any]]:
+    """The configuration of each run of a sweep, or of the one run, with Hydra's own directories
+    under `hydra`.
+
+    A sweep whose values only its sweeper knows (`interval`, Optuna) is composed without them.
+
+    Raises:
+        UserError: what Hydra finds wrong, in one line.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException, MissingConfigException
+    from omegaconf.errors import OmegaConfBaseException
+
+    register_search_path()
+    composed: list[Any] = []
+    try:
+        with initialize_config_dir(str(files.CONFIGS), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            for texts in _combinations(overrides, loader):
+                composed.append(_plain(hydra_compose(name, texts, return_hydra_config=True)))
+    except MissingConfigException as error:
+        group, _, missing = (error.missing_cfg_file or "").rpartition("/")
+        if not group:
+            raise UserError(f"--config-name {missing}: no such file in {files.folders()}") from None
+        raise UserError(
+            f"{group}={missing}: no such {group}{nearest(missing, files.names(group))}"
+        ) from None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        given = " ".join(override.input_line for override in overrides)
+        reason = " ".join(str(error).split())
+        raise UserError(f"{given}: {reason}: see `seqzoo {name} --help`") from None
+    return composed
+
+
+def _plain(cfg: Any) -> dict[str, Any]:
+    """Our sections as plain dictionaries, and of Hydra's only the directories."""
+    from omegaconf import OmegaConf
+
+    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    plain: Any = OmegaConf.to_container(own, resolve=True)
+    plain["hydra"] = {kind: {"dir": cfg.hydra[kind].dir} for kind in ("run", "sweep")}
+    return dict(plain)
+
+
+def _combinations(overrides: Sequence[Any], loader: Any) -> Iterator[list[str]]:
+    """The overrides of each run. An unknown key is added, so that our own check refuses it."""
+    choices: list[list[str]] = []
+    for override in overrides:
+        override.config_loader = loader
+        key = override.get_key_element()
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            continue
+        if override.is_sweep_override():
+            values = list(override.sweep_string_iterator())
+        else:
+            values = [override.input_line.partition("=")[2]]
+        if override.is_delete():
+            choices.append([override.input_line])
+            continue
+        if not override.is_hydra_override() and key not in GROUPS:
+            key = "++" + key.lstrip("+")
+        choices.append([f"{key}={value}" for value in values])
+    return map(list, product(*choices))
+
+
+def run_hydra(
+    job: Callable[[Any], Any],
+    options: Namespace,
+    flags: Sequence[str],
+    texts: Sequence[str],
+    name: str,
+) -> Any:
+    """Have Hydra make the directories and call `job` once, or for each run of a sweep.
+
+    Raises:
+        Exception: what a job raised, after all jobs of the sweep.
+    """
+    import hydra
+
+    register_search_path()
+    before, sys.argv = sys.argv, [f"seqzoo {name}", *flags, *texts]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else it prints the traceback itself and exits
+    try:
+        main = hydra.main(
+            version_base="1.3",
+            config_path=str(files.CONFIGS),
+            config_name=options.config_name or name,
+        )
+        return main(job)()
+    finally:
+        sys.argv = before
+
+
+def register_search_path() -> None:
+    """Have Hydra search the folders of plugins and of `--config-dir` after ours."""
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class Folders(SearchPathPlugin):  # type: ignore[misc]
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            for folder in files.folders()[1:]:
+                search_path.append("seqzoo", f"file://{folder}")
+
+    known = Plugins.instance().discover(SearchPathPlugin)
+    if not any(kind.__qualname__ == Folders.__qualname__ for kind in known):
+        Plugins.instance().register(Folders)

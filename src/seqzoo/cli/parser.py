@@ -1,0 +1,84 @@
+"""argparse as all commands use it: errors of one line, numbers with a range."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from seqzoo.config.values import CACHE_POLICIES
+from seqzoo.errors import UserError
+
+DEVICES = "auto, cpu, cuda, cuda:N (default: auto)"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are `UserError`s, and whose options cannot be shortened."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        more.setdefault("formatter_class", _formatter)
+        more["allow_abbrev"] = False
+        super().__init__(*args, **more)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')}: see `{self.prog} --help`")
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=16, width=100)
+
+
+def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], Any]:
+    """What reads an option's number and refuses one out of its range."""
+    what = "a whole number" if kind is int else "a number"
+    limits = f"from {low:g} " + ("up" if high == float("inf") else f"to {high:g}")
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or value == float("inf") or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r}: give {what} {limits}")
+        return value
+
+    return parse
+
+
+count = number(int, 1)
+amount = number(float, 0)
+
+
+def add_run(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """The argument RUN, and the options of every command that loads one."""
+    about = "a run directory, as seqzoo train prints it"
+    parser.add_argument("folder", metavar="RUN", nargs="+" if several else None, help=about)
+    parser.add_argument(
+        "--checkpoint",
+        choices=("best", "last"),
+        help="which weights (default: those of the exported model: the best, or the mean)",
+    )
+    parser.add_argument("--device", default="auto", help=DEVICES)
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """The options of a beam search."""
+    parser.add_argument(
+        "--beam", type=count, metavar="N", help="beams; 1: greedy (default: task.beam of the run)"
+    )
+    parser.add_argument(
+        "--length-penalty",
+        type=amount,
+        metavar="A",
+        help="scores are divided by length ** A (default: task.length_penalty of the run)",
+    )
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """The option of a bounded cache."""
+    parser.add_argument(
+        "--cache",
+        metavar="POLICY:SIZE",
+        help=f"a Transformer keeps SIZE tokens only, chosen by {', '.join(CACHE_POLICIES)}; with "
+        ":prompt after it, the prompt is read at once and then cut",
+    )

@@ -1,0 +1,126 @@
+"""Going on with runs: which run is meant, and what may change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from seqzoo.config import files
+from seqzoo.errors import UserError
+from seqzoo.models.zoo import full_name
+from seqzoo.runs.directory import RunDirectory
+
+LIMITS = {"max_steps": "steps", "max_seconds": "train_seconds", "max_epochs": "epochs"}
+CHANGEABLE = ("trainer", "logger", "hook")  # sections that a resumed run may get other values of
+
+
+def resumed_config(directory: RunDirectory, overrides: Sequence[Any]) -> dict[str, Any]:
+    """The run's own configuration with what was given now.
+
+    Raises:
+        UserError: no checkpoint; a key that has to stay; a limit that is reached already.
+    """
+    saved = directory.config
+    if not directory.has_checkpoint():
+        raise UserError(f"resume={directory.path}: no checkpoint to go on from: start a new run")
+    trainer = {**files.defaults("trainer", "default"), **saved["trainer"]}
+    for override in overrides:
+        section, _, key = override.key_or_group.partition(".")
+        if section == "trainer" and key:
+            trainer[key] = override.value()
+        elif not _may_differ(override) and not _agrees(override, saved):
+            raise UserError(
+                f"{override.input_line}: {directory.path} keeps its model, data and optimiser, and "
+                "only trainer.* can change: leave it out, or start a new run"
+            )
+    config = {**saved, "trainer": trainer, "resume": None}
+    _refuse_finished(directory, trainer)
+    return config
+
+
+def _may_differ(override: Any) -> bool:
+    section = override.key_or_group.partition(".")[0]
+    return override.is_hydra_override() or section in (
+        *CHANGEABLE,
+        "resume",
+        "experiment",
+        "plugins",
+    )
+
+
+def _agrees(override: Any, saved: Mapping[str, Any]) -> bool:
+    """Whether a run was made with an override."""
+    section, _, key = override.key_or_group.partition(".")
+    values = saved.get(section)
+    value = override.value()
+    if not isinstance(values, dict):
+        return False
+    if not key:
+        return values.get("name") == full_name(str(value))
+    return bool(values.get(key) == value)
+
+
+def _refuse_finished(directory: RunDirectory, trainer: Mapping[str, Any]) -> None:
+    summary = directory.summary
+    for limit, reached in LIMITS.items():
+        done, end = summary.get(reached, 0), trainer[limit]
+        if summary.get("status") == "finished" and end is not None and done >= end:
+            raise UserError(
+                f"resume={directory.path}: finished: trainer.{limit}={end} was reached at step "
+                f"{summary['steps']:,}: raise it, as with trainer.{limit}={2 * end:g}"
+            )
+
+
+def interrupted(root: Path, overrides: Sequence[Any]) -> RunDirectory | None:
+    """The newest run below `root` that has a checkpoint, has not finished, and was made with the
+    overrides given: what `resume=auto` goes on with.
+
+    Raises:
+        UserError: a run directory that cannot be read.
+    """
+    asked = [override for override in overrides if not _may_differ(override)]
+    matching = [
+        directory
+        for directory in _runs(root)
+        if directory.unfinished() and all(_agrees(override, directory.config) for override in asked)
+    ]
+    return max(matching, key=lambda directory: directory.last_written, default=None)
+
+
+def same_request(root: Path, config: Mapping[str, Any]) -> RunDirectory | None:
+    """The newest run below `root` of the very same configuration that finished or can go on: what a
+    sweep with resume=auto takes for a job."""
+
+    def request(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in values.items() if k not in ("resume", "hydra", "logger")}
+
+    same = [
+        directory
+        for directory in _runs(root)
+        if (directory.has_checkpoint() or directory.summary.get("status") == "finished")
+        and request(directory.config) == request(config)
+    ]
+    return max(same, key=lambda directory: directory.last_written, default=None)
+
+
+def _runs(root: Path) -> Iterator[RunDirectory]:
+    """Training runs at or below a folder; others are passed over."""
+    for directory in RunDirectory.below(root):
+        with suppress(UserError):
+            directory.config  # noqa: B018 (reads it)
+            yield directory
+
+
+def search_root(config: Mapping[str, Any], overrides: Sequence[Any], *, sweep: bool) -> Path:
+    """Where `resume=auto` looks: the directory given with hydra.run.dir or hydra.sweep.dir, or else
+    the folder of all runs."""
+    key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
+    given = [o.value() for o in overrides if o.key_or_group == key]
+    if given:
+        return Path(str(given[-1]))
+    wanted = Path(config["hydra"]["sweep" if sweep else "run"]["dir"])
+    return (
+        Path(*wanted.parts[: wanted.parts.index("runs") + 1]) if "runs" in wanted.parts else wanted
+    )

@@ -1,0 +1,206 @@
+"""`seqzoo train`: check everything, then one run or a sweep, new or resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seqzoo.cli import launch, resume
+from seqzoo.cli.checks import check_config, check_folder
+from seqzoo.cli.compose import compose, parse, run_hydra
+from seqzoo.cli.help import train_help
+from seqzoo.cli.overrides import hydra_flags, read_options
+from seqzoo.config import plugins
+from seqzoo.errors import UserError
+from seqzoo.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from seqzoo.runs.run import Run
+
+
+class JobFailed(Exception):
+    """A run of a sweep failed, and has printed why."""
+
+
+def main(arguments: list[str]) -> int:
+    """The command; its exit status."""
+    options = read_options("train", arguments)
+    overrides = parse(options.overrides, multirun=options.multirun)
+    name = options.config_name or "train"
+    if options.help:
+        print(train_help(compose(overrides, name)[0]))
+        return 0
+    configs = compose(overrides, name)
+    wanted = configs[0].get("resume")
+    if wanted is not None and not options.multirun:
+        if (directory := _directory_to_resume(str(wanted), configs[0], overrides)) is not None:
+            return _resume(directory, overrides, only_print=options.cfg is not None)
+    elif wanted not in (None, "auto"):
+        raise UserError(f"resume={wanted}: names one run: leave -m out, or give resume=auto")
+    for config in configs:
+        check_config(config)
+        check_folder(config["hydra"]["sweep" if options.multirun else "run"]["dir"])
+    texts = [override.input_line for override in overrides]
+    if options.cfg or options.info:
+        run_hydra(_nothing, options, hydra_flags(options), texts, "train")
+        return 0
+    for config in configs:
+        launch.prepare(config["task"])
+    return _sweep(options, texts, configs) if options.multirun else _single(options, texts)
+
+
+def _single(options: Any, texts: Sequence[str]) -> int:
+    statuses = []
+
+    def job(cfg: Any) -> float | None:
+        status, value = run_job(cfg)
+        statuses.append(status)
+        return value
+
+    run_hydra(job, options, hydra_flags(options), texts, "train")
+    return statuses[-1]
+
+
+def _sweep(options: Any, texts: Sequence[str], configs: Sequence[dict[str, Any]]) -> int:
+    root = Path(configs[0]["hydra"]["sweep"]["dir"])
+    try:
+        run_hydra(sweep_job, options, hydra_flags(options), texts, "train")
+    except JobFailed:
+        failed = [d for d in RunDirectory.below(root) if d.summary.get("status") == "failed"]
+        count = f"{len(failed)} of {len(configs)} runs" if failed else "a run of the sweep"
+        launch.report(f"{count} failed: see {launch.short(root.absolute())}")
+        return launch.FAILED
+    return launch.DONE
+
+
+def _nothing(cfg: Any) -> None:
+    """For --cfg and --info, which run no job."""
+
+
+def sweep_job(cfg: Any) -> float | None:
+    """A job of a sweep, wherever its launcher runs it; the task's own metric.
+
+    Raises:
+        JobFailed: so that the launcher and the sweeper know.
+        KeyboardInterrupt: the run was interrupted, which ends the sweep.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    print(f"\n=== run {hydra.job.num + 1}: {' '.join(hydra.overrides.task)}", flush=True)
+    status, value = run_job(cfg)
+    if status == launch.INTERRUPTED:
+        raise KeyboardInterrupt
+    if status:
+        raise JobFailed
+    return value
+
+
+def run_job(cfg: Any) -> tuple[int, float | None]:
+    """Train what Hydra composed; the exit status and the task's own metric."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    hydra = HydraConfig.get()
+    sweep = hydra.mode == RunMode.MULTIRUN
+    folder = Path(hydra.runtime.output_dir if sweep else hydra.run.dir)
+    try:
+        plugins.use(config.get("plugins") or [])
+        check_config(config)  # also what only a sweeper knew
+        if sweep and config.pop("resume", None) == "auto":
+            if (found := resume.same_request(_runs_root(folder), config)) is not None:
+                return _again(found)
+        directory = RunDirectory.claim(launch.short(folder.absolute()))
+    except UserError as error:
+        launch.report(error)
+        return launch.REFUSED, None
+    config["resume"] = None
+    status, summary = launch.attempt(config, directory)
+    return status, launch.best_metric(summary) if summary else None
+
+
+def _again(directory: RunDirectory) -> tuple[int, float | None]:
+    """Skip a finished run of a sweep, or go on with an interrupted one."""
+    if directory.summary.get("status") == "finished":
+        print(f"finished before: {directory.path}", flush=True)
+        return launch.DONE, launch.best_metric(directory.summary)
+    print(f"resuming {directory.path}", flush=True)
+    status, summary = launch.attempt(directory.config, directory, resuming=True)
+    return status, launch.best_metric(summary) if summary else None
+
+
+def _runs_root(folder: Path) -> Path:
+    parts = folder.parts
+    return Path(*parts[: parts.index("runs") + 1]) if "runs" in parts else folder.parent.parent
+
+
+# ---- resuming one run
+
+
+def _directory_to_resume(
+    wanted: str, config: dict[str, Any], overrides: Sequence[Any]
+) -> RunDirectory | None:
+    """The run that `resume=` means; None where `auto` finds none, and a new run begins."""
+    if wanted != "auto":
+        return RunDirectory.open(Path(wanted))
+    check_config(config)
+    root = resume.search_root(config, overrides, sweep=False)
+    found = resume.interrupted(root, overrides)
+    print(
+        f"resuming {found.path}" if found else f"nothing unfinished in {root}: a new run",
+        flush=True,
+    )
+    return found
+
+
+def _resume(directory: RunDirectory, overrides: Sequence[Any], *, only_print: bool) -> int:
+    """Go on from the last checkpoint."""
+    config = resume.resumed_config(directory, overrides)
+    check_config(config)
+    check_folder(str(directory.path))
+    if only_print:
+        import yaml
+
+        print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
+        return 0
+    return launch.attempt(config, directory, resuming=True)[0]
+
+
+# ---- from Python
+
+
+def train(*overrides: str, hooks: Sequence[Any] = (), quiet: bool = False) -> Run:
+    """Train as `seqzoo train` does, in this process.
+
+    Args:
+        *overrides: as on the command line, such as ``"model=gru", "trainer.max_seconds=60"``.
+        hooks: objects with the methods of `seqzoo.training.hooks.Hook`.
+        quiet: print nothing.
+
+    Returns:
+        The run, with its model.
+
+    Raises:
+        UserError: a wrong request.
+        FloatingPointError: the loss became infinite or NaN.
+    """
+    from seqzoo.runs.run import load
+
+    parsed = parse(overrides)
+    (config,) = compose(parsed)
+    folder = Path(config.pop("hydra")["run"]["dir"])
+    wanted = config.pop("resume")
+    resuming = wanted is not None
+    if resuming:
+        directory = RunDirectory.open(Path(str(wanted)))
+        config = resume.resumed_config(directory, parsed)
+        check_config(config)
+    else:
+        check_config(config)
+        directory = RunDirectory.claim(launch.short(folder.absolute()))
+        config["resume"] = None
+    launch.run(config, directory, resuming=resuming, hooks=hooks, quiet=quiet)
+    return load(directory.path)

@@ -1,0 +1,102 @@
+"""The YAML files: where they are, and the values and comments in them. Needs neither Hydra nor
+torch.
+
+A value's default stands in the files and nowhere else; a comment behind it tells its meaning and
+unit, and `--help` shows that comment. Files of plugins and of `--config-dir` stand beside ours.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from seqzoo.config import plugins
+from seqzoo.errors import UserError, unknown
+
+_HERE = Path(__file__).resolve()
+CONFIGS = next(
+    p for p in (_HERE.parents[1] / "configs", _HERE.parents[3] / "configs") if p.is_dir()
+)
+VARIABLE = "SEQZOO_CONFIG_DIRS"  # names further folders, for this process and those it starts
+
+
+def add_folder(folder: Path) -> None:
+    """Search a folder too, after ours: what `--config-dir` and `hydra.searchpath` name.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--config-dir {folder}: no such folder: give one with groups as configs/")
+    os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys((*_added(), str(folder.resolve()))))
+
+
+def folders() -> list[Path]:
+    """Every folder of configuration files, in the order in which they are searched."""
+    return [CONFIGS, *plugins.config_folders(), *map(Path, _added())]
+
+
+def _added() -> list[str]:
+    return [path for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
+
+
+def names(group: str) -> list[str]:
+    """The choices of a group."""
+    return sorted({path.stem for each in folders() for path in (each / group).glob("*.yaml")})
+
+
+def find(group: str, name: str) -> Path:
+    """The file of a choice.
+
+    Raises:
+        UserError: there is none; the nearest name is offered.
+    """
+    for each in folders():
+        if (path := each / group / f"{name}.yaml").is_file():
+            return path
+    raise unknown(group, name, names(group))
+
+
+def defaults(group: str, name: str) -> dict[str, Any]:
+    """The values of the group's section in the file of a choice."""
+    values = dict(_read(find(group, name)))
+    values.pop("defaults", None)
+    for section in (group, name):  # a model's file has sections; a logger has one under its name
+        inner = values.get(section)
+        values = dict(inner) if isinstance(inner, dict) else values
+    return values
+
+
+@cache
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def comments(group: str, name: str) -> tuple[str, dict[str, str]]:
+    """The first lines of a choice's file, without Hydra's own, and the comment of each key."""
+    title: list[str] = []
+    keys: dict[str, str] = {}
+    for line in find(group, name).read_text(encoding="utf-8").splitlines():
+        before, _, comment = line.partition("# ")
+        if match := re.match(r" *(\w+):", before):
+            keys.setdefault(match[1], comment)
+        elif keys:  # a comment that goes on in the next line
+            keys[list(keys)[-1]] += f" {comment}"
+        elif not comment.startswith("@package"):
+            title.append(comment)
+    return " ".join(title), keys
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Sections within sections as one: `{"model.dim": 256, ...}`."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        section = isinstance(value, Mapping)
+        out |= flat(value, f"{prefix}{key}.") if section else {prefix + key: value}
+    return out

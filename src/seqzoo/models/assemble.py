@@ -1,0 +1,251 @@
+"""From a family and its keys to a model: one function an architecture.
+
+Every key reaches the constructors that have a parameter of its name; `zoo` has refused keys that
+none has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import nn
+
+from seqzoo.config import rules
+from seqzoo.config.schema import accepted, checked, load
+from seqzoo.config.values import Count, Flag
+from seqzoo.errors import UserError
+from seqzoo.models.block import ARRANGEMENTS, NORMS, WithCrossAttention
+from seqzoo.models.classifier import Classifier
+from seqzoo.models.encoder_decoder import Encoder, EncoderDecoder, StepwiseDecoder
+from seqzoo.models.language_model import LanguageModel, PositionEmbedding
+
+if TYPE_CHECKING:
+    from seqzoo.models.zoo import Family
+
+Keys = Mapping[str, Any]
+CROSS_ATTENTION = "seqzoo.mixers.cross_attention:CrossAttention"
+MLP = "seqzoo.mixers.mlp:MLP"
+
+
+class Backbone:
+    """A family's layers: how many, in which arrangement, with what around them.
+
+    Args:
+        n_layers: blocks, the position embedding aside.
+        block: `classic` is the paper's arrangement, `prenorm` GPT-2's with an MLP.
+    """
+
+    @checked()
+    def __init__(
+        self, family: Family, keys: Keys, *, n_layers: Count, block: Literal["classic", "prenorm"]
+    ) -> None:
+        self.family, self.keys = family, {**keys, "n_layers": n_layers}
+        classic = block == "classic"
+        self.arrangement = family.classic if classic else "prenorm"
+        self.channel = family.channel if classic else MLP
+
+    @classmethod
+    def of(cls, family: Family, keys: Keys, **other: Any) -> Backbone:
+        """From a model's keys; a family without the key `block` has the classic one."""
+        keys = {"block": "classic", **keys, **other}
+        return cls(family, keys, n_layers=keys["n_layers"], block=keys["block"])
+
+    @property
+    def adds_positions(self) -> bool:
+        return self.keys.get("position") in ("learned", "sinusoidal")
+
+    @property
+    def needs_final_norm(self) -> bool:
+        """Whether the last layer leaves its output unnormalised."""
+        return self.arrangement in ("prenorm", "residual")
+
+    def final_norm(self) -> nn.Module:
+        """What follows the last of the layers."""
+        if not self.needs_final_norm:
+            return nn.Identity()
+        norm: nn.Module = NORMS[self.keys.get("norm", "layer")](self.keys["dim"])
+        return norm
+
+    def embedding(self, vocab_size: int) -> nn.Embedding:
+        """An embedding that is initialised as the family's."""
+        embedding = nn.Embedding(vocab_size, self.keys["dim"])
+        self.initialise(embedding, nn.Linear(self.keys["dim"], vocab_size, bias=False))
+        return embedding
+
+    def initialise(self, embedding: nn.Embedding, head: nn.Linear) -> None:
+        load(self.family.init)(embedding, head)
+
+    def norm_in(self) -> nn.Module:
+        """What follows the embedding."""
+        return nn.LayerNorm(self.keys["dim"]) if self.family.norm_in else nn.Identity()
+
+    def layers(self, mixer: str | None = None, encoded_dim: int | None = None) -> list[nn.Module]:
+        """The layers in order.
+
+        Args:
+            mixer: in place of the family's.
+            encoded_dim: width of an encoded source, for attention to it in every layer.
+        """
+        keys = self.keys
+        layers: list[nn.Module] = []
+        if self.adds_positions:
+            kind = {"kind": keys["position"], "max_len": keys["max_len"]}
+            layers.append(PositionEmbedding(dim=keys["dim"], **kind))
+        for number in range(keys["n_layers"]):
+            layers.append(self._layer(number, mixer or self.family.mixer, encoded_dim))
+        return layers
+
+    def _layer(self, number: int, mixer: str, encoded_dim: int | None) -> nn.Module:
+        given = {**self.keys, "layer": number, "encoded_dim": encoded_dim}
+        given["mixer"] = _construct(mixer, given)
+        if encoded_dim is not None:
+            given["cross"] = _construct(CROSS_ATTENTION, given)
+        if self.arrangement in ("prenorm", "postnorm"):
+            given["channel"] = _construct(self.channel, given)
+        layer = _construct(ARRANGEMENTS[self.arrangement], given)
+        if encoded_dim is not None and self.arrangement in ("stack", "residual"):
+            return _construct(WithCrossAttention, {**given, "layer": layer})
+        return layer
+
+    def language_model_keys(self) -> dict[str, Any]:
+        """What `LanguageModel` takes, its layers and vocabulary aside."""
+        keys = self.keys
+        return {
+            "dim": keys["dim"],
+            "dropout": keys["dropout"],
+            "tie_embeddings": keys["tie_embeddings"],
+            "norm_in": self.family.norm_in,
+            "norm": keys.get("norm", "layer"),
+            "max_len": keys["max_len"] if self.adds_positions else None,
+        }
+
+
+def decoder_only(family: Family, keys: Keys, *, vocab_size: int) -> LanguageModel:
+    """A language model: one stack of layers."""
+    backbone = Backbone.of(family, keys)
+    model = LanguageModel(
+        vocab_size=vocab_size,
+        layers=backbone.layers(),
+        norm_out=backbone.needs_final_norm,
+        **backbone.language_model_keys(),
+    )
+    backbone.initialise(model.embedding, model.head)
+    return model
+
+
+@checked(rules.bridge_fits)
+def encoder_decoder(
+    family: Family,
+    keys: Keys,
+    *,
+    vocab_size: int,
+    source_vocab_size: int | None = None,
+    bridge: Literal["attention", "state"],
+    attention: Literal["dot", "bahdanau", "luong"],
+    source_heads: Count,
+    bidirectional: Literal["auto", True, False],
+    encoder_layers: Count | None,
+    share_embeddings: Flag,
+) -> EncoderDecoder:
+    """An encoder and a decoder of the same family.
+
+    Args:
+        bridge: what the decoder gets of the source: `attention` to all of it, or the final `state`.
+        attention: `dot` in every layer; `bahdanau` or `luong` once, step by step.
+        bidirectional: `auto` is true with bridge=attention.
+        encoder_layers: None: as many as the decoder has.
+    """
+    attends = bridge == "attention"
+    both_ways = attends if bidirectional == "auto" else bidirectional
+    two_stacks = both_ways and family.encoder is None
+    stepwise = attention if attends and attention != "dot" else None
+    decoder = Backbone.of(family, keys, source_heads=source_heads)
+    encoded_dim = keys["dim"] * (2 if two_stacks else 1)
+    layers = decoder.layers(encoded_dim=encoded_dim if attends and stepwise is None else None)
+    if stepwise is not None:
+        layers = [
+            StepwiseDecoder(
+                layers=layers,
+                norm_out=decoder.final_norm(),
+                attention=stepwise,
+                dim=keys["dim"],
+                encoded_dim=encoded_dim,
+            )
+        ]
+    other = {"n_layers": encoder_layers or keys["n_layers"]}
+    encoder = _encoder(
+        Backbone.of(family, keys, **other), source_vocab_size or vocab_size, both_ways
+    )
+    model = EncoderDecoder(
+        encoder=encoder,
+        bridge=bridge,
+        vocab_size=vocab_size,
+        layers=layers,
+        norm_out=decoder.needs_final_norm and stepwise is None,
+        **decoder.language_model_keys(),
+    )
+    decoder.initialise(model.embedding, model.head)
+    if share_embeddings:
+        if source_vocab_size not in (None, vocab_size):
+            raise UserError(
+                f"architecture.share_embeddings=true: the source has {source_vocab_size} tokens "
+                f"and the target {vocab_size}: give architecture.share_embeddings=false"
+            )
+        encoder.embedding, encoder.norm_in = model.embedding, model.norm_in
+    return model
+
+
+def _encoder(backbone: Backbone, vocab_size: int, both_ways: bool) -> Encoder:
+    """An encoder that reads one way, or both: in one stack where the family has a mixer for that,
+    else in two."""
+    stacks = _stacks(backbone, both_ways)
+    return Encoder(
+        embedding=backbone.embedding(vocab_size),
+        norm_in=backbone.norm_in(),
+        dropout=backbone.keys["dropout"],
+        stacks=stacks,
+        norms=[backbone.final_norm() for _ in stacks],
+    )
+
+
+def classifier(
+    family: Family,
+    keys: Keys,
+    *,
+    vocab_size: int,
+    n_classes: int,
+    pooling: Literal["last", "mean", "max"],
+    bidirectional: Flag,
+) -> Classifier:
+    """Layers whose outputs are pooled into one vector, and a head over the classes."""
+    backbone = Backbone.of(family, keys)
+    stacks = _stacks(backbone, bidirectional)
+    return Classifier(
+        embedding=backbone.embedding(vocab_size),
+        norm_in=backbone.norm_in(),
+        stacks=stacks,
+        norms=[backbone.final_norm() for _ in stacks],
+        dropout=keys["dropout"],
+        pooling=pooling,
+        bidirectional=bidirectional,
+        n_classes=n_classes,
+        max_len=keys["max_len"] if backbone.adds_positions else None,
+    )
+
+
+def _stacks(backbone: Backbone, both_ways: bool) -> list[list[nn.Module]]:
+    """One stack of layers, or two for both directions, unless the family has a mixer that sees the
+    whole sequence."""
+    mixer = backbone.family.encoder if both_ways else None
+    return [backbone.layers(mixer) for _ in range(1 if mixer or not both_ways else 2)]
+
+
+def _construct(constructor: Any, given: Mapping[str, Any]) -> nn.Module:
+    """Call a constructor, or the one at an import path, with those keywords that it has."""
+    if isinstance(constructor, str):
+        constructor = load(constructor)
+    module: nn.Module = constructor(
+        **{k: v for k, v in given.items() if k in accepted(constructor)}
+    )
+    return module

@@ -1,0 +1,71 @@
+"""The tensors of a run to and from safetensors files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor, nn
+
+from seqzoo.errors import UserError
+from seqzoo.state import State, leaves, rebuild, to
+
+MODEL, OPTIMIZER, REST = "model.safetensors", "optimizer.safetensors", "state.safetensors"
+
+
+def save(folder: Path, *, model: nn.Module, optimizer: Any, state: State) -> None:
+    """Write the weights, the optimiser's moments, the carried state and the random numbers."""
+    save_weights(model, folder / MODEL)
+    moments = {
+        f"{index}.{key}": value.contiguous()
+        for index, slots in optimizer.state_dict()["state"].items()
+        for key, value in slots.items()
+    }
+    save_file(moments, folder / OPTIMIZER)
+    rest = {f"state.{i}": leaf.detach().contiguous() for i, leaf in enumerate(leaves(state))}
+    rest["rng.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        rest["rng.cuda"] = torch.cuda.get_rng_state()
+    save_file(rest, folder / REST)
+
+
+def load(folder: Path, *, model: nn.Module, optimizer: Any, template: Callable[[], State]) -> State:
+    """Put back what `save` wrote; the carried state is returned."""
+    device = next(model.parameters()).device
+    load_weights(folder / MODEL, model)
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in load_file(folder / OPTIMIZER).items():
+        index, key = name.split(".", 1)
+        moments.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    rest = load_file(folder / REST)
+    parts = [rest[f"state.{i}"] for i in range(sum(name.startswith("state.") for name in rest))]
+    state = to(rebuild(template(), parts), device) if parts else None
+    torch.set_rng_state(rest["rng.cpu"])
+    if torch.cuda.is_available() and "rng.cuda" in rest:
+        torch.cuda.set_rng_state(rest["rng.cuda"])
+    return state
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write the parameters and buffers of a model; a tied matrix once."""
+    save_model(model, str(path))
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Load a safetensors file into a model of the same shape.
+
+    Raises:
+        UserError: it holds the weights of another model.
+    """
+    try:
+        load_model(model, str(path), device=str(next(model.parameters()).device))
+    except (RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise UserError(
+            f"{path}: weights of another model ({first}): "
+            "use the configuration they were saved with"
+        ) from None

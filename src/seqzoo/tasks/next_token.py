@@ -1,0 +1,76 @@
+"""Next-token prediction: the batch and the objective that several tasks share."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seqzoo.state import State
+from seqzoo.tasks.task import Forward
+
+IGNORE = -100  # a target without a loss
+
+
+class TokenBatch(NamedTuple):
+    """Tokens to read and the tokens that follow."""
+
+    inputs: Tensor  # (B, T) tokens
+    targets: Tensor  # (B, T) tokens; IGNORE where there is no loss
+    fresh: bool
+    n_tokens: int
+    n_targets: int
+    source: tuple[Any, ...] = ()  # of an encoder: tokens (B, S), and B lengths
+
+    def to(self, device: torch.device) -> TokenBatch:
+        source = tuple(x.to(device) if isinstance(x, Tensor) else x for x in self.source)
+        inputs, targets = self.inputs.to(device), self.targets.to(device)
+        return self._replace(inputs=inputs, targets=targets, source=source)
+
+
+def next_token_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Summed cross-entropy in nats of logits (B, T, V) against targets (B, T)."""
+    return F.cross_entropy(
+        logits.flatten(0, 1).float(),
+        targets.flatten(),
+        ignore_index=IGNORE,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+
+
+def next_token_objective(
+    forward: Forward,
+    batch: TokenBatch,
+    state: State,
+    *,
+    label_smoothing: float,
+    replaced: float,
+) -> tuple[Tensor, State]:
+    """The summed loss of a batch, and the state after it.
+
+    Args:
+        replaced: share of the input tokens to replace by predictions; see `replace_by_predictions`.
+    """
+    if replaced:
+        batch = replace_by_predictions(forward, batch, state, replaced)
+    logits, state = forward(batch.inputs, state, *batch.source)
+    return next_token_loss(logits, batch.targets, label_smoothing), state
+
+
+@torch.no_grad()
+def replace_by_predictions(
+    forward: Forward, batch: TokenBatch, state: State, share: float
+) -> TokenBatch:
+    """The batch with a share of its target-side inputs replaced by the model's predictions.
+
+    Scheduled sampling (Bengio et al. 2015, arXiv 1506.03099) in two passes (Mihaylova and Martins
+    2019, arXiv 1906.07651), which keeps training parallel.
+    """
+    predicted = forward(batch.inputs, state, *batch.source)[0][:, :-1].argmax(-1)
+    chosen = (torch.rand(predicted.shape) < share).to(predicted.device)
+    chosen &= batch.targets[:, :-1] != IGNORE
+    rest = torch.where(chosen, predicted, batch.inputs[:, 1:])
+    return batch._replace(inputs=torch.cat((batch.inputs[:, :1], rest), 1))

@@ -1,0 +1,164 @@
+"""What happens now and then during a training, and at its end.
+
+A hook is called after every step that is a multiple of its `every`: first the hooks of every run,
+in the order of `run_hooks`, then those of the configuration (`hook=[NAME]`), then those given from
+Python.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count
+from seqzoo.training.settings import TrainerSettings
+
+if TYPE_CHECKING:
+    from seqzoo.training.training import Training
+
+
+class Hook:
+    """Does nothing: derive from it and override what is needed.
+
+    Attributes:
+        every: steps between two calls of `on_step`; None: it is never called.
+    """
+
+    every: int | None = None
+
+    def is_due(self, step: int) -> bool:
+        return self.every is not None and step % self.every == 0
+
+    def on_start(self, training: Training) -> None:
+        """Before the first step, of a resumed run too."""
+
+    def on_step(self, training: Training) -> None:
+        """After a step that is due. `training.is_last_step` tells whether `on_end` comes next."""
+
+    def on_end(self, training: Training) -> None:
+        """After the last step, which is saved; `training.status` is `finished` or `interrupted`."""
+
+
+class Log(Hook):
+    """Loss, learning rate, norm of the gradient and speed of the steps since the last line."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_step(self, training: Training) -> None:
+        values = {
+            "train/loss": training.mean_loss(),
+            "train/lr": training.lr,
+            "train/grad_norm": float(training.grad_norm),
+            "train/tokens_per_second": training.meter.tokens_per_second,
+        }
+        training.loggers.scalars(values, training.position())
+        training.meter.begin()
+
+
+class Evaluate(Hook):
+    """Measure the model, quickly on the way and thoroughly at the end, and keep the best one."""
+
+    def __init__(self, every: int | None) -> None:
+        self.every = every
+        self.measured_at = -1
+
+    def on_step(self, training: Training) -> None:
+        if not training.is_last_step:
+            training.evaluate(quick=True)
+            self.measured_at = training.step
+            self.keep_the_best(training)
+
+    def on_end(self, training: Training) -> None:
+        if training.status == "finished":
+            if self.measured_at != training.step or training.task.quick_is_less:
+                training.evaluate(quick=False)
+            self.keep_the_best(training)
+
+    def keep_the_best(self, training: Training) -> None:
+        """Save the model if the first of the task's metrics is better than ever before."""
+        value = training.metrics[training.best_metric]
+        so_far = training.best.get("value")
+        if not math.isfinite(value) or (so_far is not None and not training.better(value, so_far)):
+            return
+        training.save()
+        training.best = {"value": value, "step": training.step}
+        checkpoints = training.directory.checkpoints
+        checkpoints.point("best", checkpoints.at(training.step), training.best)
+        checkpoints.prune(keep=training.recent_checkpoints())
+
+
+class Sample(Hook):
+    """Log some output of the model, and figures of it."""
+
+    def __init__(self, every: int | None) -> None:
+        self.every = every
+        self.sampled_at = -1
+
+    def on_step(self, training: Training) -> None:
+        if not training.is_last_step:
+            self.sample(training)
+
+    def on_end(self, training: Training) -> None:
+        if training.status == "finished" and self.sampled_at != training.step:
+            self.sample(training)
+
+    def sample(self, training: Training) -> None:
+        self.sampled_at = training.step
+        with training.terminal.busy("sampling"), training.forward.uncompiled():
+            text = training.task.sample(training.model)
+            figures = training.task.figures(training.model)
+        training.loggers.text("sample", text, training.step)
+        training.loggers.figures(figures, training.step)
+        training.terminal.line("\n".join(f"    | {line}" for line in text.splitlines()))
+
+
+class SaveCheckpoint(Hook):
+    """Save the run, so that it can be resumed. The last step is always saved."""
+
+    def __init__(self, every: int | None) -> None:
+        self.every = every
+
+    def on_step(self, training: Training) -> None:
+        if not training.is_last_step:
+            training.save()
+
+
+def run_hooks(settings: TrainerSettings) -> list[Hook]:
+    """The hooks of every run, in the order in which they are called after a step."""
+    return [
+        Log(settings.log_every),
+        Evaluate(settings.eval_every),
+        Sample(settings.sample_every),
+        SaveCheckpoint(settings.checkpoint_every),
+    ]
+
+
+class EarlyStopping(Hook):
+    """End the run when evaluations no longer improve the task's first metric.
+
+    Args:
+        patience: evaluations in a row that are no better than the best one.
+    """
+
+    every = 1
+
+    @checked()
+    def __init__(self, *, patience: Count) -> None:
+        self.patience = patience
+        self.seen: dict[str, float] = {}
+        self.in_vain = 0
+
+    def on_step(self, training: Training) -> None:
+        if training.metrics is self.seen or not training.metrics:
+            return
+        self.seen = training.metrics
+        improved = training.best.get("step") == training.step
+        self.in_vain = 0 if improved else self.in_vain + 1
+        if self.in_vain >= self.patience:
+            training.terminal.line(
+                f"stopped early: {self.patience} evaluations no better than that of step "
+                f"{training.best.get('step', 0):,}"
+            )
+            training.stop()

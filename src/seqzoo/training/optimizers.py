@@ -1,0 +1,167 @@
+"""Optimisers, with the parameter groups that a model's parameters call for.
+
+A parameter may have two attributes: `lr_scale`, a multiple of the learning rate (RWKV's decays have
+it), and `no_decay`, where it is an embedding although it is not of an `nn.Embedding`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Protocol
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Amount, Beta, Count, Described, Positive
+
+Betas = Annotated[
+    Sequence[Beta],
+    Field(min_length=2, max_length=2),
+    Described("two numbers from 0 to 0.99999, such as [0.9,0.99]"),
+]
+
+
+class Optimizer(Protocol):
+    """The part of `torch.optim.Optimizer` that training needs."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Dictionaries with `params` and `lr`, which the schedule changes."""
+
+    def step(self) -> Any:
+        """Change the parameters by their gradients."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """`state`: tensors by name for each parameter's number; and `param_groups`."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+
+
+@checked()
+def adamw(model: nn.Module, *, lr: Positive, weight_decay: Amount, betas: Betas) -> Optimizer:
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101); matrices are decayed, but not biases,
+    norms, mixes and embeddings."""
+    return _adamw(_groups(model, model.parameters(), lr, weight_decay), betas)
+
+
+@checked()
+def muon(
+    model: nn.Module,
+    *,
+    lr: Positive,
+    weight_decay: Amount,
+    betas: Betas,
+    momentum: Beta,
+    newton_schulz_steps: Count,
+) -> Optimizer:
+    """Muon for the matrices in the model's blocks, AdamW for all other parameters.
+
+    Muon orthogonalises the momentum of a matrix (Jordan et al. 2024). Its updates are scaled to the
+    root mean square of AdamW's (arXiv 2502.16982, eq. 4), so both take the same `lr` and
+    `weight_decay`.
+    """
+    embeddings = _embeddings(model)
+    blocks: Any = model.blocks
+    matrices = {
+        id(parameter)
+        for block in blocks
+        for parameter in block.parameters()
+        if parameter.ndim == 2 and min(parameter.shape) > 1 and id(parameter) not in embeddings
+    }
+    inside = [p for p in model.parameters() if id(p) in matrices]
+    others = [p for p in model.parameters() if id(p) not in matrices]
+    if not inside:
+        return _adamw(_groups(model, others, lr, weight_decay), betas)
+    orthogonal = torch.optim.Muon(
+        _groups(model, inside, lr, weight_decay),
+        momentum=momentum,
+        ns_steps=newton_schulz_steps,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return Together(orthogonal, _adamw(_groups(model, others, lr, weight_decay), betas))
+
+
+class Together:
+    """Several optimisers, each over its own parameters, as one."""
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of one optimiser: parameters are numbered through all parts."""
+        state: dict[int, Any] = {}
+        groups: list[dict[str, Any]] = []
+        for part, first in zip(self.parts, self._firsts(), strict=True):
+            own = part.state_dict()
+            state |= {first + i: slots for i, slots in own["state"].items()}
+            groups += [
+                {**g, "params": [first + i for i in g["params"]]} for g in own["param_groups"]
+            ]
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        groups = iter(state_dict["param_groups"])
+        for part, first in zip(self.parts, self._firsts(), strict=True):
+            own = [next(groups) for _ in part.param_groups]
+            numbers = [i for group in own for i in group["params"]]
+            part.load_state_dict(
+                {
+                    "state": {
+                        i - first: state_dict["state"][i]
+                        for i in numbers
+                        if i in state_dict["state"]
+                    },
+                    "param_groups": [
+                        {**group, "params": [i - first for i in group["params"]]} for group in own
+                    ],
+                }
+            )
+
+    def _firsts(self) -> list[int]:
+        """The number of each part's first parameter."""
+        sizes = [sum(len(group["params"]) for group in part.param_groups) for part in self.parts]
+        return [sum(sizes[:i]) for i in range(len(sizes))]
+
+
+def _adamw(groups: list[dict[str, Any]], betas: Sequence[float]) -> torch.optim.AdamW:
+    return torch.optim.AdamW(groups, betas=(betas[0], betas[1]), fused=True)
+
+
+def _groups(
+    model: nn.Module, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Parameters by their weight decay and learning rate, in the order in which they come."""
+    embeddings = _embeddings(model)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in parameters:
+        matrix = parameter.squeeze().ndim >= 2 and id(parameter) not in embeddings
+        key = (weight_decay if matrix else 0.0, getattr(parameter, "lr_scale", 1.0))
+        groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": same, "weight_decay": decay, "lr": lr * scale}
+        for (decay, scale), same in groups.items()
+    ]
+
+
+def _embeddings(model: nn.Module) -> set[int]:
+    """The identities of the parameters that are embeddings."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return tables | {id(p) for p in model.parameters() if getattr(p, "no_decay", False)}

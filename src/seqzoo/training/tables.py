@@ -1,0 +1,87 @@
+"""The optimisers, schedules, loggers and hooks that a configuration can name; a plugin adds to each
+of these tables.
+
+This module loads no torch. To add to a table: one class or function, a line here, and a YAML file
+in ``configs/optim``, ``configs/schedule``, ``configs/logger`` or ``configs/hook``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from seqzoo.config.plugins import registered
+from seqzoo.config.schema import load
+from seqzoo.errors import unknown
+
+# An optimiser: function(model, *, lr, ...) -> Optimizer.
+OPTIMIZERS = {
+    "adamw": "seqzoo.training.optimizers:adamw",
+    "muon": "seqzoo.training.optimizers:muon",
+}
+# A schedule: function(*, warmup_steps, ...) -> function(step, progress) -> factor.
+SCHEDULES = {
+    "cosine": "seqzoo.training.schedules:cosine",
+    "wsd": "seqzoo.training.schedules:wsd",
+    "linear": "seqzoo.training.schedules:linear",
+    "constant": "seqzoo.training.schedules:constant",
+}
+# A logger: class(**keys) with the methods of `seqzoo.training.loggers.Logger`.
+LOGGERS = {
+    "tensorboard": "seqzoo.training.loggers:TensorBoard",
+    "wandb": "seqzoo.training.loggers:Wandb",
+    "trackio": "seqzoo.training.loggers:Trackio",
+}
+# A hook that a configuration can add: class(**keys), derived from `seqzoo.training.hooks.Hook`.
+HOOKS = {
+    "early_stopping": "seqzoo.training.hooks:EarlyStopping",
+}
+
+
+def make_optimizer(keys: Mapping[str, Any], model: Any) -> Any:
+    """The optimiser of a configuration's section `optim`, over the parameters of a model."""
+    return load(path_of("optim", keys["name"]))(model, **_but_name(keys))
+
+
+def make_schedule(keys: Mapping[str, Any]) -> Any:
+    """The schedule of a configuration's section `schedule`."""
+    return load(path_of("schedule", keys["name"]))(**_but_name(keys))
+
+
+def make_loggers(sections: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """The loggers of a configuration's section `logger`, which has a section for each of them."""
+    return [load(path_of("logger", name))(**(keys or {})) for name, keys in sections.items()]
+
+
+def make_hooks(sections: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """The hooks of a configuration's section `hook`, which has a section for each of them."""
+    return [load(path_of("hook", name))(**(keys or {})) for name, keys in sections.items()]
+
+
+def path_of(kind: str, name: str) -> str:
+    """The import path of an optimiser, schedule, logger or hook.
+
+    Args:
+        kind: the section of the configuration: `optim`, `schedule`, `logger` or `hook`.
+
+    Raises:
+        UserError: none of that name; the nearest name is offered.
+    """
+    field, builtin = TABLES[kind]
+    known = registered(field, builtin)
+    if name not in known:
+        raise unknown(kind, name, known)
+    return str(known[name])
+
+
+# For each section of a configuration the field of `Plugin`, and the built-in table.
+TABLES = {
+    "optim": ("optim", OPTIMIZERS),
+    "schedule": ("schedule", SCHEDULES),
+    "logger": ("loggers", LOGGERS),
+    "hook": ("hooks", HOOKS),
+}
+
+
+def _but_name(keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in keys.items() if key != "name"}
