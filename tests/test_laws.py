@@ -97,11 +97,11 @@ def test_padding_law(name: str, keys: dict, lengths: tuple[int, ...]) -> None:
 def test_laws_after_a_source(name: str, keys: dict) -> None:
     """A decoder that starts from an encoded source is a state machine like any other, and its loss
     has a gradient in the encoder."""
-    x = inputs(17)
+    x = inputs(9)
     f = laws.example(name, **keys)
-    for cuts in ([5, 6, 11], range(1, 17)):
+    for cuts in ([3, 4, 6], range(1, 9)):
         assert laws.chunk_law(f, x, cuts) <= 1e-9
-    assert laws.causality(f, x, 8) == 0
+    assert laws.causality(f, x, 4) == 0
     for form in laws.fast_forms(f, x):
         assert laws.definition_law(f, x, form) <= 1e-9
     for law in (laws.empty_state, laws.purity, laws.batch_first, laws.bounded_state):
