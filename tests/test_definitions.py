@@ -107,7 +107,9 @@ def test_matrix_state_survives_any_decay(
     for least in (None, float(log_w.min())):
         narrow = {name: t.float() for name, t in more.items()}
         for result, value in zip(
-            matrix_state(*(t.float() for t in given_), **narrow, least=least), expected, strict=True
+            matrix_state(*(t.float() for t in given_), **narrow, min_log_w=least),
+            expected,
+            strict=True,
         ):
             assert_close(result, value.float(), atol=1e-4 * float(value.abs().max()), rtol=0)
 
