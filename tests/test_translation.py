@@ -261,7 +261,7 @@ def test_by_command(
     figure = tmp_path / "looked.png"
     looked = run("translate", folder, "abc", "--attention", figure)
     if name == "gru":
-        assert looked == 2 and "looks back" in capsys.readouterr().err
+        assert looked == 2 and "no attention to its source" in capsys.readouterr().err
         command = [sys.executable, "-m", "seqzoo", "translate", str(folder)]
         piped = subprocess.run(command, input="abc\n\nde\n", capture_output=True, text=True)
         assert piped.stdout.splitlines() == one_by_one
