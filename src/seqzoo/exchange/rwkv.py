@@ -82,8 +82,7 @@ def import_rwkv(path: Path, folder: Path, vocabulary: Path | None) -> dict[str, 
         config["task"]["tokenizer"] = tokenizer.kind
     run = RunDirectory.claim(folder)
     run.write_config(config)
-    described = {**config["model"], "architecture": config["architecture"]}
-    run.describe_model(described, {"vocab_size": vocab_size}, {"tokenizer": tokenizer})
+    run.describe_model(config, {"vocab_size": vocab_size}, {"tokenizer": tokenizer})
     run.save_model(model)
     run.write_summary(
         {
