@@ -139,7 +139,10 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         model.encode(SOURCES, LENGTHS)
     for message, keys in {
         "give architecture.bidirectional=false": {"bridge": "state", "bidirectional": True},
-        "give architecture.encoder_layers=null, or 2 as model.n_layers": {"bridge": "state", "encoder_layers": 1},
+        "give architecture.encoder_layers=null, or 2 as model.n_layers": {
+            "bridge": "state",
+            "encoder_layers": 1,
+        },
         r"model.dim \(16\) .* architecture.source_heads=4": {"source_heads": 7},
         "share_embeddings=false": {"source_vocab_size": 30},
         "dot, bahdanau, luong": {"attention": "cosine"},
