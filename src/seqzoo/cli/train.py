@@ -113,7 +113,9 @@ def run_job(cfg: Any) -> tuple[int, float | None]:
         plugins.use(config.get("plugins") or [])
         check_config(config)  # also what only a sweeper knew
         if sweep and config.pop("resume", None) == "auto":
-            if (found := resume.same_request(_runs_root(folder), config)) is not None:
+            if (
+                found := resume.same_request(_runs_root(launch.short(folder.absolute())), config)
+            ) is not None:
                 return _again(found)
         directory = RunDirectory.claim(launch.short(folder.absolute()))
     except UserError as error:
