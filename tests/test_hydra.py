@@ -132,12 +132,7 @@ def test_a_users_own_folder_of_files(place: Path, capsys: pytest.CaptureFixture[
     (place / "own/experiment/mine.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /model: gru\nmodel:\n  dim: 24\n"
     )
-    study = "defaults:
-  - train
-  - _self_
-model:
-  n_layers: 3
-"
+    study = "defaults:\n  - train\n  - _self_\nmodel:\n  n_layers: 3\n"
     (place / "own/study.yaml").write_text(study)
     for flag in ("--config-dir", "-cd"):
         assert run("train", flag, "own", "experiment=mine", "--cfg", "job") == 0
