@@ -20,7 +20,7 @@ from seqzoo.bench import memory
 from seqzoo.bench.plan import Point
 from seqzoo.bench.settings import BenchSettings
 from seqzoo.bench.timing import FusedKernels, sample, timed
-from seqzoo.models.cost import flops_of_token
+from seqzoo.models.cost import flops_of_token, solve_width
 from seqzoo.models.zoo import build
 from seqzoo.state import State, nbytes
 from seqzoo.tasks.next_token import TokenBatch, next_token_loss
@@ -76,7 +76,7 @@ def survey(keys: Mapping[str, Any], settings: BenchSettings) -> dict[str, Any]:
     """
     keys = dict(keys)
     if settings.parameters is not None:
-        keys["dim"] = _solve_width(keys, settings.parameters, settings.vocab_size)
+        keys["dim"] = solve_width(settings.parameters, vocab_size=settings.vocab_size, **keys)
     model = build(vocab_size=settings.vocab_size, **keys).eval()
     first, growth = flops_of_token(model)
     return {
@@ -86,23 +86,6 @@ def survey(keys: Mapping[str, Any], settings: BenchSettings) -> dict[str, Any]:
         "flops_first": first,
         "flops_growth": growth,
     }
-
-
-def _solve_width(keys: Mapping[str, Any], target: int, vocab_size: int) -> int:
-    """The width whose number of parameters is nearest to the target."""
-    unit: int = 2 * keys.get("n_heads", 4)  # widths that heads of an even size divide
-
-    def excess(dim: int) -> int:
-        with torch.device("meta"):
-            return build(vocab_size=vocab_size, **{**keys, "dim": dim}).n_parameters() - target
-
-    low = high = unit
-    while excess(high) < 0:
-        low, high = high, 2 * high
-    while high - low > unit:
-        middle = (low + high) // (2 * unit) * unit
-        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
-    return min(low, high, key=lambda dim: abs(excess(dim)))
 
 
 def _cpu_name() -> str:

@@ -119,3 +119,24 @@ def _counted(call: Callable[[], Any]) -> tuple[int, Any]:
     with ops.backend("naive"), FlopCounterMode(display=False) as counter:
         result = call()
     return counter.get_total_flops(), result
+
+
+def solve_width(n_parameters: int, **keys: Any) -> int:
+    """The width `dim` whose number of parameters is nearest to a number.
+
+    Args:
+        **keys: as `build` takes them; `dim` is ignored.
+    """
+    unit: int = 2 * keys.get("n_heads", 4)  # widths that heads of an even size divide
+
+    def excess(dim: int) -> int:
+        with torch.device("meta"):
+            return build(**{**keys, "dim": dim}).n_parameters() - n_parameters
+
+    low = high = unit
+    while excess(high) < 0:
+        low, high = high, 2 * high
+    while high - low > unit:
+        middle = (low + high) // (2 * unit) * unit
+        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
+    return min(low, high, key=lambda dim: abs(excess(dim)))
