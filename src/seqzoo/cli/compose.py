@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -41,7 +41,7 @@ def parse(texts: Sequence[str], *, multirun: bool = False) -> list[Any]:
                 f"{text.partition('=')[0]}=[{given}]"
             )
         if key == "hydra.searchpath":
-            _add_search_path(override.value())
+            add_search_path(override.value() or ())
         if key == "plugins" and override.value() is not None:
             value = override.value()
             plugins.use([value] if isinstance(value, str) else map(str, value))
@@ -66,9 +66,9 @@ def _parse_one(text: str) -> Any:
         return OverridesParser.create().parse_override(f"{key}={quoted}")
 
 
-def _add_search_path(entries: Any) -> None:
+def add_search_path(entries: Iterable[Any]) -> None:
     """Have our own reading of YAML files see what `hydra.searchpath` adds."""
-    for entry in entries or ():
+    for entry in entries:
         scheme, _, place = str(entry).partition("://")
         if scheme == "file":
             files.add_folder(Path(place))

@@ -62,12 +62,16 @@ def find(group: str, name: str) -> Path:
 
 
 def defaults(group: str, name: str) -> dict[str, Any]:
-    """The values of the group's section in the file of a choice."""
+    """The values of the group's section in the file of a choice, and in the files of the same group
+    that its defaults list names."""
     values = dict(_read(find(group, name)))
-    values.pop("defaults", None)
+    bases = [each for each in values.pop("defaults", []) if isinstance(each, str)]
     for section in (group, name):  # a model's file has sections; a logger has one under its name
         inner = values.get(section)
         values = dict(inner) if isinstance(inner, dict) else values
+    for base in bases:
+        if base != "_self_":
+            values = {**defaults(group, base), **values}
     return values
 
 
