@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from seqzoo_example.echo_data import Words
 from torch import Tensor
 
 from seqzoo.config.schema import checked
@@ -15,6 +14,7 @@ from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.state import State
 from seqzoo.tasks.next_token import IGNORE, TokenBatch, next_token_loss
 from seqzoo.tasks.task import Forward, Metric
+from seqzoo_example.echo_data import Words
 
 
 class Echo:
