@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import seqzoo
-from seqzoo.decoding import Hypothesis, beam_search, generate
+from seqzoo.decoding.beam import Hypothesis, beam_search
+from seqzoo.decoding.sampling import generate
 from seqzoo.models.language_model import LanguageModel
 
 STOP, V = 0, 11
@@ -63,9 +64,9 @@ def test_beam_search_is_the_plain_one(name: str, beams: int, penalty: float) -> 
 
 @pytest.mark.parametrize("keys", ({}, {"attention": "bahdanau"}, {"bridge": "state"}), ids=str)
 def test_beam_search_behind_a_source_is_the_plain_one(keys: dict) -> None:
-    model = small("lstm", 7, head="encoder_decoder", **keys)
+    model = small("lstm", 7, architecture="encoder_decoder", **keys)
     sources = torch.randint(1, V, (3, 4), generator=torch.Generator().manual_seed(1))
-    prompt, state = model.begin(sources, 1)
+    prompt, state = model.start(sources, 1)
     found = beam_search(model, prompt, state, beams=3, max_tokens=6, stop=STOP, length_penalty=1.0)
     for source, ours in zip(sources, found, strict=True):
         expected = plain(model, [1], 3, 6, 1.0, source[None])

@@ -19,7 +19,7 @@ from seqzoo.config.files import defaults
 from seqzoo.decoding.sampling import generate, sample
 from seqzoo.models.zoo import FAMILIES
 from seqzoo.tasks.charlm import block_loss, stream_loss
-from seqzoo.tasks.translation import translate
+from seqzoo.tasks.translate import Translator
 
 SMALL = [
     "model.dim=32",

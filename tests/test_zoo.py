@@ -5,12 +5,10 @@ import re
 import pytest
 import torch
 import yaml
-from torch import Tensor, nn
 
 import seqzoo
 from seqzoo.config.files import CONFIGS
-from seqzoo.models import zoo
-from seqzoo.models.zoo import ALIASES, FAMILIES, Family, model_keys
+from seqzoo.models.zoo import ALIASES, FAMILIES, model_keys
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *ALIASES])
@@ -86,7 +84,7 @@ def test_hydra_and_python_agree_on_aliases(name: str) -> None:
         ("lstn", {}, "did you mean 'lstm'"),
         ("lstm", {"dims": 3}, "did you mean 'dim'"),
         ("transformer", {"dim": 250, "n_heads": 8}, "try model.dim=248 or model.n_heads=10"),
-        ("transformer", {"position": "rop"}, "choose one of rope"),
+        ("transformer", {"position": "rop"}, "give one of rope"),
         ("transformer", {"dim": 12, "n_heads": 4}, "rope turns pairs"),
         ("gru", {"dim": -1}, "from 1 up"),
         ("gru", {"dropout": float("nan")}, "give a number from 0"),
@@ -105,60 +103,3 @@ def test_learned_positions_end() -> None:
     )
     with pytest.raises(ValueError, match="max_len=9"):
         model(torch.zeros(1, 9, dtype=torch.long))
-
-
-class Leaky(nn.Module):
-    """A toy from outside the package: a leaky sum."""
-
-    def __init__(self, *, dim: int) -> None:
-        super().__init__()
-        self.rate = nn.Parameter(torch.zeros(dim))
-        self.out = nn.Linear(dim, dim)
-
-    def forward(
-        self, x: Tensor, state: tuple[Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor]]:
-        (h,) = state or (torch.zeros_like(x[:, 0]),)
-        ys = []
-        for xt in x.unbind(1):
-            h = torch.lerp(xt, h, self.rate.sigmoid())
-            ys.append(h)
-        return self.out(torch.stack(ys, 1)), (h,)
-
-
-def test_a_family_from_outside(tmp_path, text_file, monkeypatch) -> None:
-    """A file, a line in the table, a YAML: then it obeys the laws, trains through the trainer, and
-    writes."""
-    from seqzoo import laws, tasks
-    from seqzoo.config.files import defaults
-    from seqzoo.training.loop import train
-
-    path = tmp_path / "leaky.yaml"
-    path.write_text(
-        "name: leaky\nblock: prenorm\ndim: 16\nn_layers: 1\nmlp_ratio: 2\ndropout: 0.0\n"
-        "tie_embeddings: false\n"
-    )
-    monkeypatch.setitem(zoo.FAMILIES, "leaky", Family(f"{__name__}:Leaky", "stack", yaml=str(path)))
-    for keys in laws.variants("leaky"):
-        f = laws.example("leaky", **keys)
-        assert laws.chunk_law(f, torch.randn(2, 9, 16, dtype=torch.float64), [4]) <= 1e-9
-    keys = {
-        **defaults("task", "charlm"),
-        "path": str(text_file),
-        "seq_len": 16,
-        "batch_size": 4,
-        "sample_tokens": 5,
-    }
-    task = tasks.make(keys, tasks.prepare(keys), seed=1)
-    settings = {
-        **defaults("trainer", "default"),
-        "max_seconds": None,
-        "max_steps": 30,
-        "dtype": "float32",
-        "lr": 0.01,
-        "warmup_steps": 5,
-    }
-    model = seqzoo.build("leaky", vocab_size=task.tokenizer.vocab_size)
-    config = {"model": zoo.model_keys("leaky"), "task": keys, "trainer": settings}
-    summary = train(model, task, settings, tmp_path, config=config, resume=False, quiet=True)
-    assert summary["val/loss"] < 4

@@ -15,7 +15,7 @@ from seqzoo.config.devices import check_device
 from seqzoo.config.schema import check, check_keys, declared
 from seqzoo.config.values import shown
 from seqzoo.errors import UserError, nearest
-from seqzoo.models.zoo import check_architecture, check_model
+from seqzoo.models.zoo import check_architecture, check_model, full_name
 from seqzoo.tasks import check_fit, check_task
 from seqzoo.training.tables import path_of
 
@@ -30,6 +30,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         UserError: one line about the first thing that is wrong.
     """
     _check_sections(config)
+    for section in ("model", "architecture", "task"):
+        check_complete(section, config[section])
     check_model(config["model"])
     check_architecture(config["architecture"], config["model"])
     check_task(config["task"])
@@ -70,10 +72,17 @@ def check_section(
     where = where or f"{section}."
     known = files.defaults(section, name)
     check_keys(values, {*known, "name"}, where)
+    check_complete(section, {"name": name, **values}, where)
+    check(declared(path), values, where)
+
+
+def check_complete(section: str, values: Mapping[str, Any], where: str | None = None) -> None:
+    """Refuse a section without one of the keys in the file of its choice."""
+    known = files.defaults(section, full_name(values["name"]))
     for key in known:
         if key not in values:
+            where = where or f"{section}."
             raise UserError(f"{where}{key}: missing: give it, such as {shown(known[key])}")
-    check(declared(path), values, where)
 
 
 def check_folder(wanted: str) -> None:

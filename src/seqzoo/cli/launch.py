@@ -133,7 +133,7 @@ def closing_lines(summary: Mapping[str, Any], config: Mapping[str, Any], folder:
             f"{summary['steps']:,} steps, {summary['tokens']:,} tokens in "
             f"{summary['train_seconds']:.0f} s, evaluations included "
             f"({summary['tokens_per_second']:,.0f} tokens/s in training steps)",
-            *metric_lines(summary),
+            *(f"  {line}" for line in metric_lines(summary)),
             "\nnext:",
             *(f"  {seqzoo} {name} {run} {example}".rstrip() for name, example in uses.items()),
             f"  {seqzoo} dashboard {runs_folder(folder)}",
@@ -150,7 +150,7 @@ def metric_lines(values: Mapping[str, Any]) -> list[str]:
         if "/" in key and "_by_" not in key and isinstance(value, (int, float))
     }
     width = max(map(len, shown), default=0)
-    return [f"  {key:<{width}}  {_with_unit(key, value)}" for key, value in shown.items()]
+    return [f"{key:<{width}}  {_with_unit(key, value)}" for key, value in shown.items()]
 
 
 def _with_unit(key: str, value: float) -> str:

@@ -21,14 +21,14 @@ def resumed_config(directory: RunDirectory, overrides: Sequence[Any]) -> dict[st
     """The run's own configuration with what was given now.
 
     Raises:
-        UserError: a plugin that is not in use here; no checkpoint; a key that has to stay; a limit
-            that is reached already.
+        UserError: a plugin that is not in use here; no checkpoint; a key that has to stay.
     """
     saved = directory.config
     check_requirements(saved, directory.path)
     if not directory.has_checkpoint():
         raise UserError(f"resume={directory.path}: no checkpoint to go on from: start a new run")
-    trainer = {**files.defaults("trainer", "default"), **saved["trainer"]}
+    saved = complete(saved)
+    trainer = dict(saved["trainer"])
     for override in overrides:
         section, _, key = override.key_or_group.partition(".")
         if section == "trainer" and key:
@@ -40,7 +40,15 @@ def resumed_config(directory: RunDirectory, overrides: Sequence[Any]) -> dict[st
             )
     config = {**saved, "trainer": trainer, "resume": None}
     config.pop("requires", None)  # recorded anew
-    _refuse_finished(directory, trainer)
+    return config
+
+
+def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration with the keys that have come since it was made, at their defaults."""
+    config = dict(saved)
+    for section in ("model", "architecture", "task", "optim", "schedule", "trainer"):
+        name = saved[section].get("name", "default")
+        config[section] = {**files.defaults(section, name), **saved[section]}
     return config
 
 
@@ -66,7 +74,12 @@ def _agrees(override: Any, saved: Mapping[str, Any]) -> bool:
     return bool(values.get(key) == value)
 
 
-def _refuse_finished(directory: RunDirectory, trainer: Mapping[str, Any]) -> None:
+def refuse_finished(directory: RunDirectory, trainer: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that has reached a limit.
+
+    Raises:
+        UserError: the limit, and a larger one to give.
+    """
     summary = directory.summary
     for limit, reached in LIMITS.items():
         done, end = summary.get(reached, 0), trainer[limit]

@@ -64,6 +64,8 @@ def _single(options: Any, texts: Sequence[str]) -> int:
 
 def _sweep(options: Any, texts: Sequence[str], configs: Sequence[dict[str, Any]]) -> int:
     root = Path(configs[0]["hydra"]["sweep"]["dir"])
+    if not any(text.startswith("hydra.sweep.dir=") for text in texts):
+        texts = [*texts, f"hydra.sweep.dir={root}"]  # its name is a time, which Hydra reads again
     try:
         run_hydra(sweep_job, options, hydra_flags(options), texts, "train")
     except JobFailed:
@@ -128,7 +130,8 @@ def _again(directory: RunDirectory) -> tuple[int, float | None]:
         print(f"finished before: {directory.path}", flush=True)
         return launch.DONE, launch.best_metric(directory.summary)
     print(f"resuming {directory.path}", flush=True)
-    status, summary = launch.attempt(directory.config, directory, resuming=True)
+    config = resume.complete(directory.config)
+    status, summary = launch.attempt(config, directory, resuming=True)
     return status, launch.best_metric(summary) if summary else None
 
 
@@ -160,6 +163,7 @@ def _resume(directory: RunDirectory, overrides: Sequence[Any], *, only_print: bo
     """Go on from the last checkpoint."""
     config = resume.resumed_config(directory, overrides)
     check_config(config)
+    resume.refuse_finished(directory, config["trainer"])
     check_folder(str(directory.path))
     if only_print:
         import yaml
@@ -198,6 +202,7 @@ def train(*overrides: str, hooks: Sequence[Any] = (), quiet: bool = False) -> Ru
         directory = RunDirectory.open(Path(str(wanted)))
         config = resume.resumed_config(directory, parsed)
         check_config(config)
+        resume.refuse_finished(directory, config["trainer"])
     else:
         check_config(config)
         directory = RunDirectory.claim(launch.short(folder.absolute()))

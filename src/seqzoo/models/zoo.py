@@ -209,7 +209,8 @@ def build(
     Raises:
         UserError: an unknown name or key, or a value that is not allowed.
     """
-    sizes = {key: keys.pop(key) for key in ("source_vocab_size", "n_classes") if key in keys}
+    sizes = {key: keys.pop(key, None) for key in ("source_vocab_size", "n_classes")}
+    sizes = {key: size for key, size in sizes.items() if size is not None}
     model, whole = complete(name, architecture, **keys)
     assemble = load(ARCHITECTURES[architecture])
     options = {key: value for key, value in whole.items() if key != "name"}

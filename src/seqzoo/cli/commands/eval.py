@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from seqzoo.runs.directory import RunDirectory
 
 
 def add(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Measure a run again, on its own data or on other data. At a terminal: aligned, with units; "
+        "in a pipe: a line a metric, name and value with a tab between."
+    )
     add_run(parser)
     parser.add_argument("--split", default="val", choices=("val", "test"), help="default: val")
     parser.add_argument("--path", help="another file to measure on, of the kind the task reads")
@@ -40,7 +45,10 @@ def run(options: Namespace) -> None:
         data = {key: None for key in tasks.entry(task["name"]).sources if key in task}
         data["path"] = options.path
     metrics = load_run(options).evaluate(options.split, search, **data)
-    print(*metric_lines(metrics), sep="\n")
+    if sys.stdout.isatty():
+        print(*metric_lines(metrics), sep="\n")
+    else:
+        print(*(f"{name}\t{value:.4f}" for name, value in metrics.items()), sep="\n")
 
 
 def _search(options: Namespace, directory: RunDirectory) -> dict[str, Any]:
