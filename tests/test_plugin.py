@@ -221,6 +221,13 @@ def test_a_folder_on_the_path_is_named(tmp_path: Path) -> None:
     assert config_of(tmp_path / "run")["requires"]["model=leaky"] == "seqzoo_example"
     again = ["train", "resume=run", "plugins=[seqzoo_example]", "trainer.max_steps=3"]
     assert "3 steps" in command(lib, *again, where=tmp_path)
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    recipe = (
+        "# @package _global_\ndefaults:\n  - override /model: leaky\nplugins: [seqzoo_example]\n"
+    )
+    (tmp_path / "own" / "experiment" / "recipe.yaml").write_text(recipe)
+    named = ["train", "--config-dir", "own", "experiment=recipe", "--cfg", "job"]
+    assert "rate: 0.5" in command(lib, *named, where=tmp_path)
     assert "name its module in SEQZOO_PLUGINS" in command(
         lib, "eval", "run", where=tmp_path, status=2
     )
