@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import seqzoo
 from seqzoo import tasks
@@ -18,6 +19,8 @@ from seqzoo.models.language_model import LanguageModel
 from seqzoo.tasks.next_token import IGNORE, TokenBatch, replace_by_predictions
 from seqzoo.tasks.scores import by_length, moses, score, signatures
 from seqzoo.tasks.translate import Translator
+from seqzoo.training.hooks import Hook
+from seqzoo.training.training import Training
 
 
 def small(name: str, **keys: object) -> LanguageModel:
@@ -289,3 +292,35 @@ def test_wrong_requests(
 ) -> None:
     assert run("train", *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_resume_is_exact_behind_a_source(tmp_path: Path) -> None:
+    """Stopped after step 7 and resumed, samples, figures, evaluations and replaced inputs included:
+    the weights of the run that was left alone, and the same choice of what to export."""
+
+    class StopAt(Hook):
+        every = 7
+
+        def on_step(self, training: Training) -> None:
+            training.interrupted = training.step == 7
+
+    given = (
+        "model=gru task=translation architecture=encoder_decoder task.corpus=reverse "
+        "task.longest=4 task.n_pairs=200 task.val_pairs=20 task.test_pairs=10 "
+        "task.batch_tokens=128 task.scheduled_sampling=0.5 task.label_smoothing=0.1 "
+        "model.dim=16 model.n_layers=1 model.dropout=0.3 trainer.max_seconds=null "
+        "trainer.max_steps=14 trainer.eval_every=3 trainer.sample_every=3 "
+        "trainer.checkpoint_every=7 trainer.average_checkpoints=2 trainer.dtype=float32"
+    ).split()
+    alone, parts = tmp_path / "alone", tmp_path / "parts"
+    whole = seqzoo.train(*given, f"hydra.run.dir={alone}", quiet=True)
+    half = seqzoo.train(*given, f"hydra.run.dir={parts}", hooks=[StopAt()], quiet=True)
+    assert half.summary["status"] == "interrupted" and half.summary["steps"] == 7
+    resumed = seqzoo.train(f"resume={parts}", quiet=True)
+    mine, other = (
+        load_file(folder / "checkpoints" / "last" / "model.safetensors")
+        for folder in (alone, parts)
+    )
+    assert all(torch.equal(mine[name], other[name]) for name in mine)
+    for key in ("average", "exported"):
+        assert whole.summary[key] == resumed.summary[key]
