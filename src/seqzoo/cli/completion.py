@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from seqzoo.cli import help as helps
-from seqzoo.cli.compose import GROUPS
+from seqzoo.cli.compose import GROUPS, add_search_path
 from seqzoo.cli.main import COMMANDS, command_parser
-from seqzoo.config import files
+from seqzoo.config import files, plugins
 from seqzoo.config.schema import declared
 from seqzoo.config.values import choices, shown
+from seqzoo.errors import UserError
 from seqzoo.models.zoo import families, full_name
 
+CONFIG_DIR = ("--config-dir", "-cd")
 FLAGS = ("-m", "--multirun", "--cfg", "--config-dir", "--config-name", "--info", "--help")
 
 # bash replaces what follows the last break character, which `=` usually is: the rest is taken off.
@@ -46,15 +50,32 @@ def candidates(line: str) -> list[str]:
     before = [text for text in before if text][1:]
     if not before:
         found: Iterable[str] = COMMANDS
-    elif before[0] in ("train", "info"):
-        found = _overrides(before[1:], word)
-    elif before[0] == "bench":
-        found = _bench(word)
+    elif before[0] in ("train", "info", "bench"):
+        _use_what_is_named(before[1:])
+        if before[-1] in CONFIG_DIR:
+            found = _paths(word)
+        else:
+            found = _bench(word) if before[0] == "bench" else _overrides(before[1:], word)
     elif before[0] in COMMANDS:
         found = _arguments(command_parser(before[0]), before, word)
     else:
         found = ()
     return sorted({text for text in found if text.startswith(word)})
+
+
+def _use_what_is_named(before: list[str]) -> None:
+    """The plugins and the folders of YAML files that a line names; what is not there is passed
+    over."""
+    for text, following in pairwise((*before, "")):
+        key, equals, rest = text.partition("=")
+        listed = [each.strip("[]'\" ") for each in rest.split(",") if each.strip("[]'\" ")]
+        with suppress(UserError):
+            if key in CONFIG_DIR:
+                files.add_folder(Path(rest if equals else following))
+            elif key == "hydra.searchpath":
+                add_search_path(listed)
+            elif key == "plugins":
+                plugins.use(listed)
 
 
 def _arguments(parser: ArgumentParser, before: list[str], word: str) -> Iterable[str]:
@@ -85,8 +106,8 @@ def _overrides(before: list[str], word: str) -> Iterable[str]:
         whole = [f"{name}=" for name in (*GROUPS, "resume", *keys)]
         sections = [f"{section}." for section in dict.fromkeys(k.split(".")[0] for k in keys)]
         return whole if "." in word else [n for n in (*whole, *sections) if "." not in n[:-1]]
-    begin = f"{key}=" + value[: value.rfind(",") + 1]  # of several values, the last is completed
-    return [begin + text for text in _values(key, value.rpartition(",")[2], keys)]
+    last = max(value.rfind(","), value.rfind("[")) + 1  # of several values, the last is completed
+    return [f"{key}={value[:last]}{text}" for text in _values(key, value[last:], keys)]
 
 
 def _keys(before: list[str]) -> dict[str, tuple[Any, Any]]:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -40,12 +40,18 @@ def parse(texts: Sequence[str], *, multirun: bool = False) -> list[Any]:
                 f"{text}: several values: add -m to run with each of them, or give a list, "
                 f"{text.partition('=')[0]}=[{given}]"
             )
-        if key == "hydra.searchpath":
-            _add_search_path(override.value())
-        if key == "plugins" and override.value() is not None:
-            value = override.value()
-            plugins.use([value] if isinstance(value, str) else map(str, value))
+        _use_what_is_named(key, override.value())
     return overrides
+
+
+def _use_what_is_named(key: str, value: Any) -> None:
+    """The folders and the plugins that an override names, or the recipe that it chooses."""
+    if key == "hydra.searchpath":
+        add_search_path(value or ())
+    elif key == "experiment" and value in files.names("experiment"):
+        _use_what_is_named("plugins", files.values("experiment", value).get("plugins"))
+    elif key == "plugins" and value is not None:
+        plugins.use([value] if isinstance(value, str) else map(str, value))
 
 
 def _parse_one(text: str) -> Any:
@@ -66,9 +72,9 @@ def _parse_one(text: str) -> Any:
         return OverridesParser.create().parse_override(f"{key}={quoted}")
 
 
-def _add_search_path(entries: Any) -> None:
+def add_search_path(entries: Iterable[Any]) -> None:
     """Have our own reading of YAML files see what `hydra.searchpath` adds."""
-    for entry in entries or ():
+    for entry in entries:
         scheme, _, place = str(entry).partition("://")
         if scheme == "file":
             files.add_folder(Path(place))

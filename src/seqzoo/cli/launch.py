@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo import tasks
+from seqzoo.config.requires import requirements
 from seqzoo.errors import UserError
 from seqzoo.runs.directory import RunDirectory
 
@@ -50,6 +51,8 @@ def run(
     """
     try:
         data = prepare(config["task"])
+        if needed := requirements(config):
+            config = {**config, "requires": needed}
         directory.write_config(config)
         return _fit(config, data, directory, resuming=resuming, hooks=hooks, quiet=quiet)
     except UserError:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from seqzoo import tasks
 from seqzoo.config import files
 from seqzoo.config.devices import check_device
+from seqzoo.config.requires import check_requirements
 from seqzoo.config.schema import check_value
 from seqzoo.config.values import CachePolicy
 from seqzoo.errors import UserError
@@ -32,6 +33,7 @@ def load_run(options: Namespace, command: str | None = None, folder: str | None 
     """
     directory = RunDirectory.open(Path(folder or options.folder))
     config = directory.config
+    check_requirements(config, directory.path, "model", "task")
     if command is not None:
         _check_supported(directory, command)
     check_device("--device", options.device)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.config import files
+from seqzoo.config.requires import check_requirements
 from seqzoo.errors import UserError
 from seqzoo.models.zoo import full_name
 from seqzoo.runs.directory import RunDirectory
@@ -20,9 +21,10 @@ def resumed_config(directory: RunDirectory, overrides: Sequence[Any]) -> dict[st
     """The run's own configuration with what was given now.
 
     Raises:
-        UserError: no checkpoint; a key that has to stay.
+        UserError: a plugin that is not in use here; no checkpoint; a key that has to stay.
     """
     saved = directory.config
+    check_requirements(saved, directory.path)
     if not directory.has_checkpoint():
         raise UserError(f"resume={directory.path}: no checkpoint to go on from: start a new run")
     saved = complete(saved)
@@ -36,7 +38,9 @@ def resumed_config(directory: RunDirectory, overrides: Sequence[Any]) -> dict[st
                 f"{override.input_line}: {directory.path} keeps its model, data and optimiser, and "
                 "only trainer.* can change: leave it out, or start a new run"
             )
-    return {**saved, "trainer": trainer, "resume": None}
+    config = {**saved, "trainer": trainer, "resume": None}
+    config.pop("requires", None)  # recorded anew
+    return config
 
 
 def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,7 +111,8 @@ def same_request(root: Path, config: Mapping[str, Any]) -> RunDirectory | None:
     sweep with resume=auto takes for a job."""
 
     def request(values: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in values.items() if k not in ("resume", "hydra", "logger")}
+        left_out = ("resume", "hydra", "logger", "requires")
+        return {k: v for k, v in values.items() if k not in left_out}
 
     same = [
         directory

@@ -61,14 +61,23 @@ def find(group: str, name: str) -> Path:
     raise unknown(group, name, names(group))
 
 
+def values(group: str, name: str) -> dict[str, Any]:
+    """Everything in the file of a choice, as it is written."""
+    return dict(_read(find(group, name)))
+
+
 def defaults(group: str, name: str) -> dict[str, Any]:
-    """The values of the group's section in the file of a choice."""
-    values = dict(_read(find(group, name)))
-    values.pop("defaults", None)
+    """The values of the group's section in the file of a choice, and in the files of the same group
+    that its defaults list names."""
+    own = values(group, name)
+    bases = [each for each in own.pop("defaults", []) if isinstance(each, str)]
     for section in (group, name):  # a model's file has sections; a logger has one under its name
-        inner = values.get(section)
-        values = dict(inner) if isinstance(inner, dict) else values
-    return values
+        inner = own.get(section)
+        own = dict(inner) if isinstance(inner, dict) else own
+    for base in bases:
+        if base != "_self_":
+            own = {**defaults(group, base), **own}
+    return own
 
 
 @cache

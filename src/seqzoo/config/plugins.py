@@ -3,13 +3,15 @@ backends, and their YAML files.
 
 A package declares an entry point of the group `seqzoo.plugins` that names a module; the module has
 an attribute `plugin`, a `Plugin`. A module that is not installed as a plugin is named with
-`plugins=[module]`. The module should import no torch: everything in a `Plugin` is an import path,
-`"package.module:object"`, loaded when it is used.
+`plugins=[module]`, or in the variable SEQZOO_PLUGINS; a script or a notebook that has such an
+attribute is the module `__main__`. The module should import no torch: everything in a `Plugin` is
+an import path, `"package.module:object"`, loaded when it is used.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -54,6 +56,8 @@ class Plugin:
 
 
 VARIABLE = "SEQZOO_PLUGINS"  # names further modules, for this process and those it starts
+SCRIPT = "__main__"  # which is another module in the processes that this one starts
+_script_in_use = False
 
 
 def use(modules: Iterable[str]) -> None:
@@ -62,20 +66,25 @@ def use(modules: Iterable[str]) -> None:
     Raises:
         UserError: a module that cannot be imported, or is no plugin.
     """
-    named = dict.fromkeys((*_named(), *modules))
+    global _script_in_use
+    named = dict.fromkeys((*in_use(), *modules))
     for module in named:
         _load(module)
+    _script_in_use = SCRIPT in named
+    named.pop(SCRIPT, None)
     if named:
         os.environ[VARIABLE] = ",".join(named)
 
 
 def active() -> dict[str, Plugin]:
     """Every plugin in use, by the module it is in."""
-    return {**_installed(), **{module: _load(module) for module in _named()}}
+    return {**_installed(), **{module: _load(module) for module in in_use()}}
 
 
-def _named() -> list[str]:
-    return [module for module in os.environ.get(VARIABLE, "").split(",") if module]
+def in_use() -> tuple[str, ...]:
+    """The modules that were named, beside the installed plugins."""
+    named = [module for module in os.environ.get(VARIABLE, "").split(",") if module]
+    return (*named, SCRIPT) if _script_in_use else tuple(named)
 
 
 def registered(kind: str, builtin: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,6 +108,16 @@ def origin(kind: str, name: str) -> str | None:
     """The module of the plugin that adds a name; None where it is ours."""
     added = (module for module, plugin in active().items() if name in getattr(plugin, kind))
     return next(added, None)
+
+
+def described(module: str) -> str:
+    """A plugin's module, and the package and version it is from or the file of the script."""
+    if module == SCRIPT:
+        return f"{module} ({Path(getattr(sys.modules[SCRIPT], '__file__', 'a notebook')).name})"
+    for point in entry_points(group=GROUP):
+        if point.value.partition(":")[0] == module and point.dist is not None:
+            return f"{module} ({point.dist.name} {point.dist.version})"
+    return module
 
 
 def config_folders() -> list[Path]:

@@ -12,7 +12,6 @@ the import path of such an object; forms of plugins are tried first.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -157,18 +156,18 @@ def _first_that_holds(forms: Mapping[str, _Loaded], x: Tensor, length: int) -> s
 # ---- functions are imported when an operation first runs, as they import this module
 
 _loaded: dict[str, dict[str, _Loaded]] = {}
-_loaded_with: dict[str, str] = {}  # the plugins that were in use then
+_loaded_with: dict[str, tuple[str, ...]] = {}  # the plugins that were in use then
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _load_forms(operation: str) -> None:
     """Import the functions of an operation's forms; torch.compile runs this while it traces."""
-    from seqzoo.config.plugins import VARIABLE
+    from seqzoo.config.plugins import in_use
 
-    in_use = os.environ.get(VARIABLE, "")
-    if _loaded_with.get(operation) != in_use:
+    named = in_use()
+    if _loaded_with.get(operation) != named:
         forms = backends()[operation]
         _loaded[operation] = {
             name: (load(form.function), form.when) for name, form in forms.items()
         }
-        _loaded_with[operation] = in_use
+        _loaded_with[operation] = named

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from seqzoo import tasks
+from seqzoo.config.requires import check_requirements
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.decoding.sampling import generate
 from seqzoo.errors import UserError
@@ -221,6 +222,8 @@ class Run:
             UserError: no such split; other data that the tokenizer cannot encode; own data that has
                 changed.
         """
+        if not data:
+            check_requirements(self.config, self.folder, "task.corpus")
         keys = {**self.config["task"], **search, **data}
         prepared = tasks.prepare(keys, self._tokenizers, whole=bool(data))
         task = tasks.make(keys, prepared, seed=self.config["trainer"]["seed"])
@@ -262,10 +265,12 @@ def load(
             shape of a weight.
 
     Raises:
-        UserError: the folder is no run, or has no such checkpoint, or a damaged one.
+        UserError: the folder is no run, or has no such checkpoint, or a damaged one; its model or
+            task is from a plugin that is not in use here.
     """
     directory = RunDirectory.open(Path(folder))
     config = directory.config
+    check_requirements(config, folder, "model", "task")
     tokenizers = {
         name: Tokenizer.load(path)
         for name in ("tokenizer", "source_tokenizer", "labels")

@@ -1,5 +1,4 @@
-"""A model, a task with a metric, a corpus, an optimiser, a schedule, a logger, a hook and a backend
-from outside the house. This module loads no torch."""
+"""One of each thing that another package can add to seqzoo. This module loads no torch."""
 
 from pathlib import Path
 
@@ -20,7 +19,7 @@ plugin = Plugin(
     },
     corpora={"alphabet": "seqzoo_example.alphabet:alphabet"},
     optim={"sign": "seqzoo_example.optim:sign"},
-    schedule={"halving": "seqzoo_example.optim:Halving"},
+    schedule={"halving": "seqzoo_example.optim:halving"},
     loggers={"lines": "seqzoo_example.observers:Lines"},
     hooks={"weight_norm": "seqzoo_example.observers:WeightNorm"},
     backends={"linear_scan.cumulative": "seqzoo_example.backend:CUMULATIVE"},

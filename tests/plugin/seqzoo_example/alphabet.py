@@ -1,4 +1,4 @@
-"""A corpus: the alphabet, again and again."""
+"""A corpus: the alphabet, repeated."""
 
 import string
 
@@ -6,4 +6,4 @@ from seqzoo.data.corpora import Corpus
 
 
 def alphabet() -> Corpus:
-    return Corpus("alphabet", string.ascii_lowercase * 1000, "the alphabet, a thousand times")
+    return Corpus("alphabet", string.ascii_lowercase * 1000, "the alphabet, 1,000 times")

@@ -1,9 +1,10 @@
-"""What the task `echo` reads: words of random letters."""
+"""The data of the task `echo`: words of random letters. Loads no torch."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,17 +12,27 @@ from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
 from seqzoo.data.tokenizers import Tokenizer
 
+LETTERS, HELD_OUT = "abcdefgh", 20
+
 
 class Words(NamedTuple):
     tokenizer: Tokenizer
-    train: np.ndarray  # (N, n_letters)
+    train: np.ndarray  # (N, n_letters) tokens
     val: np.ndarray
     sha256: str
 
 
 @checked()
-def load(*, n_words: Count, n_letters: Count, existing: Any = None, whole: bool = False) -> Words:
-    tokenizer = Tokenizer.train("char", ["abcdefgh|"])
-    letters = np.random.default_rng(0).integers(0, 8, (n_words, n_letters))
-    sha256 = hashlib.sha256(letters.tobytes()).hexdigest()
-    return Words(tokenizer, letters[:-20], letters[-20:], sha256)
+def load(
+    existing: Mapping[str, Tokenizer] = {},
+    whole: bool = False,
+    *,
+    n_words: Count,
+    n_letters: Count,
+) -> Words:
+    tokenizer = existing.get("tokenizer") or Tokenizer.train("char", [LETTERS + "|"])
+    random = np.random.default_rng(0)
+    chosen = random.integers(0, len(LETTERS), (n_words + HELD_OUT, n_letters))
+    words = tokenizer.encode(LETTERS)[chosen]
+    sha256 = hashlib.sha256(chosen.tobytes()).hexdigest()
+    return Words(tokenizer, words[:-HELD_OUT], words[-HELD_OUT:], sha256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,24 +15,21 @@ from seqzoo.config.values import Count, Positive
 class SignDescent(torch.optim.Optimizer):
     """Every weight moves by the learning rate against the sign of its gradient."""
 
+    @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    parameter.data.add_(parameter.grad.sign(), alpha=-group["lr"])
+                    parameter.add_(parameter.grad.sign(), alpha=-group["lr"])
 
 
 @checked()
 def sign(model: nn.Module, *, lr: Positive) -> SignDescent:
-    return SignDescent([{"params": list(model.parameters())}], {"lr": lr})
+    return SignDescent(model.parameters(), {"lr": lr})
 
 
-class Halving:
-    """The factor halves at every n-th part of the run."""
-
-    @checked()
-    def __init__(self, *, parts: Count) -> None:
-        self.parts = parts
-
-    def __call__(self, step: int, progress: float) -> float:
-        return 0.5 ** int(progress * self.parts)
+@checked()
+def halving(*, parts: Count) -> Callable[[int, float], float]:
+    """A factor of 1 in the first of `parts` equal parts of the run, and half as much in each next
+    one."""
+    return lambda step, progress: 0.5 ** min(parts - 1, int(progress * parts))

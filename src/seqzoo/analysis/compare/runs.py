@@ -10,6 +10,7 @@ from typing import Any
 
 from seqzoo import tasks
 from seqzoo.config import files
+from seqzoo.config.requires import check_requirements
 from seqzoo.config.values import shown
 from seqzoo.errors import UserError, nearest
 from seqzoo.runs.directory import RunDirectory
@@ -67,6 +68,7 @@ def _read(directory: RunDirectory) -> TrainingRun:
     from seqzoo.models.zoo import build, build_keys
 
     config, summary = directory.config, directory.summary
+    check_requirements(config, directory.path, "model")
     model = build(**{**build_keys(config), **directory.sizes()}).eval()
     seq_len = summary.get("seq_len", config["task"].get("seq_len", 1))
     return TrainingRun(

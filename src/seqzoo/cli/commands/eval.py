@@ -11,6 +11,7 @@ from seqzoo import tasks
 from seqzoo.cli.launch import metric_lines
 from seqzoo.cli.loading import load_run
 from seqzoo.cli.parser import add_cache, add_run, add_search
+from seqzoo.config.requires import check_requirements
 from seqzoo.errors import UserError
 from seqzoo.runs.directory import RunDirectory
 
@@ -35,6 +36,7 @@ def run(options: Namespace) -> None:
         raise UserError(f"--split {options.split}: all of --path is measured: leave --split out")
     directory = RunDirectory.open(Path(options.folder))
     task = directory.config["task"]
+    check_requirements(directory.config, directory.path, "model", "task")
     search = _search(options, directory)
     if not options.path and "imported_from" in directory.summary:
         raise UserError(f"{options.folder}: imported, it has no data of its own: give --path FILE")

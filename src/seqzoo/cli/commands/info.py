@@ -8,6 +8,7 @@ from seqzoo.cli.checks import check_config
 from seqzoo.cli.compose import compose, parse
 from seqzoo.cli.help import INFO
 from seqzoo.cli.overrides import read_options
+from seqzoo.config.requires import check_requirements
 from seqzoo.models.zoo import build_keys
 from seqzoo.runs.directory import RunDirectory
 
@@ -21,6 +22,7 @@ def main(arguments: list[str]) -> int:
     if len(options.overrides) == 1 and Path(options.overrides[0], "config.yaml").exists():
         directory = RunDirectory.open(Path(options.overrides[0]))
         config, sizes = directory.config, directory.sizes()
+        check_requirements(config, directory.path, "model")
     else:
         config = compose(parse(options.overrides))[0]
         check_config(config)
