@@ -45,14 +45,14 @@ def rows(lengths):
 
 
 def load(existing={}, whole=False, **changes):
-    keys = {**defaults("task", "classification"), **changes}
+    keys = {**defaults("task", "classification"), "tokenizer": "char", **changes}
     known = declared(DATA).keys
     check(declared(DATA), {key: keys[key] for key in known}, "task.")
     return labelled.load(existing, whole, **{key: keys[key] for key in known})
 
 
 def task(data, seed=1, **changes):
-    keys = {**defaults("task", "classification"), **changes}
+    keys = {**defaults("task", "classification"), "tokenizer": "char", **changes}
     path = "seqzoo.tasks.classification:Classification"
     taken = {key: value for key, value in keys.items() if key in accepted(path)}
     return Classification(data, seed=seed, **taken)
