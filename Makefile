@@ -52,7 +52,7 @@ lint: setup ## style and types
 
 docs: setup ## the documentation as a site, in build/site; warnings are errors
 	$(PIP) -c constraints.txt -e '.[docs]'
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: setup ## throughput, memory and state of six families against sequence length: about 15 minutes
 	$(BIN)/seqzoo bench
