@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install -q --disable-pip-version-check
 READY := $(VENV)/.ready
+# Pins hold in an environment of its own; in one that uses the machine's torch they would replace that torch.
+PINS = $(shell grep -q 'system-site-packages = true' $(VENV)/pyvenv.cfg 2>/dev/null || echo -c constraints.txt)
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -35,7 +37,7 @@ test-gpu: setup ## tests on CUDA
 	$(BIN)/pytest -m gpu
 
 test-oracles: setup ## every family against other libraries
-	$(PIP) -c constraints.txt -e '.[oracles]'
+	$(PIP) $(PINS) -e '.[oracles]'
 	$(BIN)/pytest -m oracle
 
 test-browser: setup ## TensorBoard in a headless Chromium
@@ -51,7 +53,7 @@ lint: setup ## style and types
 	$(BIN)/mypy
 
 docs: setup ## the documentation as a site, in build/site; warnings are errors
-	$(PIP) -c constraints.txt -e '.[docs]'
+	$(PIP) $(PINS) -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: setup ## throughput, memory and state of six families against sequence length: about 15 minutes

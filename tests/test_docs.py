@@ -117,7 +117,7 @@ def test_a_wrong_command_is_found(tmp_path: Path) -> None:
     from seqzoo.errors import UserError
 
     page = tmp_path / "page.md"
-    page.write_text("Try `seqzoo train model=lsmt`.\n\n```sh\nseqzoo eval RUN --beams 3  # no\n```\n")
+    page.write_text("A `seqzoo train model=lsmt`.\n\n```sh\nseqzoo eval RUN --beams 3 # no\n```\n")
     assert len(commands(page)) == 2
     for line in commands(page):
         with pytest.raises(UserError):
@@ -255,7 +255,11 @@ assert laws.definition_law(f, x, "blocked") < 1e-9
 def test_commands_of_the_examples_are_understood(followed: Path) -> None:
     lines = commands(CONTRIBUTING)
     assert len(lines) > 10
-    run(followed, "import sys, test_docs\nfor line in sys.argv[1:]: test_docs.understand(line)", *lines)
+    run(
+        followed,
+        "import sys, test_docs\nfor line in sys.argv[1:]: test_docs.understand(line)",
+        *lines,
+    )
 
 
 def test_the_table_counts_files_and_lines() -> None:
@@ -268,8 +272,13 @@ def test_the_table_counts_files_and_lines() -> None:
         assert (int(n_files), int(n_lines)) == (len(files), lines), thing
 
 
-@pytest.mark.parametrize("field", re.findall(r"`(\w+)`", "".join(
-    re.findall(r"^\| \w+ \| (`[^|]*) \|.*\|.*\|$", CONTRIBUTING.read_text(), re.M))))
+@pytest.mark.parametrize(
+    "field",
+    re.findall(
+        r"`(\w+)`",
+        "".join(re.findall(r"^\| \w+ \| (`[^|]*) \|.*\|.*\|$", CONTRIBUTING.read_text(), re.M)),
+    ),
+)
 def test_fields_of_a_plugin_exist(field: str) -> None:
     from seqzoo.config.plugins import Plugin
 
