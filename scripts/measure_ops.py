@@ -134,7 +134,7 @@ def chunks() -> None:
         def step(chunk: int, delta=delta, q=q, k=k, v=v, w=w, S=S) -> None:
             rule = {"a": -0.5 * unit(k), "b": unit(k)} if delta else {}
             log_w = -0.6 * w.sigmoid()
-            y, _ = matrix_state(q, unit(k), v, S, log_w, **rule, least=-0.6, chunk=chunk)
+            y, _ = matrix_state(q, unit(k), v, S, log_w, **rule, min_log_w=-0.6, chunk=chunk)
             y.sum().backward()
 
         times = milliseconds(*(partial(step, size) for size in (16, 32, 64)))

@@ -126,9 +126,11 @@ def test_commands_take_a_cache(tmp_path: Path, text_file: Path) -> None:
         return int(left.value.code or 0)
 
     def measured(out: str) -> float:
-        return float(dict(line.split("\t") for line in out.splitlines())["val/loss"])
+        (line,) = (line for line in out.splitlines() if line.split()[:1] == ["val/loss"])
+        return float(line.split()[1])
 
-    small = ["model.dim=16", "model.n_layers=1", "trainer.max_steps=30", "trainer.eval_every=null"]
+    small = ["model.dim=16", "model.n_layers=1", "trainer.max_steps=60", "trainer.eval_every=null"]
+    small += ["optim.lr=0.02", "schedule.warmup_steps=5"]
     small += ["task.val_max_chars=600", "task.seq_len=32", f"task.path={text_file}"]
     for model in ("transformer", "lstm"):
         folder = f"hydra.run.dir={tmp_path / model}"

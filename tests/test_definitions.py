@@ -1,7 +1,8 @@
-"""The naive forms against the papers' equations and torch's own modules; the fast forms at hard
-inputs."""
+"""The naive forms against the papers' equations and torch's own modules; the fast forms at extreme
+inputs; what constructors refuse; forms of other packages."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -12,15 +13,21 @@ from torch import nn
 from torch.testing import assert_close
 
 from seqzoo import ops
+from seqzoo.config.plugins import VARIABLE, Plugin
+from seqzoo.errors import UserError
 from seqzoo.mixers import rwkv7
 from seqzoo.mixers.attention import CausalAttention
 from seqzoo.mixers.linear_attention import LinearAttention
+from seqzoo.mixers.mamba2 import Mamba2
 from seqzoo.mixers.recurrent import GRU, LSTM, RNN
+from seqzoo.mixers.retention import Retention
 from seqzoo.mixers.rwkv4 import ChannelMix, TimeMix
 from seqzoo.ops.attention import causal_attention, rotate
 from seqzoo.ops.linear_scan import linear_scan
+from seqzoo.ops.linear_scan import naive as linear_scan_definition
 from seqzoo.ops.local import causal_conv
 from seqzoo.ops.matrix_state import matrix_state
+from seqzoo.ops.registry import Backend
 from seqzoo.ops.wkv4 import EMPTY, WKVState, wkv4
 
 
@@ -263,6 +270,56 @@ def test_the_papers_initial_states() -> None:
     nn.init.normal_(f.output.weight)
     kind = type(f(x)[1])
     assert_close(f(x)[0], f(x, kind(zeros, empty(2, 8)))[0])
+
+
+@pytest.mark.parametrize(
+    ("mixer", "keys", "message"),
+    [
+        (LinearAttention, {"position": "rop"}, "position=rop: give one of rope, learned"),
+        (
+            CausalAttention,
+            {"dim": 250, "n_heads": 8},
+            "dim (250) must be divisible by n_heads (8): try dim=248 or n_heads=10",
+        ),
+        (CausalAttention, {"dim": 12, "n_heads": 4, "position": "rope"}, "rope turns pairs"),
+        (CausalAttention, {"n_heads": 6, "n_kv_heads": 4}, "try n_kv_heads=3"),
+        (CausalAttention, {"cache": "sinks:4"}, "try sinks:64"),
+        (LinearAttention, {"position": "rope", "feature": "taylor"}, "an odd number of features"),
+        (Retention, {"dim": 6, "n_heads": 2}, "must be a multiple of 2: try dim=4"),
+        (Mamba2, {"dim": 6, "expand": 1, "n_heads": 4}, "expand * dim (6) must be divisible"),
+        (RNN, {"dim": 0}, "a whole number from 1 up"),
+    ],
+)
+def test_constructors_refuse_wrong_keys(mixer: type[nn.Module], keys: dict, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        mixer(**keys)
+
+
+def doubled(a: torch.Tensor, b: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+    return 2 * linear_scan_definition(a, b, h)
+
+
+plugin = Plugin(
+    backends={
+        "linear_scan.doubled": Backend(f"{__name__}:doubled", when=lambda x, length: length > 3)
+    }
+)
+
+
+def test_a_backend_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is chosen before ours where its condition holds, listed, and can be forced."""
+    a, b, h = randn(1, 5, 2).sigmoid(), randn(1, 5, 2, seed=1), randn(1, 2, seed=2)
+    ours = linear_scan(a, b, h)
+    monkeypatch.setenv(VARIABLE, __name__)
+    assert list(ops.backends()["linear_scan"]) == ["doubled", "naive", "loop", "scan"]
+    with ops.recording() as forms:
+        assert_close(linear_scan(a, b, h), 2 * ours)
+        assert_close(linear_scan(a[:, :3], b[:, :3], h), ours[:, :3])
+        with ops.backend("doubled"):
+            assert_close(linear_scan(a[:, :3], b[:, :3], h), 2 * ours[:, :3])
+    assert forms == {"linear_scan doubled", "linear_scan loop"}
+    monkeypatch.delenv(VARIABLE)
+    assert_close(linear_scan(a, b, h), ours)
 
 
 def test_token_shift_mixes_as_rwkv4_does() -> None:

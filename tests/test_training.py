@@ -747,3 +747,19 @@ def test_a_run_directory_read_back(tmp_path: Path, text_file: Path) -> None:
     directory.mark_failed("out of memory")
     assert directory.summary["status"] == "failed" and directory.unfinished()
     assert directory.summary["model"] == "lstm"
+
+
+def test_the_mean_of_checkpoints(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    models = [seqzoo.build("lstm", vocab_size=9, dim=16, n_layers=1) for _ in range(3)]
+    for step, model in enumerate(models):
+        model.load_state_dict(models[1].state_dict())
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += step - 1
+        optimizer = torch.optim.AdamW(model.parameters())
+        checkpoints.save(step, model=model, optimizer=optimizer, state=None, progress={})
+    expected = {name: value.clone() for name, value in models[1].state_dict().items()}
+    checkpoints.load_mean([checkpoints.at(step) for step in range(3)], models[0])
+    for name, value in models[0].state_dict().items():
+        torch.testing.assert_close(value, expected[name])

@@ -155,9 +155,11 @@ def run_hydra(
     """Have Hydra make the directories and call `job` once, or for each run of a sweep.
 
     Raises:
+        UserError: Hydra, its launcher or its sweeper refuses the request.
         Exception: what a job raised, after all jobs of the sweep.
     """
     import hydra
+    from hydra.errors import HydraException
 
     register_search_path()
     before, sys.argv = sys.argv, [f"seqzoo {name}", *flags, *texts]
@@ -169,6 +171,8 @@ def run_hydra(
             config_name=options.config_name or name,
         )
         return main(job)()
+    except HydraException as error:
+        raise UserError(f"{' '.join(texts)}: {' '.join(str(error).split())}") from None
     finally:
         sys.argv = before
 

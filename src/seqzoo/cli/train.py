@@ -108,14 +108,14 @@ def run_job(cfg: Any) -> tuple[int, float | None]:
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     hydra = HydraConfig.get()
     sweep = hydra.mode == RunMode.MULTIRUN
-    folder = Path(hydra.runtime.output_dir if sweep else hydra.run.dir)
+    folder = launch.short(Path(hydra.runtime.output_dir if sweep else hydra.run.dir).absolute())
     try:
         plugins.use(config.get("plugins") or [])
         check_config(config)  # also what only a sweeper knew
         if sweep and config.pop("resume", None) == "auto":
             if (found := resume.same_request(_runs_root(folder), config)) is not None:
                 return _again(found)
-        directory = RunDirectory.claim(launch.short(folder.absolute()))
+        directory = RunDirectory.claim(folder)
     except UserError as error:
         launch.report(error)
         return launch.REFUSED, None

@@ -35,7 +35,8 @@ class Plugin:
         optim: functions that make an optimiser, as `seqzoo.training.optimizers.adamw`.
         schedule: as `seqzoo.training.schedules.cosine`.
         loggers, hooks: classes, as in `seqzoo.training.loggers` and `seqzoo.training.hooks`.
-        backends: `seqzoo.ops.registry.Backend` objects by "operation.name".
+        backends: `seqzoo.ops.registry.Backend` objects, or their import paths, by
+            "operation.name".
         configs: a folder with the groups' YAML files.
     """
 
@@ -48,7 +49,7 @@ class Plugin:
     schedule: Mapping[str, str] = field(default_factory=dict)
     loggers: Mapping[str, str] = field(default_factory=dict)
     hooks: Mapping[str, str] = field(default_factory=dict)
-    backends: Mapping[str, str] = field(default_factory=dict)
+    backends: Mapping[str, Any] = field(default_factory=dict)
     configs: Path | None = None
 
 

@@ -126,8 +126,8 @@ def declaration(name: str) -> Declaration:
 _SHARED = (
     "seqzoo.models.assemble:Backbone",
     "seqzoo.models.block:PreNorm",
-    "seqzoo.models.language_model:LanguageModel",
     "seqzoo.models.language_model:PositionEmbedding",
+    "seqzoo.models.language_model:LanguageModel",
 )
 
 

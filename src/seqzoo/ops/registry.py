@@ -13,7 +13,7 @@ the import path of such an object; forms of plugins are tried first.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from torch import Tensor
 from seqzoo.config.schema import load
 
 Condition = Callable[[Tensor, int], bool]  # (an input of the operation, its length in tokens)
+_Loaded = tuple[Callable[..., Any], Condition]  # a form, imported
 
 
 def always(x: Tensor, length: int) -> bool:
@@ -140,18 +141,22 @@ def choose(operation: str, x: Tensor, length: int) -> Callable[..., Any]:
     _load_forms(operation)
     forms = _loaded[operation]
     name = None if torch.compiler.is_compiling() else _forced.get()
-    if name not in forms:
-        for name, (_, when) in forms.items():  # noqa: B007
-            if when(x, length):
-                break
-    assert name is not None
+    if name is None or name not in forms:
+        name = _first_that_holds(forms, x, length)
     record(operation, name)
     return forms[name][0]
 
 
+def _first_that_holds(forms: Mapping[str, _Loaded], x: Tensor, length: int) -> str:
+    for name, (_, when) in forms.items():
+        if when(x, length):
+            return name
+    raise LookupError(f"no form of {', '.join(forms)} is for {x.device} and {length} tokens")
+
+
 # ---- functions are imported when an operation first runs, as they import this module
 
-_loaded: dict[str, dict[str, tuple[Callable[..., Any], Condition]]] = {}
+_loaded: dict[str, dict[str, _Loaded]] = {}
 _loaded_with: dict[str, str] = {}  # the plugins that were in use then
 
 

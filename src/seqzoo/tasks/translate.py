@@ -80,8 +80,7 @@ class Translator(NamedTuple):
         out: list[T | None] = [None] * len(sources)
         start, end = self.tokenizer.id("<s>"), self.source_tokenizer.id("</s>")
         for rows, source in _equal_lengths(sources, model.max_source_len, rows_at_once):
-            if model.reads_source:
-                source = torch.cat((source, torch.full_like(source[:, :1], end)), 1)
+            source = model.source_tokens(source, end)
             with torch.inference_mode(), evaluating(model):
                 prompt, state = model.start(source.to(model.embedding.weight.device), start)
             length = source.shape[1]

@@ -78,7 +78,7 @@ class Training:
             checkpointing=settings.checkpointing,
             compile=settings.compile,
         )
-        sections = config.get("logger") or {"tensorboard": {}}
+        sections = config.get("logger", {"tensorboard": {}})
         self.loggers = Loggers([MetricsFile(), *make_loggers(sections)])
         self.terminal = Terminal(task.metrics, quiet=quiet)
         self.meter = Meter(self.device, step_seconds=0.0)

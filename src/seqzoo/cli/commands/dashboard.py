@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+import time
 import webbrowser
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from threading import Event
 
 from seqzoo.cli.parser import number
 from seqzoo.errors import UserError
+
+RELOAD_SECONDS = 15
 
 
 def add(parser: ArgumentParser) -> None:
@@ -28,7 +31,14 @@ def run(options: Namespace) -> None:
         raise UserError(
             f"{folder}: no TensorBoard logs in it: run seqzoo train first, or give another folder"
         )
-    url = _serve(options, folder)
+    with tempfile.TemporaryDirectory(prefix="seqzoo-") as named:
+        _show(options, folder, Path(named))
+
+
+def _show(options: Namespace, folder: Path, named: Path) -> None:
+    """Serve until Ctrl-C, from a folder of links that names each run as it is named."""
+    link_runs(folder, named)
+    url = _serve(options, named)
     views = links(url, folder)
     print(f"TensorBoard shows {folder}:")
     for name, link in views.items():
@@ -37,9 +47,25 @@ def run(options: Namespace) -> None:
     if not options.no_browser:
         _open(next(iter(views.values())))
     try:
-        Event().wait()
+        while True:  # runs that begin meanwhile appear too
+            time.sleep(RELOAD_SECONDS)
+            link_runs(folder, named)
     except KeyboardInterrupt:
         print()
+
+
+def link_runs(folder: Path, named: Path) -> None:
+    """Links to the event files of every run, without the `tensorboard` that ends their path:
+    TensorBoard names a run by its path."""
+    for events in folder.rglob("events.out.tfevents.*"):
+        parts = [p for p in events.parent.relative_to(folder).parts if p != "tensorboard"]
+        target = named / Path(*parts or [folder.resolve().name])
+        target.mkdir(parents=True, exist_ok=True)
+        for path in events.parent.iterdir():
+            run = path.is_dir() and any(path.rglob("events.out.tfevents.*"))  # has links of its own
+            link = target / path.name
+            if not run and not link.exists():
+                link.symlink_to(path.resolve())
 
 
 def _serve(options: Namespace, folder: Path) -> str:
@@ -51,7 +77,7 @@ def _serve(options: Namespace, folder: Path) -> str:
         logdir=str(folder),
         port=options.port,
         host=options.host,
-        reload_interval=15,
+        reload_interval=RELOAD_SECONDS,
         load_fast="false",  # else it prints a note about itself
     )
     try:

@@ -17,8 +17,8 @@ from seqzoo.runs.directory import RunDirectory
 
 def add(parser: ArgumentParser) -> None:
     parser.description = (
-        "Measure a run again, on its own data or on other data. At a terminal: aligned, with units; "
-        "in a pipe: a line a metric, name and value with a tab between."
+        "Measure a run again, on its own data or on other data. At a terminal: aligned, with "
+        "units; in a pipe: a line a metric, with a tab between name and value."
     )
     add_run(parser)
     parser.add_argument("--split", default="val", choices=("val", "test"), help="default: val")
