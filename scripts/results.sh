@@ -32,25 +32,25 @@ if [ -n "$pairs" ]; then
   # Equal parameters, equal time.
   timed() {
     $seqzoo train experiment=multi30k_deen_transformer task.path="$pairs" trainer.max_epochs=null \
-      trainer.max_seconds=240 trainer.eval_every=null trainer.sample_every=null trainer.warmup_steps=200 \
+      trainer.max_seconds=240 trainer.eval_every=null trainer.sample_every=null schedule.warmup_steps=200 \
       hydra.run.dir="$out/timed/$1" "${@:2}"
   }
   timed transformer
-  timed lstm_state model=lstm model.n_layers=2 model.bridge=state model.block=classic model.dim=384 trainer.lr=0.002
-  timed lstm_attention model=lstm model.n_layers=2 model.dim=256 trainer.lr=0.002
-  timed gru_attention model=gru model.n_layers=2 model.dim=272 trainer.lr=0.002
-  timed linear_decoder_only model=linear_transformer head=decoder_only model.n_layers=6 model.dim=272 trainer.lr=0.001
-  timed rwkv7_decoder_only model=rwkv7 head=decoder_only model.n_layers=6 model.dim=256 trainer.lr=0.001
+  timed lstm_state model=lstm model.n_layers=2 architecture.bridge=state model.block=classic model.dim=384 optim.lr=0.002
+  timed lstm_attention model=lstm model.n_layers=2 model.dim=256 optim.lr=0.002
+  timed gru_attention model=gru model.n_layers=2 model.dim=272 optim.lr=0.002
+  timed linear_decoder_only model=linear_transformer architecture=decoder_only model.n_layers=6 model.dim=272 optim.lr=0.001
+  timed rwkv7_decoder_only model=rwkv7 architecture=decoder_only model.n_layers=6 model.dim=256 optim.lr=0.001
   $seqzoo compare "$out"/timed --metric test/bleu_tokenised --out "$out/compare_timed"
 fi
 
 # Strings from their end: attention, or the state alone.
 reversals() {
-  $seqzoo train head=encoder_decoder task=translation task.corpus=reverse task.batch_tokens=4096 trainer.lr=0.003 \
+  $seqzoo train architecture=encoder_decoder task=translation task.corpus=reverse task.batch_tokens=4096 optim.lr=0.003 \
     model.n_layers=1 trainer.max_seconds=210 trainer.eval_every=1000 trainer.sample_every=null \
     hydra.run.dir="$out/reverse/$1" "${@:2}"
 }
 for longest in 25 50; do
   reversals gru_attention_$longest model=gru model.dim=128 task.longest=$longest
-  reversals lstm_state_$longest model=lstm model.bridge=state model.block=classic model.dim=256 task.longest=$longest
+  reversals lstm_state_$longest model=lstm architecture.bridge=state model.block=classic model.dim=256 task.longest=$longest
 done
