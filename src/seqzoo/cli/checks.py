@@ -72,7 +72,7 @@ def check_section(
     where = where or f"{section}."
     known = files.defaults(section, name)
     check_keys(values, {*known, "name"}, where)
-    check_complete(section, {"name": name, **values}, where)
+    check_complete(section, {**values, "name": name}, where)
     check(declared(path), values, where)
 
 
