@@ -30,6 +30,7 @@ from seqzoo.mixers.retention import Retention
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.ops.attention import causal_attention
 from seqzoo.ops.matrix_state import matrix_state
+from seqzoo.runs.directory import RunDirectory
 from seqzoo.runs.run import Run
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]  # of theirs
@@ -202,7 +203,10 @@ def as_run(model: LanguageModel, folder: Path, name: str, **keys: object) -> Run
     from seqzoo.models.zoo import model_keys
 
     config = {"model": model_keys(name, **keys), "task": {"seq_len": 64}}
-    return Run(folder, config, model, Tokenizer.train("byte", []))
+    directory = RunDirectory(folder / "run")
+    directory.path.mkdir(exist_ok=True)
+    directory.write_config({**config, "optim": {}, "trainer": {}})
+    return Run(directory, model, {"tokenizer": Tokenizer.train("byte", [])})
 
 
 READ = """
