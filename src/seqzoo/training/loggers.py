@@ -159,9 +159,12 @@ class TensorBoard:
 
 
 def _hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration as the columns of HPARAMS, the model's name first."""
-    keys = flat(config)
-    keys = {"model.name": keys["model.name"], **keys}
+    """The configuration as the columns of HPARAMS.
+
+    TensorBoard sorts them and shows the first five. So the choice of a section has the section's
+    name alone: `architecture` and `model` come first.
+    """
+    keys = {key.removesuffix(".name"): value for key, value in flat(config).items()}
     return {
         key: value
         if isinstance(value, (int, float, str)) and not isinstance(value, bool)
