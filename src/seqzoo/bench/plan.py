@@ -60,7 +60,7 @@ def make(cfg: Mapping[str, Any]) -> Plan:
     """
     declaration = schema.declared("seqzoo.bench.settings:BenchSettings")
     schema.check_keys(cfg, ["models", "model", "bench"])
-    section = {**files.defaults("bench", "default"), **cfg["bench"]}
+    section = {**files.defaults("bench", "default"), **(cfg.get("bench") or {})}
     schema.check_keys(section, declaration.keys, "bench.")
     schema.check(declaration, section, "bench.")
     settings = BenchSettings(**section)

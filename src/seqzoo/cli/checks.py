@@ -57,11 +57,14 @@ def _check_sections(config: Mapping[str, Any]) -> None:
             raise UserError(f"{key}: no such key{nearest(key, (*SECTIONS, 'resume', *keys))}")
     for section in SECTIONS:
         values = config.get(section)
-        if not isinstance(values, dict) or not isinstance(values.get("name", ""), str):
+        name = "" if section in (*NAMED, "trainer") else None  # what stands for a name there
+        if not isinstance(values, dict) or not isinstance(values.get("name", name), str):
             raise UserError(f"{section}: give a name: {', '.join(files.names(section))}")
         for key, value in values.items():
             if section not in NAMED:
                 moved.refuse_moved(f"{section}.{key}", shown(value))
+            elif not isinstance(value, dict | None):
+                raise UserError(f"{section}.{key}={shown(value)}: give {section}.{key}.KEY=VALUE")
 
 
 def check_section(

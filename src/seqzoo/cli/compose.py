@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.config import files, moved, plugins
+from seqzoo.config.values import shown
 from seqzoo.errors import UserError, nearest
 
 NAMED = ("logger", "hook")  # sections with a section inside for each choice, by its name
@@ -47,11 +48,20 @@ def parse(texts: Sequence[str], *, multirun: bool = False) -> list[Any]:
 def _use_what_is_named(key: str, value: Any) -> None:
     """The folders and the plugins that an override names, or the recipe that it chooses."""
     if key == "hydra.searchpath":
-        add_search_path(value or ())
+        add_search_path(_listed(key, value))
     elif key == "experiment" and value in files.names("experiment"):
         _use_what_is_named("plugins", files.values("experiment", value).get("plugins"))
-    elif key == "plugins" and value is not None:
-        plugins.use([value] if isinstance(value, str) else map(str, value))
+    elif key == "plugins":
+        plugins.use(_listed(key, value))
+
+
+def _listed(key: str, value: Any) -> list[str]:
+    """A name, a list of names, or null, as a list."""
+    if isinstance(value, str):
+        return [value]
+    if value is not None and not isinstance(value, list):
+        raise UserError(f"{key}={shown(value)}: give a list, such as {key}=[NAME]")
+    return [str(name) for name in value or ()]
 
 
 def _parse_one(text: str) -> Any:
@@ -72,19 +82,23 @@ def _parse_one(text: str) -> Any:
         return OverridesParser.create().parse_override(f"{key}={quoted}")
 
 
-def add_search_path(entries: Iterable[Any]) -> None:
+def add_search_path(entries: Iterable[str]) -> None:
     """Have our own reading of YAML files see what `hydra.searchpath` adds."""
     for entry in entries:
-        scheme, _, place = str(entry).partition("://")
+        scheme, _, place = entry.partition("://")
         if scheme == "file":
             files.add_folder(Path(place))
-        elif scheme == "pkg" and (spec := find_spec(place)) and spec.submodule_search_locations:
+        elif scheme == "pkg":
+            try:
+                spec = find_spec(place)
+            except ModuleNotFoundError:
+                spec = None
+            if spec is None or not spec.submodule_search_locations:
+                raise UserError(f"hydra.searchpath: {entry}: no such package: install it")
             files.add_folder(Path(spec.submodule_search_locations[0]))
 
 
-def compose(
-    overrides: Sequence[Any], name: str = "train", *, sweep: bool = False
-) -> list[dict[str, Any]]:
+def compose(overrides: Sequence[Any], name: str = "train") -> list[dict[str, Any]]:
     """The configuration of each run of a sweep, or of the one run, with Hydra's own directories
     under `hydra`.
 
@@ -93,6 +107,7 @@ def compose(
     Raises:
         UserError: what Hydra finds wrong, in one line.
     """
+    import yaml
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -109,11 +124,15 @@ def compose(
     except MissingConfigException as error:
         group, _, missing = (error.missing_cfg_file or "").rpartition("/")
         if not group:
-            raise UserError(f"--config-name {missing}: no such file in {files.folders()}") from None
+            folders = ", ".join(map(str, files.folders()))
+            raise UserError(f"--config-name {missing}: no such file in {folders}") from None
         raise UserError(
             f"{group}={missing}: no such {group}{nearest(missing, files.names(group))}"
         ) from None
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (
+        *(HydraException, OmegaConfBaseException),
+        *(yaml.YAMLError, OSError, TypeError, ValueError),  # of a broken file, or of a list of 1
+    ) as error:
         given = " ".join(override.input_line for override in overrides)
         reason = " ".join(str(error).split())
         raise UserError(f"{given}: {reason}: see `seqzoo {name} --help`") from None
@@ -145,7 +164,7 @@ def _combinations(overrides: Sequence[Any], loader: Any) -> Iterator[list[str]]:
         if override.is_delete():
             choices.append([override.input_line])
             continue
-        if not override.is_hydra_override() and key not in GROUPS:
+        if not override.is_hydra_override() and not files.names(key):
             key = "++" + key.lstrip("+")
         choices.append([f"{key}={value}" for value in values])
     return map(list, product(*choices))

@@ -136,7 +136,7 @@ def closing_lines(summary: Mapping[str, Any], config: Mapping[str, Any], folder:
             *(f"  {line}" for line in metric_lines(summary)),
             "\nnext:",
             *(f"  {seqzoo} {name} {run} {example}".rstrip() for name, example in uses.items()),
-            f"  {seqzoo} dashboard {runs_folder(folder)}",
+            f"  {seqzoo} dashboard {shlex.quote(str(runs_folder(folder)))}",
             f"  {seqzoo} train model={other} task={summary['task']}",
         ]
     )
@@ -160,10 +160,12 @@ def _with_unit(key: str, value: float) -> str:
     return f"{value:9.4f} {unit}".rstrip()
 
 
-def runs_folder(folder: Path) -> str:
-    """The folder of all runs that a run directory is in, or itself, as it would be typed."""
+def runs_folder(folder: Path, otherwise: Path | None = None) -> Path:
+    """The folder `runs` that a run directory is in; where it is in none, itself or `otherwise`."""
     parts = folder.parts
-    return shlex.quote(str(Path(*parts[: parts.index("runs") + 1]) if "runs" in parts else folder))
+    if "runs" in parts:
+        return Path(*parts[: parts.index("runs") + 1])
+    return otherwise or folder
 
 
 def short(folder: Path) -> Path:

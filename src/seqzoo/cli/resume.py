@@ -17,8 +17,13 @@ LIMITS = {"max_steps": "steps", "max_seconds": "train_seconds", "max_epochs": "e
 CHANGEABLE = ("trainer", "logger", "hook")  # sections that a resumed run may get other values of
 
 
-def resumed_config(directory: RunDirectory, overrides: Sequence[Any]) -> dict[str, Any]:
+def resumed_config(
+    directory: RunDirectory, overrides: Sequence[Any], composed: Mapping[str, Any]
+) -> dict[str, Any]:
     """The run's own configuration with what was given now.
+
+    Args:
+        composed: the configuration of a new run with these overrides, for the loggers and hooks.
 
     Raises:
         UserError: a plugin that is not in use here; no checkpoint; a key that has to stay.
@@ -28,17 +33,18 @@ def resumed_config(directory: RunDirectory, overrides: Sequence[Any]) -> dict[st
     if not directory.has_checkpoint():
         raise UserError(f"resume={directory.path}: no checkpoint to go on from: start a new run")
     saved = complete(saved)
-    trainer = dict(saved["trainer"])
+    config = {**saved, "trainer": dict(saved["trainer"]), "resume": None}
     for override in overrides:
         section, _, key = override.key_or_group.partition(".")
         if section == "trainer" and key:
-            trainer[key] = override.value()
+            config["trainer"][key] = override.value()
+        elif section in ("logger", "hook"):
+            config[section] = composed[section]
         elif not _may_differ(override) and not _agrees(override, saved):
             raise UserError(
                 f"{override.input_line}: {directory.path} keeps its model, data and optimiser, and "
-                "only trainer.* can change: leave it out, or start a new run"
+                "only trainer.*, logger and hook can change: leave it out, or start a new run"
             )
-    config = {**saved, "trainer": trainer, "resume": None}
     config.pop("requires", None)  # recorded anew
     return config
 
@@ -47,8 +53,8 @@ def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A run's configuration with the keys that have come since it was made, at their defaults."""
     config = dict(saved)
     for section in ("model", "architecture", "task", "optim", "schedule", "trainer"):
-        name = saved[section].get("name", "default")
-        config[section] = {**files.defaults(section, name), **saved[section]}
+        if own := saved.get(section):  # otherwise `check_config` refuses it
+            config[section] = {**files.defaults(section, own.get("name", "default")), **own}
     return config
 
 
@@ -129,16 +135,3 @@ def _runs(root: Path) -> Iterator[RunDirectory]:
         with suppress(UserError):
             directory.config  # noqa: B018 (reads it)
             yield directory
-
-
-def search_root(config: Mapping[str, Any], overrides: Sequence[Any], *, sweep: bool) -> Path:
-    """Where `resume=auto` looks: the directory given with hydra.run.dir or hydra.sweep.dir, or else
-    the folder of all runs."""
-    key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
-    given = [o.value() for o in overrides if o.key_or_group == key]
-    if given:
-        return Path(str(given[-1]))
-    wanted = Path(config["hydra"]["sweep" if sweep else "run"]["dir"])
-    return (
-        Path(*wanted.parts[: wanted.parts.index("runs") + 1]) if "runs" in wanted.parts else wanted
-    )

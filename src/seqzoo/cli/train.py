@@ -35,7 +35,13 @@ def main(arguments: list[str]) -> int:
     wanted = configs[0].get("resume")
     if wanted is not None and not options.multirun:
         if (directory := _directory_to_resume(str(wanted), configs[0], overrides)) is not None:
-            return _resume(directory, overrides, only_print=options.cfg is not None)
+            config = _config_to_resume(directory, overrides, configs[0])
+            if options.cfg is None:
+                return launch.attempt(config, directory, resuming=True)[0]
+            import yaml
+
+            print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
+            return 0
     elif wanted not in (None, "auto"):
         raise UserError(f"resume={wanted}: names one run: leave -m out, or give resume=auto")
     for config in configs:
@@ -113,7 +119,8 @@ def run_job(cfg: Any) -> tuple[int, float | None]:
         plugins.use(config.get("plugins") or [])
         check_config(config)  # also what only a sweeper knew
         if sweep and config.pop("resume", None) == "auto":
-            if (found := resume.same_request(_runs_root(folder), config)) is not None:
+            runs = launch.runs_folder(folder, folder.parent.parent)
+            if (found := resume.same_request(runs, config)) is not None:
                 return _again(found)
         directory = RunDirectory.claim(folder)
     except UserError as error:
@@ -135,42 +142,36 @@ def _again(directory: RunDirectory) -> tuple[int, float | None]:
     return status, launch.best_metric(summary) if summary else None
 
 
-def _runs_root(folder: Path) -> Path:
-    parts = folder.parts
-    return Path(*parts[: parts.index("runs") + 1]) if "runs" in parts else folder.parent.parent
-
-
 # ---- resuming one run
 
 
 def _directory_to_resume(
-    wanted: str, config: dict[str, Any], overrides: Sequence[Any]
+    wanted: str, config: dict[str, Any], overrides: Sequence[Any], *, quiet: bool = False
 ) -> RunDirectory | None:
     """The run that `resume=` means; None where `auto` finds none, and a new run begins."""
     if wanted != "auto":
         return RunDirectory.open(Path(wanted))
     check_config(config)
-    root = resume.search_root(config, overrides, sweep=False)
-    found = resume.interrupted(root, overrides)
-    print(
-        f"resuming {found.path}" if found else f"nothing unfinished in {root}: a new run",
-        flush=True,
+    given = [o.value() for o in overrides if o.key_or_group == "hydra.run.dir"]
+    root = (
+        Path(str(given[-1])) if given else launch.runs_folder(Path(config["hydra"]["run"]["dir"]))
     )
+    found = resume.interrupted(root, overrides)
+    if not quiet:
+        text = f"resuming {found.path}" if found else f"nothing unfinished in {root}: a new run"
+        print(text, flush=True)
     return found
 
 
-def _resume(directory: RunDirectory, overrides: Sequence[Any], *, only_print: bool) -> int:
-    """Go on from the last checkpoint."""
-    config = resume.resumed_config(directory, overrides)
+def _config_to_resume(
+    directory: RunDirectory, overrides: Sequence[Any], composed: dict[str, Any]
+) -> dict[str, Any]:
+    """The configuration with which a run goes on, checked."""
+    config = resume.resumed_config(directory, overrides, composed)
     check_config(config)
     resume.refuse_finished(directory, config["trainer"])
     check_folder(str(directory.path))
-    if only_print:
-        import yaml
-
-        print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
-        return 0
-    return launch.attempt(config, directory, resuming=True)[0]
+    return config
 
 
 # ---- from Python
@@ -195,14 +196,13 @@ def train(*overrides: str, hooks: Sequence[Any] = (), quiet: bool = False) -> Ru
 
     parsed = parse(overrides)
     (config,) = compose(parsed)
+    directory, wanted = None, config["resume"]
+    if wanted is not None:
+        directory = _directory_to_resume(str(wanted), config, parsed, quiet=quiet)
     folder = Path(config.pop("hydra")["run"]["dir"])
-    wanted = config.pop("resume")
-    resuming = wanted is not None
-    if resuming:
-        directory = RunDirectory.open(Path(str(wanted)))
-        config = resume.resumed_config(directory, parsed)
-        check_config(config)
-        resume.refuse_finished(directory, config["trainer"])
+    resuming = directory is not None
+    if directory is not None:
+        config = _config_to_resume(directory, parsed, config)
     else:
         check_config(config)
         directory = RunDirectory.claim(launch.short(folder.absolute()))

@@ -84,7 +84,13 @@ def defaults(group: str, name: str) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     import yaml
 
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}: correct it") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: no keys in it: write KEY: VALUE in each line")
+    return found
 
 
 def comments(group: str, name: str) -> tuple[str, dict[str, str]]:

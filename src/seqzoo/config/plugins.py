@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,8 @@ def described(module: str) -> str:
     """A plugin's module, and the package and version it is from or the file of the script."""
     if module == SCRIPT:
         return f"{module} ({Path(getattr(sys.modules[SCRIPT], '__file__', 'a notebook')).name})"
-    for point in entry_points(group=GROUP):
-        if point.value.partition(":")[0] == module and point.dist is not None:
+    for point in _points():
+        if _module(point) == module and point.dist is not None:
             return f"{module} ({point.dist.name} {point.dist.version})"
     return module
 
@@ -127,21 +127,30 @@ def config_folders() -> list[Path]:
 
 @cache
 def _installed() -> dict[str, Plugin]:
-    found = {}
-    for point in entry_points(group=GROUP):
-        module = point.value.partition(":")[0]
-        found[module] = _load(module)
-    return found
+    return {module: _load(module) for module in map(_module, _points())}
 
 
 @cache
 def _load(module: str) -> Plugin:
+    installed = next((point.dist for point in _points() if _module(point) == module), None)
+    if installed is None:
+        given, remedy = f"plugins=[{module}]", "install it, or leave it out"
+    else:
+        given = f"the plugin {described(module)}"
+        remedy = f"repair it, or uninstall {installed.name}"
     try:
         plugin = getattr(import_module(module), "plugin", None)
-    except ImportError as error:
-        raise UserError(
-            f"plugins=[{module}]: cannot be imported ({error}): install it, or leave it out"
-        ) from None
+    except Exception as error:  # a module can raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{given}: cannot be imported ({reason}): {remedy}") from None
     if not isinstance(plugin, Plugin):
-        raise UserError(f"plugins=[{module}]: has no attribute `plugin` that is a seqzoo Plugin")
+        raise UserError(f"{given}: has no attribute `plugin` that is a seqzoo Plugin: {remedy}")
     return plugin
+
+
+def _points() -> Iterable[EntryPoint]:
+    return entry_points(group=GROUP)
+
+
+def _module(point: EntryPoint) -> str:
+    return point.value.partition(":")[0]

@@ -125,8 +125,10 @@ class RunDirectory:
         if self._is_model and isinstance(config, Mapping):
             config = config.get("run")
         sections = ("model", "task", "trainer")
-        if not isinstance(config, Mapping) or not all(
-            isinstance(config.get(section), Mapping) for section in sections
+        if (
+            not isinstance(config, Mapping)
+            or not all(isinstance(config.get(section), Mapping) for section in sections)
+            or not all(isinstance(config[part].get("name"), str) for part in ("model", "task"))
         ):
             raise UserError(
                 f"{path}: not the configuration of a run: give a directory that seqzoo train made"

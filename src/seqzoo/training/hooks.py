@@ -142,23 +142,20 @@ class EarlyStopping(Hook):
         patience: evaluations in a row that are no better than the best one.
     """
 
-    every = 1
-
     @checked()
     def __init__(self, *, patience: Count) -> None:
         self.patience = patience
-        self.seen: dict[str, float] = {}
-        self.in_vain = 0
+
+    def on_start(self, training: Training) -> None:
+        self.every = training.settings.eval_every
 
     def on_step(self, training: Training) -> None:
-        if training.metrics is self.seen or not training.metrics:
+        assert self.every is not None
+        if training.is_last_step:  # which is evaluated later
             return
-        self.seen = training.metrics
-        improved = training.best.get("step") == training.step
-        self.in_vain = 0 if improved else self.in_vain + 1
-        if self.in_vain >= self.patience:
+        best = int(training.best.get("step", 0))
+        if training.step // self.every - best // self.every >= self.patience:
             training.terminal.line(
-                f"stopped early: {self.patience} evaluations no better than that of step "
-                f"{training.best.get('step', 0):,}"
+                f"stopped early: {self.patience} evaluations no better than that of step {best:,}"
             )
             training.stop()

@@ -57,7 +57,8 @@ def _measure(config: dict[str, Any], one: Plan, folder: Path, command: str) -> N
         directory.remove_if_empty()
         raise
     print(bench.write(found, directory.path), end="")
+    runs = shlex.quote(str(launch.runs_folder(directory.path)))
     print(
         f"\nwritten to {directory.path}: report.html, bench.md, bench.csv, bench.json, bench.png, "
-        f"bench.svg\nnext:\n  {launch.command()} dashboard {launch.runs_folder(directory.path)}"
+        f"bench.svg\nnext:\n  {launch.command()} dashboard {runs}"
     )

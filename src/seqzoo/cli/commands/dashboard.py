@@ -64,7 +64,7 @@ def link_runs(folder: Path, named: Path) -> None:
         for path in events.parent.iterdir():
             run = path.is_dir() and any(path.rglob("events.out.tfevents.*"))  # has links of its own
             link = target / path.name
-            if not run and not link.exists():
+            if not run and not link.is_symlink():
                 link.symlink_to(path.resolve())
 
 
