@@ -303,7 +303,7 @@ def test_labels_are_a_vocabulary(tmp_path):
 def test_batches_depend_on_seed_and_step_alone(toy):
     data = load(path=toy)
     one, other = task(data, batch_tokens=64), task(data, batch_tokens=64)
-    steps = one.steps_per_epoch
+    steps = one.plan.n_batches
     for step in (2 * steps + 1, 0, 3):
         ours, theirs = one.batch(step), other.batch(step)
         assert ours.inputs.equal(theirs.inputs) and ours.targets.equal(theirs.targets)

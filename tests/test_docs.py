@@ -16,7 +16,7 @@ import pytest
 from seqzoo.cli.checks import check_config
 from seqzoo.cli.compose import compose, parse
 from seqzoo.cli.main import COMMANDS, command_parser
-from seqzoo.cli.overrides import read_options
+from seqzoo.cli.parser import read_options
 from seqzoo.config.moved import MOVED
 
 ROOT = Path(__file__).parents[1]

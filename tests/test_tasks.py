@@ -194,10 +194,10 @@ def test_translation_batches() -> None:
         "test_pairs": 10,
     }
     task = tasks.make(keys, tasks.prepare(keys), seed=1)
-    seen = np.concatenate([rows for rows in task._epoch(0)])
+    seen = np.concatenate([rows for rows in task.plan.batches(0)])
     sources, targets = task.data.train
     assert sorted(seen) == list(range(len(sources)))
-    for step in (0, task.steps_per_epoch - 1, task.steps_per_epoch):
+    for step in (0, task.plan.n_batches - 1, task.plan.n_batches):
         batch = task.batch(step)
         assert batch.inputs.numel() <= 512
         for x, y in zip(batch.inputs, batch.targets, strict=True):

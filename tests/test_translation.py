@@ -52,7 +52,7 @@ def test_batches_for_an_encoder(bridge: str, joint: bool) -> None:
     model = small("transformer", bridge=bridge, **keys)
     task.setup(model)
     seen = []
-    for step in range(task.steps_per_epoch):
+    for step in range(task.plan.n_batches):
         batch = task.batch(step)
         source, lengths = batch.source
         assert batch.inputs.numel() + source.numel() <= 128

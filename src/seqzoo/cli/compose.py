@@ -173,7 +173,6 @@ def _combinations(overrides: Sequence[Any], loader: Any) -> Iterator[list[str]]:
 def run_hydra(
     job: Callable[[Any], Any],
     options: Namespace,
-    flags: Sequence[str],
     texts: Sequence[str],
     name: str,
 ) -> Any:
@@ -187,7 +186,7 @@ def run_hydra(
     from hydra.errors import HydraException
 
     register_search_path()
-    before, sys.argv = sys.argv, [f"seqzoo {name}", *flags, *texts]
+    before, sys.argv = sys.argv, [f"seqzoo {name}", *_flags(options), *texts]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else it prints the traceback itself and exits
     try:
         main = hydra.main(
@@ -200,6 +199,15 @@ def run_hydra(
         raise UserError(f"{' '.join(texts)}: {' '.join(str(error).split())}") from None
     finally:
         sys.argv = before
+
+
+def _flags(options: Namespace) -> list[str]:
+    """The flags as Hydra takes them."""
+    flags = ["--multirun"] if options.multirun else []
+    for name in ("cfg", "package", "info"):
+        if value := getattr(options, name):
+            flags += [f"--{name}", value]
+    return [*flags, "--resolve"] if options.resolve else flags
 
 
 def register_search_path() -> None:

@@ -47,7 +47,7 @@ def run(
 
     Raises:
         UserError: a request that is refused. A new run then leaves no directory.
-        Exception: the run failed, and its summary says so.
+        Exception: the run failed; its summary has the status `failed`.
     """
     try:
         data = prepare(config["task"])

@@ -1,9 +1,13 @@
-"""Loading the run that a command works on, after what can be refused without torch was."""
+"""What commands read and write: a run, standard input, and the path after `--out`."""
 
 from __future__ import annotations
 
+import io
+import sys
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +24,11 @@ from seqzoo.runs.directory import RunDirectory
 if TYPE_CHECKING:
     from seqzoo.runs.run import Run
 
+BATCH = 512  # lines of standard input at once, unless a person types them
+
 
 def load_run(options: Namespace, command: str | None = None, folder: str | None = None) -> Run:
-    """The run of a command's options.
+    """The run of a command's options. What can be refused without torch is refused first.
 
     Args:
         command: the run's task has to support it.
@@ -72,3 +78,42 @@ def search_options(options: Namespace, task: Mapping[str, Any]) -> dict[str, Any
         "beams": options.beam or known["beam"],
         "length_penalty": known["length_penalty"] if penalty is None else penalty,
     }
+
+
+def standard_input() -> Iterator[list[str]]:
+    """Its lines without their ends, in batches; one by one from a terminal.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    size = 1 if sys.stdin.isatty() else BATCH
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # whatever the locale is
+    lines = (line.rstrip("\r\n") for line in sys.stdin)
+    try:
+        while batch := list(islice(lines, size)):
+            yield batch
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"standard input is not {error.encoding} at byte {error.start}: convert it first"
+        ) from None
+
+
+def new_path(out: str) -> Path:
+    """A path where nothing is yet.
+
+    Raises:
+        UserError: there is something, or a file where a folder would have to be.
+    """
+    path = Path(out).absolute()
+    if path.exists():
+        raise UserError(f"--out {out}: exists already: give a new name")
+    above = next(folder for folder in path.parents if folder.exists())
+    if not above.is_dir():
+        raise UserError(f"--out {out}: {above} is a file: give a name elsewhere")
+    return Path(out)
+
+
+def dated(kind: str) -> Path:
+    """A folder named by the time, below runs/."""
+    return Path(f"runs/{kind}/{datetime.now():%Y-%m-%d_%H-%M-%S}")

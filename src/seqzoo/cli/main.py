@@ -98,7 +98,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 class _Version(argparse.Action):
-    """`--version`, looked up only when asked for: the metadata takes time."""
+    """`--version`. The metadata is read only where it is printed, as reading takes time."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from importlib.metadata import version
@@ -108,7 +108,7 @@ class _Version(argparse.Action):
 
 
 def whole_parser() -> Parser:
-    """What lists all commands."""
+    """The parser whose help lists all commands."""
     parser = Parser("seqzoo", description=DESCRIPTION)
     parser.add_argument("--version", action=_Version, nargs=0, help="print it and leave")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
+from seqzoo.config import files
 from seqzoo.config.values import CACHE_POLICIES
 from seqzoo.errors import UserError
 
@@ -29,7 +31,7 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 
 def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], Any]:
-    """What reads an option's number and refuses one out of its range."""
+    """A type of argparse: numbers from `low` to `high`."""
     what = "a whole number" if kind is int else "a number"
     limits = f"from {low:g} " + ("up" if high == float("inf") else f"to {high:g}")
 
@@ -82,3 +84,29 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         help=f"a Transformer keeps SIZE tokens only, chosen by {', '.join(CACHE_POLICIES)}; with "
         ":prompt after it, the prompt is read at once and then cut",
     )
+
+
+def read_options(command: str, arguments: list[str]) -> argparse.Namespace:
+    """The flags and overrides of `train`, `bench` and `info`, in any order. A folder of
+    `--config-dir` is added to those that are searched."""
+    parser = Parser(f"seqzoo {command}", add_help=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    if command != "info":
+        parser.add_argument("--multirun", "-m", action="store_true")
+        parser.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
+        parser.add_argument("--resolve", action="store_true")
+        parser.add_argument("--package", "-p")
+        parser.add_argument("--config-name", "-cn")
+        parser.add_argument(
+            "--info",
+            "-i",
+            nargs="?",
+            const="all",
+            choices=("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+        )
+    options = parser.parse_intermixed_args(arguments)
+    if options.config_dir is not None:
+        files.add_folder(options.config_dir)
+    return options

@@ -10,7 +10,7 @@ from seqzoo.cli import launch, resume
 from seqzoo.cli.checks import check_config, check_folder
 from seqzoo.cli.compose import compose, parse, run_hydra
 from seqzoo.cli.help import train_help
-from seqzoo.cli.overrides import hydra_flags, read_options
+from seqzoo.cli.parser import read_options
 from seqzoo.config import plugins
 from seqzoo.errors import UserError
 from seqzoo.runs.directory import RunDirectory
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         check_folder(config["hydra"]["sweep" if options.multirun else "run"]["dir"])
     texts = [override.input_line for override in overrides]
     if options.cfg or options.info:
-        run_hydra(_nothing, options, hydra_flags(options), texts, "train")
+        run_hydra(_nothing, options, texts, "train")
         return 0
     for config in configs:
         launch.prepare(config["task"])
@@ -64,7 +64,7 @@ def _single(options: Any, texts: Sequence[str]) -> int:
         statuses.append(status)
         return value
 
-    run_hydra(job, options, hydra_flags(options), texts, "train")
+    run_hydra(job, options, texts, "train")
     return statuses[-1]
 
 
@@ -73,7 +73,7 @@ def _sweep(options: Any, texts: Sequence[str], configs: Sequence[dict[str, Any]]
     if not any(text.startswith("hydra.sweep.dir=") for text in texts):
         texts = [*texts, f"hydra.sweep.dir={root}"]  # its name is a time, which Hydra reads again
     try:
-        run_hydra(sweep_job, options, hydra_flags(options), texts, "train")
+        run_hydra(sweep_job, options, texts, "train")
     except JobFailed:
         failed = [d for d in RunDirectory.below(root) if d.summary.get("status") == "failed"]
         count = f"{len(failed)} of {len(configs)} runs" if failed else "a run of the sweep"

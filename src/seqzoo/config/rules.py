@@ -16,6 +16,9 @@ from seqzoo.errors import UserError
 Keys = Mapping[str, Any]
 
 
+# ---- of models and architectures
+
+
 def heads_divide_width(keys: Keys, where: str) -> None:
     """Every head has dim / n_heads numbers."""
     if not _known(keys, "dim", "n_heads"):
@@ -143,3 +146,59 @@ def _nearest_divisor(width: int, heads: int) -> int:
     """The divisor of a width that is nearest to a number of heads; of two, the larger."""
     divisors = (h for h in range(1, width + 1) if width % h == 0)
     return min(divisors, key=lambda h: (abs(h - heads), -h))
+
+
+# ---- of the trainer
+
+LIMITS = ("max_steps", "max_seconds", "max_epochs")
+
+
+def a_limit_is_set(keys: Keys, where: str) -> None:
+    """Refuse a training without an end."""
+    if all(keys.get(limit) is None for limit in LIMITS):
+        names = [f"{where or 'trainer.'}{limit}" for limit in LIMITS]
+        raise UserError(f"trainer: no end: set {names[0]}, {names[1]} or {names[2]}")
+
+
+# ---- of the keys that name a task's data
+
+TABLES = ("path", "val_path", "test_path")
+TWINS = ("source", "target", "val_source", "val_target", "test_source", "test_target")
+
+
+def corpus_or_files(keys: Keys, where: str) -> None:
+    """Refuse a corpus beside files, and a file for validation or test without one to train on."""
+    tables, twins = _given(keys, TABLES), _given(keys, TWINS)
+    if keys.get("corpus") is not None and (tables or twins):
+        raise UserError(f"{where}corpus={keys['corpus']}, and files too, are given: give one")
+    if tables and twins:
+        raise UserError(
+            f"{where}path, and {where}source with {where}target, are both given: give one"
+        )
+    if tables and keys.get("path") is None:
+        raise UserError(f"{where}{tables[0]} is given without {where}path: give both")
+
+
+def twins_are_complete(keys: Keys, where: str) -> None:
+    """Refuse a file of sources without its file of targets, or the reverse."""
+    for option in (given := _given(keys, TWINS)):
+        prefix, side = option[:-6], option[-6:]
+        other = {"source": "target", "target": "source"}[side]
+        for needed in (f"{prefix}{other}", side):
+            if needed not in given:
+                raise UserError(f"{where}{option} is given without {where}{needed}: give both")
+
+
+def lowercase_of_files(keys: Keys, where: str) -> None:
+    """Refuse lower case for pairs that are made, which are used as they are."""
+    corpus = keys.get("corpus") or "numbers"
+    made = not _given(keys, TABLES + TWINS) and "/" not in corpus
+    if keys.get("lowercase") and made:
+        raise UserError(
+            f"{where}lowercase=true: of files and hub data sets: {where}corpus={corpus} is used as "
+            "it is: leave it out"
+        )
+
+
+def _given(keys: Keys, options: tuple[str, ...]) -> list[str]:
+    return [option for option in options if keys.get(option) is not None]

@@ -136,7 +136,7 @@ def cache_policy(text: str) -> tuple[str, int, str]:
     """`tova:256` or `tova:256:prompt` as a policy's name, its size, and how chunks are read.
 
     Raises:
-        ValueError: anything else; the message says what is allowed.
+        ValueError: any other text; the message names what is allowed.
     """
     name, _, rest = text.partition(":")
     size, _, reading = rest.partition(":")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from seqzoo.config.data_rules import (
+from seqzoo.config.rules import (
     TABLES,
     TWINS,
     corpus_or_files,

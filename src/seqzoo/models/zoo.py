@@ -75,7 +75,7 @@ FAMILIES: dict[str, Family] = {
     "mingru": Family("seqzoo.mixers.minimal:MinGRU", "prenorm"),
     "minlstm": Family("seqzoo.mixers.minimal:MinLSTM", "prenorm"),
 }
-ALIASES = {"rwkv": "rwkv7"}  # the newest of a line; configs/model/rwkv.yaml says the same to Hydra
+ALIASES = {"rwkv": "rwkv7"}  # the newest of a line; configs/model/rwkv.yaml is the alias for Hydra
 
 ARCHITECTURES = {
     "decoder_only": "seqzoo.models.assemble:decoder_only",

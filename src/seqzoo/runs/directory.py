@@ -153,7 +153,7 @@ class RunDirectory:
         write_text(self.path / "summary.json", json.dumps(dict(summary), indent=1) + "\n")
 
     def mark_failed(self, reason: str) -> None:
-        """Have the summary hold that the run failed, and why."""
+        """Write a summary with the status `failed` and the reason."""
         config = self.config
         named = {section: config[section]["name"] for section in ("model", "task")}
         self.write_summary({**named, "status": "failed", "error": reason})

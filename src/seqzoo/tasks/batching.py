@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -50,3 +51,42 @@ def by_length(
         widest = wider
     if len(order):
         yield order[begin:]
+
+
+class Epochs:
+    """Batches of row numbers, epoch after epoch, as many in each.
+
+    Rows of about one length are put together, with ties in an order drawn anew; the batches then
+    come in an order drawn anew.
+
+    Args:
+        n_rows: of the training data.
+        cut: cuts an order of the rows into batches.
+        seed: of the draws, together with the epoch's number.
+    """
+
+    def __init__(
+        self,
+        n_rows: int,
+        cut: Callable[[np.ndarray], Iterator[np.ndarray]],
+        seed: tuple[int, int],
+    ) -> None:
+        self.n_rows, self.cut, self.seed = n_rows, cut, seed
+        self._plan: tuple[int, list[np.ndarray]] = (-1, [])
+
+    @cached_property
+    def n_batches(self) -> int:
+        """Batches of an epoch."""
+        return len(self.batches(0))
+
+    def rows(self, step: int) -> np.ndarray:
+        """The rows of a step's batch."""
+        epoch, index = divmod(step, self.n_batches)
+        return self.batches(epoch)[index]
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        if self._plan[0] != epoch:
+            draw = np.random.default_rng((*self.seed, epoch))
+            batches = list(self.cut(draw.permutation(self.n_rows)))
+            self._plan = epoch, [batches[i] for i in draw.permutation(len(batches))]
+        return self._plan[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from seqzoo.models.classifier import Classifier
 from seqzoo.models.language_model import evaluating
 from seqzoo.report.figures import new_figure, style
 from seqzoo.state import State
-from seqzoo.tasks.batching import by_length, lengths, padded
+from seqzoo.tasks.batching import Epochs, by_length, lengths, padded
 from seqzoo.tasks.task import Forward, Metric
 
 if TYPE_CHECKING:
@@ -85,8 +85,11 @@ class Classification:
         self.pad = self.tokenizer.id("<pad>")
         self._lengths = lengths(data.train.texts)
         self.seq_len = round(float(self._lengths.mean())) if len(self._lengths) else 0
-        self._plan: tuple[int, list[np.ndarray]] = (-1, [])
-        self._steps = 0  # of an epoch, once they are counted
+        self.plan = Epochs(
+            len(self._lengths),
+            lambda order: _batches(order, self._lengths, batch_tokens),
+            (seed, 4),
+        )
 
     def setup(self, model: Classifier) -> None:
         pass  # batches are the same for every model
@@ -102,17 +105,11 @@ class Classification:
 
     # ---- training
 
-    @property
-    def steps_per_epoch(self) -> int:
-        self._steps = self._steps or len(self._epoch(0))
-        return self._steps
-
     def epochs(self, step: int) -> float:
-        return step / self.steps_per_epoch
+        return step / self.plan.n_batches
 
     def batch(self, step: int) -> LabelledBatch:
-        epoch, index = divmod(step, self.steps_per_epoch)
-        rows = self._epoch(epoch)[index]
+        rows = self.plan.rows(step)
         texts = [self.data.train.texts[row] for row in rows]
         classes = torch.from_numpy(self.data.train.classes[rows])
         return LabelledBatch(padded(texts, self.pad), classes, tuple(map(len, texts)))
@@ -125,19 +122,6 @@ class Classification:
             logits.float(), batch.targets, reduction="sum", label_smoothing=self.label_smoothing
         )
         return loss, state
-
-    def _epoch(self, epoch: int) -> list[np.ndarray]:
-        """The batches of an epoch as indices into the training texts; as many in every epoch.
-
-        Texts of about one length are put together, with ties in an order drawn anew; the batches
-        then come in an order drawn anew.
-        """
-        if self._plan[0] != epoch:
-            draw = np.random.default_rng((self.seed, 4, epoch))
-            order = draw.permutation(len(self._lengths))
-            batches = _batches(order, self._lengths, self.batch_tokens)
-            self._plan = epoch, [batches[i] for i in draw.permutation(len(batches))]
-        return self._plan[1]
 
     # ---- evaluation
 
@@ -246,8 +230,8 @@ def _most_probable(logits: Tensor, labels: Tokenizer) -> list[tuple[str, float]]
     return list(zip(names, shares.tolist(), strict=True))
 
 
-def _batches(order: np.ndarray, sizes: np.ndarray, max_tokens: int) -> list[np.ndarray]:
-    return list(by_length(order, (sizes,), sizes[:, None], max_tokens=max_tokens))
+def _batches(order: np.ndarray, sizes: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
+    return by_length(order, (sizes,), sizes[:, None], max_tokens=max_tokens)
 
 
 def macro_f1(counts: np.ndarray) -> float:

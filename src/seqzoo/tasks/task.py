@@ -68,7 +68,7 @@ class Task(Protocol):
     seq_len: int  # tokens a training sequence; the mean, where they differ
 
     def setup(self, model: Any) -> None:
-        """See the model that is to be trained: whether its state can be carried, how it reads."""
+        """Prepare for a model: whether its state can be carried, and how it reads a batch."""
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""

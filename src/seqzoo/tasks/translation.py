@@ -21,7 +21,7 @@ from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.state import State
 from seqzoo.tasks import batching, scores
-from seqzoo.tasks.batching import lengths, padded
+from seqzoo.tasks.batching import Epochs, lengths, padded
 from seqzoo.tasks.next_token import IGNORE, TokenBatch, next_token_loss, next_token_objective
 from seqzoo.tasks.task import Forward, Metric
 from seqzoo.tasks.translate import Translator
@@ -75,9 +75,7 @@ class Translation:
         self._lengths = lengths(self.train[0]), lengths(self.train[1])
         whole = self._lengths[0] + self._lengths[1]
         self.seq_len = round(float(whole.mean())) if len(whole) else 0
-        self._model: type[LanguageModel] | LanguageModel = LanguageModel
-        self._plan: tuple[int, list[np.ndarray]] = (-1, [])
-        self._steps = 0  # of an epoch, once they are counted
+        self._plan_for(LanguageModel)
 
     def _fitting(self, max_len: int, long_pairs: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Sources, and targets with their end; pairs longer than `max_len` cut or left out."""
@@ -100,12 +98,16 @@ class Translation:
         return sources, targets
 
     def setup(self, model: LanguageModel) -> None:
-        self._model, self._plan, self._steps = model, (-1, []), 0
+        self._plan_for(model)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        self._steps = self._steps or len(self._epoch(0))
-        return self._steps
+    def _plan_for(self, model: LanguageModel | type[LanguageModel]) -> None:
+        """Batches as a model can read them; until it is known, as a language model can."""
+        self._model = model
+        self.plan = Epochs(
+            len(self.train[0]),
+            lambda order: _batches(model, order, *self._lengths, self.batch_tokens),
+            (self.seed, 3),
+        )
 
     def splits(self) -> list[str]:
         return ["val", "test"] if len(self.data.test.source) else ["val"]
@@ -122,11 +124,10 @@ class Translation:
     # ---- training
 
     def epochs(self, step: int) -> float:
-        return step / self.steps_per_epoch
+        return step / self.plan.n_batches
 
     def batch(self, step: int) -> TokenBatch:
-        epoch, index = divmod(step, self.steps_per_epoch)
-        rows = self._epoch(epoch)[index]
+        rows = self.plan.rows(step)
         sources, targets = self.train
         return self.collate(
             [sources[i] for i in rows], [targets[i] for i in rows], encodes=self._model.reads_source
@@ -142,19 +143,6 @@ class Translation:
             label_smoothing=self.label_smoothing,
             replaced=self.scheduled_sampling * progress,
         )
-
-    def _epoch(self, epoch: int) -> list[np.ndarray]:
-        """The batches of an epoch as indices into the training pairs; as many in every epoch.
-
-        Pairs of about one length are put together, with ties in an order drawn anew; the batches
-        then come in an order drawn anew.
-        """
-        if self._plan[0] != epoch:
-            draw = np.random.default_rng((self.seed, 3, epoch))
-            order = draw.permutation(len(self.train[0]))
-            batches = list(_batches(self._model, order, *self._lengths, self.batch_tokens))
-            self._plan = epoch, [batches[i] for i in draw.permutation(len(batches))]
-        return self._plan[1]
 
     def collate(
         self, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], *, encodes: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from seqzoo.config.files import flat
 from seqzoo.config.schema import checked
@@ -16,17 +16,17 @@ from seqzoo.runs.directory import RunDirectory
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Config = Mapping[str, Any]
 
-class Logger(Protocol):
-    """One place. Its constructor takes the keys of its section as keyword arguments."""
+
+class Logger:
+    """One place to log to. Does nothing: derive from it and override what is needed.
+
+    The constructor takes the keys of its section as keyword arguments.
+    """
 
     def start(
-        self,
-        directory: RunDirectory,
-        config: Mapping[str, Any],
-        *,
-        step: int,
-        metrics: Sequence[str],
+        self, directory: RunDirectory, config: Config, *, step: int, metrics: Sequence[str]
     ) -> None:
         """Begin a run, or go on with it.
 
@@ -50,19 +50,14 @@ class Logger(Protocol):
         """End the run. The summary of a failed one has its `status` and little else."""
 
 
-class Loggers:
+class Loggers(Logger):
     """Several loggers as one."""
 
     def __init__(self, loggers: Sequence[Logger]) -> None:
         self.loggers = loggers
 
     def start(
-        self,
-        directory: RunDirectory,
-        config: Mapping[str, Any],
-        *,
-        step: int,
-        metrics: Sequence[str],
+        self, directory: RunDirectory, config: Config, *, step: int, metrics: Sequence[str]
     ) -> None:
         for logger in self.loggers:
             logger.start(directory, config, step=step, metrics=metrics)
@@ -84,16 +79,11 @@ class Loggers:
             logger.close(summary)
 
 
-class MetricsFile:
+class MetricsFile(Logger):
     """metrics.jsonl and samples.txt in the run directory. Every run has this logger."""
 
     def start(
-        self,
-        directory: RunDirectory,
-        config: Mapping[str, Any],
-        *,
-        step: int,
-        metrics: Sequence[str],
+        self, directory: RunDirectory, config: Config, *, step: int, metrics: Sequence[str]
     ) -> None:
         self.directory = directory
         directory.begin_logs(step)
@@ -105,23 +95,12 @@ class MetricsFile:
         if tag == "sample":
             self.directory.add_sample(text, step)
 
-    def figures(self, figures: Mapping[str, Figure], step: int) -> None:
-        pass
 
-    def close(self, summary: Mapping[str, Any]) -> None:
-        pass
-
-
-class TensorBoard:
+class TensorBoard(Logger):
     """Event files in RUN/tensorboard: `seqzoo dashboard` shows them."""
 
     def start(
-        self,
-        directory: RunDirectory,
-        config: Mapping[str, Any],
-        *,
-        step: int,
-        metrics: Sequence[str],
+        self, directory: RunDirectory, config: Config, *, step: int, metrics: Sequence[str]
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
@@ -173,7 +152,7 @@ def _hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class Wandb:
+class Wandb(Logger):
     """Weights & Biases, online or into RUN/wandb."""
 
     @checked()
@@ -190,12 +169,7 @@ class Wandb:
         self.name = name
 
     def start(
-        self,
-        directory: RunDirectory,
-        config: Mapping[str, Any],
-        *,
-        step: int,
-        metrics: Sequence[str],
+        self, directory: RunDirectory, config: Config, *, step: int, metrics: Sequence[str]
     ) -> None:
         self.run = self.wandb.init(
             **self.keys,
@@ -223,7 +197,7 @@ class Wandb:
         self.run.finish(exit_code=1 if summary.get("status") == "failed" else 0)
 
 
-class Trackio:
+class Trackio(Logger):
     """Trackio: a dashboard on this machine, or in a Space of the Hugging Face Hub."""
 
     @checked()
@@ -232,12 +206,7 @@ class Trackio:
         self.project, self.name, self.space_id = project, name, space_id
 
     def start(
-        self,
-        directory: RunDirectory,
-        config: Mapping[str, Any],
-        *,
-        step: int,
-        metrics: Sequence[str],
+        self, directory: RunDirectory, config: Config, *, step: int, metrics: Sequence[str]
     ) -> None:
         self.run = self.trackio.init(
             project=self.project,

@@ -26,7 +26,7 @@ SCHEDULES = {
     "linear": "seqzoo.training.schedules:linear",
     "constant": "seqzoo.training.schedules:constant",
 }
-# A logger: class(**keys) with the methods of `seqzoo.training.loggers.Logger`.
+# A logger: class(**keys), derived from `seqzoo.training.loggers.Logger`.
 LOGGERS = {
     "tensorboard": "seqzoo.training.loggers:TensorBoard",
     "wandb": "seqzoo.training.loggers:Wandb",

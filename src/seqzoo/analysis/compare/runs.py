@@ -103,7 +103,7 @@ def _distinct_end(folder: Path, same: Sequence[Path]) -> str:
 
 
 def pick_metric(runs: Sequence[TrainingRun], wanted: str | None) -> str:
-    """The metric asked for, or the first validation metric that every run has.
+    """The metric given, or the first validation metric that every run has.
 
     Raises:
         UserError: not all runs have it.

@@ -10,7 +10,7 @@ from seqzoo.cli import launch
 from seqzoo.cli.checks import check_folder
 from seqzoo.cli.compose import compose, parse
 from seqzoo.cli.help import bench_help
-from seqzoo.cli.overrides import read_options
+from seqzoo.cli.parser import read_options
 from seqzoo.errors import UserError
 from seqzoo.runs.directory import RunDirectory
 

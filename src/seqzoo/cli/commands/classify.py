@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from seqzoo.cli.lines import standard_input
-from seqzoo.cli.loading import load_run
+from seqzoo.cli.loading import load_run, standard_input
 from seqzoo.cli.parser import add_run
 
 

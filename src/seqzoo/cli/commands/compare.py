@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from seqzoo.cli.paths import dated
+from seqzoo.cli.loading import dated
 from seqzoo.errors import UserError
 from seqzoo.runs.directory import RunDirectory
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from seqzoo.cli.loading import load_run
+from seqzoo.cli.loading import load_run, new_path
 from seqzoo.cli.parser import add_run
-from seqzoo.cli.paths import new_path
 from seqzoo.errors import UserError
 from seqzoo.runs.directory import RunDirectory
 

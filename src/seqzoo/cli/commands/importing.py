@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from seqzoo.cli.paths import new_path
+from seqzoo.cli.loading import new_path
 from seqzoo.errors import UserError
 
 

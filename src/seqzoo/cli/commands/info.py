@@ -7,7 +7,7 @@ from pathlib import Path
 from seqzoo.cli.checks import check_config
 from seqzoo.cli.compose import compose, parse
 from seqzoo.cli.help import INFO
-from seqzoo.cli.overrides import read_options
+from seqzoo.cli.parser import read_options
 from seqzoo.config.requires import check_requirements
 from seqzoo.models.zoo import build_keys
 from seqzoo.runs.directory import RunDirectory

@@ -5,9 +5,8 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from seqzoo.cli.loading import load_run
+from seqzoo.cli.loading import dated, load_run
 from seqzoo.cli.parser import add_run, count, number
-from seqzoo.cli.paths import dated
 
 
 def add(parser: ArgumentParser) -> None:

@@ -9,8 +9,7 @@ from itertools import count as counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seqzoo.cli.lines import standard_input
-from seqzoo.cli.loading import load_run, search_options
+from seqzoo.cli.loading import load_run, search_options, standard_input
 from seqzoo.cli.parser import add_run, add_search, count
 from seqzoo.errors import UserError
 
