@@ -6,6 +6,7 @@ makes the directories and calls the job, with the launcher and the sweeper that 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -186,6 +187,8 @@ def run_hydra(
     from hydra.errors import HydraException
 
     register_search_path()
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level  # --info replaces them, for the whole process
     before, sys.argv = sys.argv, [f"seqzoo {name}", *_flags(options), *texts]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else it prints the traceback itself and exits
     try:
@@ -199,6 +202,8 @@ def run_hydra(
         raise UserError(f"{' '.join(texts)}: {' '.join(str(error).split())}") from None
     finally:
         sys.argv = before
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def _flags(options: Namespace) -> list[str]:
