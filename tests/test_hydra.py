@@ -124,6 +124,21 @@ def test_resume_auto_finds_any_model(place: Path, capsys: pytest.CaptureFixture[
     assert summary(place / "runs/charlm/rnn/c")["status"] == "finished"
 
 
+def test_resume_auto_goes_on_with_the_same_experiment_only(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = ("experiment=tinyshakespeare_rnn", "task.path=text.txt", *SMALL[1:])
+    assert run("train", *recipe, "hydra.run.dir=runs/charlm/rnn/a") == 0
+    interrupt(place / "runs/charlm/rnn/a")
+    capsys.readouterr()
+    assert run("train", *recipe, "resume=auto", "model.dropout=0.5") == 0
+    assert "nothing unfinished" in capsys.readouterr().out
+    again = (*recipe, "resume=auto", "trainer.max_steps=6")
+    assert run("train", *again) == 0
+    assert "resuming runs/charlm/rnn/a" in capsys.readouterr().out
+    assert run("train", "resume=runs/charlm/rnn/a", "experiment=tinyshakespeare_lstm") == 2
+
+
 # ---- folders and files of the user's own
 
 

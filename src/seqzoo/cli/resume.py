@@ -15,6 +15,7 @@ from seqzoo.runs.directory import RunDirectory
 
 LIMITS = {"max_steps": "steps", "max_seconds": "train_seconds", "max_epochs": "epochs"}
 CHANGEABLE = ("trainer", "logger", "hook")  # sections that a resumed run may get other values of
+KEPT = ("model", "architecture", "task", "optim", "schedule")  # and those that it keeps
 
 
 def resumed_config(
@@ -40,7 +41,7 @@ def resumed_config(
             config["trainer"][key] = override.value()
         elif section in ("logger", "hook"):
             config[section] = composed[section]
-        elif not _may_differ(override) and not _agrees(override, saved):
+        elif not _may_differ(override) and not _agrees(override, saved, composed):
             raise UserError(
                 f"{override.input_line}: {directory.path} keeps its model, data and optimiser, and "
                 "only trainer.*, logger and hook can change: leave it out, or start a new run"
@@ -63,14 +64,15 @@ def _may_differ(override: Any) -> bool:
     return override.is_hydra_override() or section in (
         *CHANGEABLE,
         "resume",
-        "experiment",
         "plugins",
     )
 
 
-def _agrees(override: Any, saved: Mapping[str, Any]) -> bool:
-    """Whether a run was made with an override."""
+def _agrees(override: Any, saved: Mapping[str, Any], composed: Mapping[str, Any]) -> bool:
+    """Whether a run was made with an override, of those that `composed` was made with."""
     section, _, key = override.key_or_group.partition(".")
+    if section == "experiment":
+        return all(saved.get(part) == composed[part] for part in KEPT)
     values = saved.get(section)
     value = override.value()
     if not isinstance(values, dict):
@@ -96,19 +98,25 @@ def refuse_finished(directory: RunDirectory, trainer: Mapping[str, Any]) -> None
             )
 
 
-def interrupted(root: Path, overrides: Sequence[Any]) -> RunDirectory | None:
+def interrupted(
+    root: Path, overrides: Sequence[Any], composed: Mapping[str, Any]
+) -> RunDirectory | None:
     """The newest run below `root` that has a checkpoint, has not finished, and was made with the
     overrides given: what `resume=auto` goes on with.
+
+    Args:
+        composed: the configuration of a new run with these overrides.
 
     Raises:
         UserError: a run directory that cannot be read.
     """
-    asked = [override for override in overrides if not _may_differ(override)]
-    matching = [
-        directory
-        for directory in _runs(root)
-        if directory.unfinished() and all(_agrees(override, directory.config) for override in asked)
-    ]
+    fixed = [override for override in overrides if not _may_differ(override)]
+
+    def fits(directory: RunDirectory) -> bool:
+        saved = complete(directory.config)
+        return all(_agrees(override, saved, composed) for override in fixed)
+
+    matching = [one for one in _runs(root) if one.unfinished() and fits(one)]
     return max(matching, key=lambda directory: directory.last_written, default=None)
 
 

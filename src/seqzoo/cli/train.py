@@ -156,7 +156,7 @@ def _directory_to_resume(
     root = (
         Path(str(given[-1])) if given else launch.runs_folder(Path(config["hydra"]["run"]["dir"]))
     )
-    found = resume.interrupted(root, overrides)
+    found = resume.interrupted(root, overrides, config)
     if not quiet:
         text = f"resuming {found.path}" if found else f"nothing unfinished in {root}: a new run"
         print(text, flush=True)
@@ -194,6 +194,7 @@ def train(*overrides: str, hooks: Sequence[Any] = (), quiet: bool = False) -> Ru
     """
     from seqzoo.runs.run import load
 
+    launch.forget_data()
     parsed = parse(overrides)
     (config,) = compose(parsed)
     directory, wanted = None, config["resume"]
