@@ -74,7 +74,7 @@ def trim(state: S, n: int) -> S:
     """The state with at most `n` tokens in every part that grows; other parts are unchanged."""
     if state is None or isinstance(state, Tensor):
         return state
-    if hasattr(state, "last"):
+    if callable(getattr(state, "last", None)):
         return cast(S, state.last(n))
     return _like(state, [trim(part, n) for part in cast(tuple[State, ...], state)])
 
@@ -83,7 +83,7 @@ def grows(state: State) -> bool:
     """Whether any part of the state grows with every token."""
     if state is None or isinstance(state, Tensor):
         return False
-    return hasattr(state, "last") or any(grows(part) for part in state)
+    return callable(getattr(state, "last", None)) or any(grows(part) for part in state)
 
 
 def initial(state: S) -> S:

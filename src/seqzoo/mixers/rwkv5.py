@@ -56,7 +56,7 @@ class TimeMix(nn.Module):
         bonus = depth * (1 - along) + ((channel + 1) % 3 - 1) * 0.1
         self.time_decay = nn.Parameter(decay.view(n_heads, -1))
         self.time_faaaa = nn.Parameter(bonus.view(n_heads, -1))
-        self.time_decay.lr_scale = 2.0  # type: ignore[attr-defined]  # see optim.py
+        self.time_decay.lr_scale = 2.0  # type: ignore[attr-defined]  # see training/optimizers.py
         for parameter in (self.time_decay, self.time_faaaa):
             parameter.no_decay = True  # type: ignore[attr-defined]
         self.receptance, self.key, self.value, self.output, self.gate = (

@@ -82,7 +82,7 @@ class TimeMix(nn.Module):
         self.time_decay_w1 = nn.Parameter(torch.zeros(dim, decay_rank))
         self.time_decay_w2 = nn.Parameter(torch.empty(decay_rank, dim).uniform_(-0.01, 0.01))
         for parameter in (self.time_decay, self.time_decay_w1, self.time_decay_w2):
-            parameter.lr_scale = 2.0  # type: ignore[attr-defined]  # see optim.py
+            parameter.lr_scale = 2.0  # type: ignore[attr-defined]  # see training/optimizers.py
         bonus = depth * (1 - along) + ((channel + 1) % 3 - 1) * 0.1
         self.time_faaaa = nn.Parameter(bonus.view(n_heads, -1))
         for parameter in (

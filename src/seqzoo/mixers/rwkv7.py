@@ -115,7 +115,7 @@ class TimeMix(nn.Module):
             down = nn.Parameter(torch.zeros(dim, sizes[name]))
             up = nn.Parameter(nn.init.orthogonal_(torch.empty(sizes[name], dim), 0.1))
             for number, parameter in ((1, down), (2, up)):
-                parameter.no_decay = True  # type: ignore[attr-defined]  # see optim.py
+                parameter.no_decay = True  # type: ignore[attr-defined]  # see training/optimizers.py
                 setattr(self, f"{name}{number}", parameter)
         self.w0.lr_scale = 2.0  # type: ignore[attr-defined]
         self.k_k = nn.Parameter(0.71 - 0.1 * linear)
