@@ -74,8 +74,9 @@ def trim(state: S, n: int) -> S:
     """The state with at most `n` tokens in every part that grows; other parts are unchanged."""
     if state is None or isinstance(state, Tensor):
         return state
-    if callable(getattr(state, "last", None)):
-        return cast(S, state.last(n))
+    last = getattr(state, "last", None)  # a method; a field of that name is none
+    if callable(last):
+        return cast(S, last(n))
     return _like(state, [trim(part, n) for part in cast(tuple[State, ...], state)])
 
 
