@@ -138,3 +138,11 @@ def test_refusals(
     with pytest.raises(SystemExit) as left:
         cli.main(["compare", *given])
     assert left.value.code == 2 and message in capfd.readouterr().err
+
+
+def test_a_key_that_only_some_runs_have(tmp_path: Path) -> None:
+    """Two runs differ in a key of a hook that a third run of the model has not."""
+    keys = ({"model.name": "gru", "hook.stop.patience": 1}, {"model.name": "gru"})
+    keys = (*keys, {"model.name": "gru", "hook.stop.patience": 2, "optim.name": "muon"})
+    made = [runs.TrainingRun(tmp_path / str(i), "gru", k, [], {}, 1.0) for i, k in enumerate(keys)]
+    assert [runs._name(run, made) for run in made] == ["gru patience=1", "gru", "gru patience=2"]

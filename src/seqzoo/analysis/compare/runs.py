@@ -89,7 +89,11 @@ def differing_keys(runs: Sequence[TrainingRun]) -> list[str]:
 
 def _name(run: TrainingRun, same_model: Sequence[TrainingRun]) -> str:
     """The model's name, and the keys by which the run differs from others of its model, if few."""
-    keys = [f"{k.rpartition('.')[2]}={shown(run.keys[k])}" for k in differing_keys(same_model)]
+    keys = [
+        f"{k.removesuffix('.name').rpartition('.')[2]}={shown(run.keys[k])}"
+        for k in differing_keys(same_model)
+        if k in run.keys
+    ]
     name = " ".join([run.name, *keys])
     return name if len(name) <= LONGEST_NAME else run.name
 
