@@ -162,7 +162,7 @@ class Wandb(Logger):
         project: Text,
         name: Text | None,
         entity: Text | None,
-        mode: Literal["online", "offline", "disabled"],
+        mode: Literal["online", "offline", "disabled"] | None,
     ) -> None:
         self.wandb = _extra("wandb")
         self.keys = {"project": project, "entity": entity, "mode": mode}
