@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 if TYPE_CHECKING:
     from seqzoo.tasks.task import Metric
