@@ -7,7 +7,6 @@ pydantic's. Importing this loads no torch.
 
 from __future__ import annotations
 
-import math
 import re
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -117,11 +116,6 @@ def _range(limits: list[Any]) -> str:
     if isinstance(high, Lt):
         return f"{words} and below {high.lt:g}"
     return f"{words} up" if isinstance(low, Ge) else words
-
-
-def finite(value: Any) -> bool:
-    """Whether a value is no float, or a finite one."""
-    return not isinstance(value, float) or math.isfinite(value)
 
 
 # ---- bounded caches, which are written as one word

@@ -92,7 +92,7 @@ class Classification:
         )
 
     def setup(self, model: Classifier) -> None:
-        pass  # batches are the same for every model
+        """Batches are the same for every model."""
 
     def splits(self) -> list[str]:
         return [split for split in ("val", "test") if getattr(self.data, split).texts]

@@ -41,23 +41,26 @@ def next_token_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.
     )
 
 
-def next_token_objective(
-    forward: Forward,
-    batch: TokenBatch,
-    state: State,
-    *,
-    label_smoothing: float,
-    replaced: float,
-) -> tuple[Tensor, State]:
-    """The summed loss of a batch, and the state after it.
+class NextTokenPrediction:
+    """The objective of a task that predicts tokens; the task sets the two attributes.
 
-    Args:
-        replaced: share of the input tokens to replace by predictions; see `replace_by_predictions`.
+    Attributes:
+        label_smoothing: share of each target that is spread over the vocabulary.
+        scheduled_sampling: share of the inputs replaced at the end of the run, rising from 0; see
+            `replace_by_predictions`.
     """
-    if replaced:
-        batch = replace_by_predictions(forward, batch, state, replaced)
-    logits, state = forward(batch.inputs, state, *batch.source)
-    return next_token_loss(logits, batch.targets, label_smoothing), state
+
+    label_smoothing: float
+    scheduled_sampling: float
+
+    def objective(
+        self, forward: Forward, batch: TokenBatch, state: State, *, progress: float
+    ) -> tuple[Tensor, State]:
+        """The summed loss of a batch, and the state after it."""
+        if share := self.scheduled_sampling * progress:
+            batch = replace_by_predictions(forward, batch, state, share)
+        logits, state = forward(batch.inputs, state, *batch.source)
+        return next_token_loss(logits, batch.targets, self.label_smoothing), state
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Several training runs compared, and two benches.
 
-runs        what a run logged, and a name that tells it from the others
+runs        metrics of a run, and a name that differs from those of the others
 lengths     scores of translations by the length of their sources
 tables, figures     what is shown
 benches     two benches, point by point
