@@ -53,6 +53,7 @@ def in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plugin in this process, named in the environment."""
     monkeypatch.syspath_prepend(str(PACKAGE))
     monkeypatch.setenv(plugins.VARIABLE, "seqzoo_example")
+    monkeypatch.setattr(plugins, "changes", plugins.changes + 1)
 
 
 @pytest.fixture

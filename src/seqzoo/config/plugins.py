@@ -58,6 +58,7 @@ class Plugin:
 VARIABLE = "SEQZOO_PLUGINS"  # names further modules, for this process and those it starts
 SCRIPT = "__main__"  # which is another module in the processes that this one starts
 _script_in_use = False
+changes = 0  # how often `use` was called: tables made before are out of date
 
 
 def use(modules: Iterable[str]) -> None:
@@ -66,12 +67,13 @@ def use(modules: Iterable[str]) -> None:
     Raises:
         UserError: a module that cannot be imported, or is no plugin.
     """
-    global _script_in_use
+    global _script_in_use, changes
     named = dict.fromkeys((*in_use(), *modules))
     for module in named:
         _load(module)
     _script_in_use = SCRIPT in named
     named.pop(SCRIPT, None)
+    changes += 1
     if named:
         os.environ[VARIABLE] = ",".join(named)
 

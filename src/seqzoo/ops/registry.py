@@ -12,7 +12,7 @@ the import path of such an object; forms of plugins are tried first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from seqzoo.config import plugins
 from seqzoo.config.schema import load
 
 Condition = Callable[[Tensor, int], bool]  # (an input of the operation, its length in tokens)
@@ -91,10 +92,8 @@ _recorded: ContextVar[set[str] | None] = ContextVar("seqzoo_recorded", default=N
 
 def backends() -> dict[str, dict[str, Backend]]:
     """The forms of every operation, those of plugins first."""
-    from seqzoo.config.plugins import registered
-
     table: dict[str, dict[str, Backend]] = {operation: {} for operation in BACKENDS}
-    for path, entry in registered("backends", {}).items():
+    for path, entry in plugins.registered("backends", {}).items():
         operation, _, name = path.partition(".")
         table[operation][name] = load(entry) if isinstance(entry, str) else entry
     return {operation: added | BACKENDS[operation] for operation, added in table.items()}
@@ -141,33 +140,27 @@ def choose(operation: str, x: Tensor, length: int) -> Callable[..., Any]:
     forms = _loaded[operation]
     name = None if torch.compiler.is_compiling() else _forced.get()
     if name is None or name not in forms:
-        name = _first_that_holds(forms, x, length)
+        for name, (_, when) in forms.items():  # noqa: B007
+            if when(x, length):
+                break
+        else:
+            raise LookupError(f"no form of {operation} is for {x.device} and {length} tokens")
     record(operation, name)
     return forms[name][0]
-
-
-def _first_that_holds(forms: Mapping[str, _Loaded], x: Tensor, length: int) -> str:
-    for name, (_, when) in forms.items():
-        if when(x, length):
-            return name
-    raise LookupError(f"no form of {', '.join(forms)} is for {x.device} and {length} tokens")
 
 
 # ---- functions are imported when an operation first runs, as they import this module
 
 _loaded: dict[str, dict[str, _Loaded]] = {}
-_loaded_with: dict[str, tuple[str, ...]] = {}  # the plugins that were in use then
+_loaded_at: dict[str, int] = {}  # the `changes` of plugins then
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _load_forms(operation: str) -> None:
     """Import the functions of an operation's forms; torch.compile runs this while it traces."""
-    from seqzoo.config.plugins import in_use
-
-    named = in_use()
-    if _loaded_with.get(operation) != named:
+    if _loaded_at.get(operation) != plugins.changes:
         forms = backends()[operation]
         _loaded[operation] = {
             name: (load(form.function), form.when) for name, form in forms.items()
         }
-        _loaded_with[operation] = named
+        _loaded_at[operation] = plugins.changes
