@@ -24,7 +24,6 @@ from seqzoo.config import plugins
 from seqzoo.config.schema import load
 
 Condition = Callable[[Tensor, int], bool]  # (an input of the operation, its length in tokens)
-_Loaded = tuple[Callable[..., Any], Condition]  # a form, imported
 
 
 def always(x: Tensor, length: int) -> bool:
@@ -136,9 +135,11 @@ def record(operation: str, form: str) -> None:
 
 def choose(operation: str, x: Tensor, length: int) -> Callable[..., Any]:
     """The form to run for an input x of an operation over `length` tokens."""
-    _load_forms(operation)
+    compiling = torch.compiler.is_compiling()
+    if _loaded_at != plugins.changes and not compiling:
+        load_forms()
     forms = _loaded[operation]
-    name = None if torch.compiler.is_compiling() else _forced.get()
+    name = None if compiling else _forced.get()
     if name is None or name not in forms:
         for name, (_, when) in forms.items():  # noqa: B007
             if when(x, length):
@@ -149,18 +150,15 @@ def choose(operation: str, x: Tensor, length: int) -> Callable[..., Any]:
     return forms[name][0]
 
 
-# ---- functions are imported when an operation first runs, as they import this module
-
-_loaded: dict[str, dict[str, _Loaded]] = {}
-_loaded_at: dict[str, int] = {}  # the `changes` of plugins then
+_loaded: dict[str, dict[str, tuple[Callable[..., Any], Condition]]] = {}
+_loaded_at = -1  # the `changes` of plugins then
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _load_forms(operation: str) -> None:
-    """Import the functions of an operation's forms; torch.compile runs this while it traces."""
-    if _loaded_at.get(operation) != plugins.changes:
-        forms = backends()[operation]
+def load_forms() -> None:
+    """Import the functions of all forms: ours, and those of the plugins in use."""
+    global _loaded_at
+    for operation, forms in backends().items():
         _loaded[operation] = {
             name: (load(form.function), form.when) for name, form in forms.items()
         }
-        _loaded_at[operation] = plugins.changes
+    _loaded_at = plugins.changes

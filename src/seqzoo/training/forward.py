@@ -6,7 +6,7 @@ This is the one place to wrap the model: activation checkpointing, then compilat
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -55,7 +55,7 @@ class Forward:
     def uncompiled(self) -> Iterator[None]:
         """Inside, autocast is on and nothing is compiled: evaluations and samples have lengths and
         states for which no block was compiled."""
-        stance = torch.compiler.set_stance("force_eager" if self.compile else "default")
+        stance = torch.compiler.set_stance("force_eager") if self.compile else nullcontext()
         with self.autocast(), stance:
             yield
 
