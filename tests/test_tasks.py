@@ -107,9 +107,9 @@ def test_translation(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
         f"model={name}",
         "task=translation",
         "task.limit=1000",
-        "task.val_pairs=20",
-        "task.test_pairs=20",
-        "task.batch_tokens=1024",
+        "task.val_pairs=8",
+        "task.test_pairs=8",
+        "task.batch_tokens=512",
         *SMALL,
     ]
     assert run(*training, "trainer.max_steps=50", f"hydra.run.dir={folder}") == 0

@@ -139,7 +139,7 @@ def test_resume_is_exact(name: str, tmp_path: Path, text_file: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        name if name in ("lstm", "transformer") else pytest.param(name, marks=pytest.mark.slow)
+        name if name == "lstm" else pytest.param(name, marks=pytest.mark.slow)
         for name in FAMILIES
     ],
 )
@@ -413,12 +413,12 @@ def test_an_evaluation_that_used_up_the_time_is_not_repeated(
     evaluate, samples = CharLM.evaluate, []
 
     def slowly(self: Any, *more: Any, **named: Any) -> Any:
-        time.sleep(5)
+        time.sleep(2)
         return evaluate(self, *more, **named)
 
     monkeypatch.setattr(CharLM, "evaluate", slowly)
     monkeypatch.setattr(CharLM, "sample", lambda *_: samples.append(1) or "text")
-    summary = fit(tmp_path / "a", text_file, max_seconds=5, eval_every=1, sample_every=1)
+    summary = fit(tmp_path / "a", text_file, max_seconds=2, eval_every=1, sample_every=1)
     lines = (tmp_path / "a/metrics.jsonl").read_text().splitlines()
     assert summary["steps"] == 1 and len(samples) == 1
     assert sum("val/loss" in line for line in lines) == 1
