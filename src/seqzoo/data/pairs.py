@@ -16,7 +16,7 @@ from seqzoo.config.rules import (
     TABLES,
     TWINS,
     corpus_or_files,
-    lowercase_of_files,
+    lowercase_needs_files,
     twins_are_complete,
 )
 from seqzoo.config.schema import checked
@@ -73,7 +73,7 @@ class EncodedPairs:
     references: Mapping[str, list[str]]  # the targets of val and test as they were written
 
 
-@checked(corpus_or_files, twins_are_complete, lowercase_of_files)
+@checked(corpus_or_files, twins_are_complete, lowercase_needs_files)
 def load(
     existing: Mapping[str, Tokenizer] = {},
     whole: bool = False,
