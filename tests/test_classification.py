@@ -337,7 +337,8 @@ def test_a_model_learns(toy, keys):
     assert set(scores) == {"val/accuracy", "val/macro_f1", "val/loss"}
     assert scores["val/accuracy"] > 95 and scores["val/loss"] < 0.4
     assert learnt.splits() == ["val", "test"]
-    labels = [label for label, _ in learnt.predict(model, ["abxc", "aabbccaabb"])]
+    both = (learnt.tokenizer, learnt.labels)
+    labels = [label for label, _ in predict(model, *both, ["abxc", "aabbccaabb"], max_len=20)]
     assert labels == ["with", "without"]
     counts = learnt.confusion(model, "val")
     assert counts.sum() == len(data.val.texts)

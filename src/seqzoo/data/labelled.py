@@ -18,7 +18,7 @@ from seqzoo.config.values import Count, EncodingErrors, Path, Text
 from seqzoo.config.values import Tokenizer as TokenizerKind
 from seqzoo.data.encoding import encode
 from seqzoo.data.files import read_table
-from seqzoo.data.hub import SPLITS, check_text_column, load_splits
+from seqzoo.data.hub import check_text_column, read_splits
 from seqzoo.data.named import is_hub_name, make_corpus, unknown_name
 from seqzoo.data.parts import PARTS, Row, Rows, hold_out
 from seqzoo.data.tokenizers import Tokenizer
@@ -55,7 +55,6 @@ class EncodedLabelled:
     train: Examples
     val: Examples
     test: Examples
-    max_len: int  # tokens of a text; longer ones were cut
 
 
 @checked(corpus_or_files)
@@ -112,7 +111,6 @@ def load(
         sha256=data.sha256,
         tokenizer=tokenizers["tokenizer"],
         labels=labels,
-        max_len=max_len,
         **{part: _examples(data, part, ids[part], labels, max_len) for part in PARTS},
     )
 
@@ -172,13 +170,9 @@ def _read_table(keys: Mapping[str, Any], option: str) -> list[Row] | None:
 
 def _read_hub(name: str, keys: Mapping[str, Any]) -> list[list[Row] | None]:
     """The splits of a data set of the hub; rows without a text are left out."""
-    splits = load_splits(name, keys["subset"])
     column, label_column = keys["column"], keys["label_column"]
 
-    def read(split: str) -> list[Row] | None:
-        if split not in splits:
-            return None
-        dataset = splits[split]
+    def read(dataset: Any) -> list[Row]:
         check_text_column(name, dataset, column)
         if label_column not in dataset.features:
             raise unknown_name("task.label_column", label_column, dataset.features)
@@ -186,7 +180,7 @@ def _read_hub(name: str, keys: Mapping[str, Any]) -> list[list[Row] | None]:
         labels = (str(names[i] if names else i) for i in dataset[label_column])
         return [row for row in zip(labels, dataset[column], strict=True) if row[1]]
 
-    return [read(SPLITS[part]) for part in PARTS]
+    return read_splits(name, keys["subset"], read)
 
 
 def _classes(data: Labelled) -> list[str]:

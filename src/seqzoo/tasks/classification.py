@@ -167,10 +167,6 @@ class Classification:
             "confusion": draw_confusion(self.confusion(model, "val", quick=True), self._names())
         }
 
-    def predict(self, model: Classifier, texts: Sequence[str]) -> list[tuple[str, float]]:
-        """The most probable label of each text, and its probability: see `predict`."""
-        return predict(model, self.tokenizer, self.labels, texts, max_len=self.data.max_len)
-
     def _logits(self, model: Classifier, part: Examples) -> Tensor:
         max_tokens = max(MIN_EVAL_TOKENS, self.batch_tokens)
         return class_logits(model, part.texts, self.pad, max_tokens)
