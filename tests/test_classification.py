@@ -220,7 +220,10 @@ def test_table_errors(write):
             {"path": write("same.tsv", [f"a\tt{i}" for i in range(40)])},
             ["'a' alone", "two classes"],
         ),
-        ({"path": write("few.tsv", ["a\tb", "b\tc"])}, ["task.val_texts", "too few texts (2)"]),
+        (
+            {"path": write("few.tsv", ["a\tx", "b\tx", "b\ty"] * 20)},
+            ["task.val_texts", "too few different texts (2 in 60 rows)"],
+        ),
         ({"val_path": good}, ["task.val_path", "task.path"]),
         ({"path": good, "corpus": "shakespeare"}, ["task.corpus=shakespeare", "files"]),
         ({"corpus": "shakespear"}, ["task.corpus", "did you mean shakespeare?"]),
@@ -334,7 +337,8 @@ def test_a_model_learns(toy, keys):
     assert set(scores) == {"val/accuracy", "val/macro_f1", "val/loss"}
     assert scores["val/accuracy"] > 95 and scores["val/loss"] < 0.4
     assert learnt.splits() == ["val", "test"]
-    labels = [label for label, _ in learnt.predict(model, ["abxc", "aabbccaabb"])]
+    both = (learnt.tokenizer, learnt.labels)
+    labels = [label for label, _ in predict(model, *both, ["abxc", "aabbccaabb"], max_len=20)]
     assert labels == ["with", "without"]
     counts = learnt.confusion(model, "val")
     assert counts.sum() == len(data.val.texts)
@@ -343,7 +347,7 @@ def test_a_model_learns(toy, keys):
     assert learnt.facts() == {"classes": "with, without"}
 
 
-def test_prediction_needs_text_and_is_independent_of_its_batch(toy):
+def test_prediction_is_independent_of_its_batch_and_of_empty_texts(toy):
     data = load(path=toy)
     model = build(
         "transformer", architecture="classifier", dim=16, n_layers=1, **task(data).sizes()
@@ -356,7 +360,9 @@ def test_prediction_needs_text_and_is_independent_of_its_batch(toy):
         assert alone == label and its_share == pytest.approx(share, abs=1e-5)
         assert 0 < share <= 1
     assert predict(model, *both, ["x" * 20], max_len=20)[0][1] == pytest.approx(together[1][1])
-    assert_refused(lambda: predict(model, *both, ["a", ""], max_len=20), "text 2 is empty")
+    (one,) = predict(model, *both, ["a"], max_len=20)
+    assert predict(model, *both, ["", "a", ""], max_len=20) == [("", 0.0), one, ("", 0.0)]
+    assert predict(model, *both, [""], max_len=20) == [("", 0.0)]
 
 
 def test_quick_evaluations_read_a_spread_of_the_texts(write):

@@ -189,7 +189,7 @@ def twins_are_complete(keys: Keys, where: str) -> None:
                 raise UserError(f"{where}{option} is given without {where}{needed}: give both")
 
 
-def lowercase_of_files(keys: Keys, where: str) -> None:
+def lowercase_needs_files(keys: Keys, where: str) -> None:
     """Refuse lower case for pairs that are made, which are used as they are."""
     corpus = keys.get("corpus") or "numbers"
     made = not _given(keys, TABLES + TWINS) and "/" not in corpus

@@ -52,7 +52,6 @@ class EncodedCorpus:
     tokenizer: Tokenizer
     train: np.ndarray
     val: np.ndarray
-    train_chars: int
     val_chars: int
 
 
@@ -87,17 +86,13 @@ def load(
         parts = text.text, text.text
     else:
         parts = split_text(text.text, val_fraction=val_fraction, val_max_chars=val_max_chars)
-    if given := existing.get("tokenizer"):
-        train, val = map(given.encode, parts)
-        encoded = _encoded(text, given, train, val, *map(len, parts))
-    else:
-        encoded = encode_corpus(text, *parts, tokenizer=tokenizer, vocab_size=vocab_size)
+    encoded = encode_corpus(text, *parts, existing, tokenizer=tokenizer, vocab_size=vocab_size)
     if len(encoded.val) < 2:
         raise UserError(
             f"{text.name} has {len(encoded.val)} tokens to measure on, and 2 are the least: give "
             "a longer text, or larger task.val_fraction and task.val_max_chars"
         )
-    if not given and len(encoded.train) <= seq_len:
+    if not existing and len(encoded.train) <= seq_len:
         raise UserError(
             f"{text.name} has {len(encoded.train):,} tokens to train on, and "
             f"task.seq_len={seq_len} needs more: give a longer text, or "
@@ -165,13 +160,20 @@ def split_text(text: str, *, val_fraction: float, val_max_chars: int) -> tuple[s
 
 
 def encode_corpus(
-    corpus: Corpus, train: str, val: str, *, tokenizer: str, vocab_size: int
+    corpus: Corpus,
+    train: str,
+    val: str,
+    existing: Mapping[str, Tokenizer] = {},
+    *,
+    tokenizer: str,
+    vocab_size: int,
 ) -> EncodedCorpus:
-    """Train the tokenizer and encode both parts: from the cache if this was done before.
+    """Encode both parts, with the existing `tokenizer` or a new one, cached by content.
 
-    A `char` vocabulary has the characters of the whole text, as nanoGPT's; `bpe` learns from the
-    train part alone.
+    A new `char` vocabulary has the characters of the whole text, as nanoGPT's; `bpe` learns from
+    the train part alone.
     """
+    sha256 = hashlib.sha256(corpus.text.encode()).hexdigest()
 
     def build(folder: pathlib.Path) -> None:
         known = corpus.text if tokenizer == "char" else train
@@ -180,33 +182,19 @@ def encode_corpus(
         np.save(folder / "train.npy", trained.encode(train))
         np.save(folder / "val.npy", trained.encode(val))
 
-    key = {
-        "format": _FORMAT,
-        "sha256": hashlib.sha256(corpus.text.encode()).hexdigest(),
-        "tokenizer": tokenizer,
-        "vocab_size": vocab_size if tokenizer == "bpe" else 0,
-        "train_chars": len(train),
-    }
-    folder = cached("corpora", key, build)
-    return _encoded(
-        corpus,
-        Tokenizer.load(folder / "tokenizer.json"),
-        np.load(folder / "train.npy", mmap_mode="r"),
-        np.load(folder / "val.npy", mmap_mode="r"),
-        len(train),
-        len(val),
-    )
-
-
-def _encoded(
-    corpus: Corpus,
-    tokenizer: Tokenizer,
-    train: np.ndarray,
-    val: np.ndarray,
-    train_chars: int,
-    val_chars: int,
-) -> EncodedCorpus:
-    sha256 = hashlib.sha256(corpus.text.encode()).hexdigest()
-    return EncodedCorpus(
-        corpus.name, corpus.note, sha256, tokenizer, train, val, train_chars, val_chars
-    )
+    if existing:
+        used = existing["tokenizer"]
+        train_ids, val_ids = used.encode(train), used.encode(val)
+    else:
+        key = {
+            "format": _FORMAT,
+            "sha256": sha256,
+            "tokenizer": tokenizer,
+            "vocab_size": vocab_size if tokenizer == "bpe" else 0,
+            "train_chars": len(train),
+        }
+        folder = cached("corpora", key, build)
+        used = Tokenizer.load(folder / "tokenizer.json")
+        train_ids = np.load(folder / "train.npy", mmap_mode="r")
+        val_ids = np.load(folder / "val.npy", mmap_mode="r")
+    return EncodedCorpus(corpus.name, corpus.note, sha256, used, train_ids, val_ids, len(val))

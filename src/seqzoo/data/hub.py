@@ -3,12 +3,14 @@
 import os
 import socket
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+from seqzoo.data.parts import Row
 from seqzoo.errors import UserError
 
-SPLITS = {"train": "train", "val": "validation", "test": "test"}  # our parts, by the hub's names
+SPLITS = ("train", "validation", "test")  # the hub's names of our parts, in their order
 
 
 def load_hub(name: str, subset: str | None, *, instead: str, **options: Any) -> Any:
@@ -31,8 +33,10 @@ def load_hub(name: str, subset: str | None, *, instead: str, **options: Any) -> 
         ) from None
 
 
-def load_splits(name: str, subset: str | None) -> Any:
-    """Every split of a data set, by its name.
+def read_splits(
+    name: str, subset: str | None, read: Callable[[Any], list[Row]]
+) -> list[list[Row] | None]:
+    """The rows that `read` finds in each split of a data set: train, validation, test.
 
     Raises:
         UserError: as `load_hub`, or no split `train`.
@@ -41,7 +45,7 @@ def load_splits(name: str, subset: str | None) -> Any:
     if "train" not in splits:
         names = ", ".join(splits)
         raise UserError(f"task.corpus: {name} has no split train, only {names}: try another")
-    return splits
+    return [read(splits[split]) if split in splits else None for split in SPLITS]
 
 
 def check_text_column(name: str, dataset: Any, column: str) -> None:

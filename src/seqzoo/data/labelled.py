@@ -7,7 +7,7 @@ hub. A text that is held out is in no other part.
 import pathlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,11 @@ from seqzoo.config.rules import TABLES, corpus_or_files
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, EncodingErrors, Path, Text
 from seqzoo.config.values import Tokenizer as TokenizerKind
-from seqzoo.data.cache import cached
+from seqzoo.data.encoding import encode
 from seqzoo.data.files import read_table
-from seqzoo.data.hub import SPLITS, check_text_column, load_splits
+from seqzoo.data.hub import check_text_column, read_splits
 from seqzoo.data.named import is_hub_name, make_corpus, unknown_name
-from seqzoo.data.parts import PARTS, Row, digest, hold_out
-from seqzoo.data.sentences import load_encoded, save_encoded
+from seqzoo.data.parts import PARTS, Row, Rows, hold_out
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.errors import UserError
 
@@ -33,17 +32,7 @@ SPECIALS = ("<pad>", "<unk>")
 _FORMAT = 1  # of the cached files: raise it when their content would change
 _MAX_NOTED = 8  # classes whose shares are in the note
 
-
-@dataclass(frozen=True)
-class Labelled:
-    """Rows of (label, text), their name, and one line about them for people."""
-
-    name: str
-    note: str
-    train: list[Row]
-    val: list[Row]
-    test: list[Row]
-    sha256: str
+Labelled = Rows  # of a label and a text
 
 
 @dataclass(frozen=True)
@@ -66,7 +55,6 @@ class EncodedLabelled:
     train: Examples
     val: Examples
     test: Examples
-    max_len: int  # tokens of a text; longer ones were cut
 
 
 @checked(corpus_or_files)
@@ -100,24 +88,30 @@ def load(
             training data lacks.
     """
     keys = dict(locals())
-    data = _whole(keys) if whole else read_labelled(keys)
+    if whole:
+        data = read_labelled({**keys, "val_texts": 0, "test_texts": 0}).as_validation()
+    else:
+        data = read_labelled(keys)
     labels = existing.get("labels") or Tokenizer.of_labels(_classes(data))
     _check_labels(data, labels)
-    if "tokenizer" in existing:
-        used = existing["tokenizer"]
-        texts = {part: used.encode_many(_column(data, part, 1)) for part in PARTS}
-    else:
-        used, texts = _encode(data, tokenizer=tokenizer, vocab_size=vocab_size)
-    n_cut = sum(len(ids) > max_len for part in PARTS for ids in texts[part])
+    tokenizers, ids = encode(
+        "labelled",
+        {"format": _FORMAT, "sha256": data.sha256},
+        {"tokenizer": {part: data.column(part, 1) for part in PARTS}},
+        existing,
+        tokenizer=tokenizer,
+        vocab_size=vocab_size,
+        specials=SPECIALS,
+    )
+    n_cut = sum(len(one) > max_len for texts in ids.values() for one in texts)
     note = f"; {n_cut:,} texts cut to task.max_len={max_len} tokens" if n_cut else ""
     return EncodedLabelled(
         name=data.name,
         note=data.note + note,
         sha256=data.sha256,
-        tokenizer=used,
+        tokenizer=tokenizers["tokenizer"],
         labels=labels,
-        max_len=max_len,
-        **{part: _examples(data, part, texts[part], labels, max_len) for part in PARTS},
+        **{part: _examples(data, part, ids[part], labels, max_len) for part in PARTS},
     )
 
 
@@ -157,14 +151,7 @@ def make_labelled(
     else:
         least, most = min(shares.values()), max(shares.values())
         balance = f"{len(shares)} classes of {least:.1f}% to {most:.1f}%"
-    note = f"{len(train):,} + {len(val):,} + {len(test):,} {note}: {balance}"
-    return Labelled(name, note, train, val, test, digest((train, val, test)))
-
-
-def _whole(keys: Mapping[str, Any]) -> Labelled:
-    """All texts as validation."""
-    data = read_labelled({**keys, "val_texts": 0, "test_texts": 0})
-    return replace(data, train=[], val=data.train + data.val + data.test, test=[])
+    return Rows.of(name, f"{note}: {balance}", train, val, test)
 
 
 def _read_table(keys: Mapping[str, Any], option: str) -> list[Row] | None:
@@ -183,13 +170,9 @@ def _read_table(keys: Mapping[str, Any], option: str) -> list[Row] | None:
 
 def _read_hub(name: str, keys: Mapping[str, Any]) -> list[list[Row] | None]:
     """The splits of a data set of the hub; rows without a text are left out."""
-    splits = load_splits(name, keys["subset"])
     column, label_column = keys["column"], keys["label_column"]
 
-    def read(split: str) -> list[Row] | None:
-        if split not in splits:
-            return None
-        dataset = splits[split]
+    def read(dataset: Any) -> list[Row]:
         check_text_column(name, dataset, column)
         if label_column not in dataset.features:
             raise unknown_name("task.label_column", label_column, dataset.features)
@@ -197,12 +180,12 @@ def _read_hub(name: str, keys: Mapping[str, Any]) -> list[list[Row] | None]:
         labels = (str(names[i] if names else i) for i in dataset[label_column])
         return [row for row in zip(labels, dataset[column], strict=True) if row[1]]
 
-    return [read(SPLITS[part]) for part in PARTS]
+    return read_splits(name, keys["subset"], read)
 
 
 def _classes(data: Labelled) -> list[str]:
     """The labels of the training data, sorted."""
-    classes = sorted(set(_column(data, "train", 0)))
+    classes = sorted(set(data.column("train", 0)))
     if len(classes) < 2:
         raise UserError(
             f"{data.name} has the label {classes[0]!r} alone: give texts of two classes or more"
@@ -216,45 +199,13 @@ def _check_labels(data: Labelled, labels: Tokenizer) -> None:
     """Refuse a label that is no class."""
     known = {labels.piece(index) for index in range(labels.vocab_size)}
     for part in PARTS:
-        for label in sorted(set(_column(data, part, 0)) - known):
+        for label in sorted(set(data.column(part, 0)) - known):
             raise unknown_name(f"a label of the {part} part of {data.name}", label, sorted(known))
-
-
-def _encode(
-    data: Labelled, *, tokenizer: str, vocab_size: int
-) -> tuple[Tokenizer, dict[str, list[np.ndarray]]]:
-    """Ids of all texts, cached by content, under a vocabulary of the train part."""
-
-    def build(folder: pathlib.Path) -> None:
-        trained = Tokenizer.train(
-            tokenizer,
-            _column(data, "train", 1),
-            vocab_size=vocab_size,
-            specials=SPECIALS,
-            unknown="<unk>",
-        )
-        trained.save(folder / "tokenizer.json")
-        for part in PARTS:
-            save_encoded(folder, part, _column(data, part, 1), trained)
-
-    key = {
-        "format": _FORMAT,
-        "sha256": data.sha256,
-        "tokenizer": tokenizer,
-        "vocab_size": vocab_size if tokenizer == "bpe" else 0,
-    }
-    folder = cached("labelled", key, build)
-    texts = {part: load_encoded(folder, part) for part in PARTS}
-    return Tokenizer.load(folder / "tokenizer.json"), texts
 
 
 def _examples(
     data: Labelled, part: str, texts: Sequence[np.ndarray], labels: Tokenizer, max_len: int
 ) -> Examples:
     index = {labels.piece(i): i for i in range(labels.vocab_size)}
-    classes = np.array([index[label] for label in _column(data, part, 0)], np.int64)
+    classes = np.array([index[label] for label in data.column(part, 0)], np.int64)
     return Examples([ids[:max_len] for ids in texts], classes)
-
-
-def _column(data: Labelled, part: str, column: int) -> list[str]:
-    return [row[column] for row in getattr(data, part)]

@@ -3,11 +3,12 @@ data set of the hub. Each gives three parts; None stands for a part that there i
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from seqzoo.data.files import read_table, read_text, split_lines
-from seqzoo.data.hub import SPLITS, load_splits
+from seqzoo.data.hub import read_splits
 from seqzoo.data.named import unknown_name
-from seqzoo.data.parts import PARTS, Row
+from seqzoo.data.parts import Row
 from seqzoo.errors import UserError
 
 Part = list[Row] | None
@@ -77,20 +78,17 @@ def read_hub(name: str, subset: str | None, source_lang: str, target_lang: str) 
     Raises:
         UserError: a data set that cannot be loaded, or lacks a language.
     """
-    splits = load_splits(name, subset)
 
-    def read(split: str) -> Part:
-        if split not in splits:
-            return None
-        columns = splits[split].features
+    def read(dataset: Any) -> list[Row]:
+        columns = dataset.features
         if "translation" in columns:
-            rows: Iterable[Mapping[str, str]] = splits[split]["translation"]
+            rows: Iterable[Mapping[str, str]] = dataset["translation"]
             languages = getattr(columns["translation"], "languages", columns["translation"])
         else:
-            rows, languages = splits[split], columns
+            rows, languages = dataset, columns
         for option, lang in (("source_lang", source_lang), ("target_lang", target_lang)):
             if lang not in languages:
                 raise unknown_name(f"task.{option}", lang, tuple(languages), f"as {name} has them")
         return [(row[source_lang], row[target_lang]) for row in rows]
 
-    return [read(SPLITS[part]) for part in PARTS]
+    return read_splits(name, subset, read)

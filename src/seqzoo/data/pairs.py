@@ -7,7 +7,7 @@ they were given as files of their own.
 
 import pathlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,17 +16,16 @@ from seqzoo.config.rules import (
     TABLES,
     TWINS,
     corpus_or_files,
-    lowercase_of_files,
+    lowercase_needs_files,
     twins_are_complete,
 )
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, EncodingErrors, Flag, LongPairs, Path, Text
 from seqzoo.config.values import Tokenizer as TokenizerKind
-from seqzoo.data.cache import cached
+from seqzoo.data.encoding import encode
 from seqzoo.data.named import is_hub_name, make_corpus
 from seqzoo.data.pair_files import files_of, read_hub, read_tables, read_twins
-from seqzoo.data.parts import PARTS, Row, digest, hold_out
-from seqzoo.data.sentences import load_encoded, save_encoded
+from seqzoo.data.parts import PARTS, Rows, hold_out
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.errors import UserError
 
@@ -38,17 +37,7 @@ SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
 
 _FORMAT = 3  # of the cached files: raise it when their content would change
 
-
-@dataclass(frozen=True)
-class Pairs:
-    """Sentences and their translations, their name, and one line about them for people."""
-
-    name: str
-    note: str
-    train: list[Row]
-    val: list[Row]
-    test: list[Row]
-    sha256: str
+Pairs = Rows  # of a sentence and its translation
 
 
 class Sides(NamedTuple):
@@ -73,7 +62,7 @@ class EncodedPairs:
     references: Mapping[str, list[str]]  # the targets of val and test as they were written
 
 
-@checked(corpus_or_files, twins_are_complete, lowercase_of_files)
+@checked(corpus_or_files, twins_are_complete, lowercase_needs_files)
 def load(
     existing: Mapping[str, Tokenizer] = {},
     whole: bool = False,
@@ -116,12 +105,15 @@ def load(
             `max_len` tokens.
     """
     keys = dict(locals())
-    pairs = _whole(keys) if whole else read_pairs(keys)
-    if given := existing.get("tokenizer"):
-        return _encode_with(pairs, given, existing.get("source_tokenizer", given))
+    if whole:
+        pairs = read_pairs({**keys, "val_pairs": 0, "test_pairs": 0}).as_validation()
+    else:
+        pairs = read_pairs(keys)
     encoded = encode_pairs(
-        pairs, tokenizer=tokenizer, vocab_size=vocab_size, joint=joint_vocabulary
+        pairs, existing, tokenizer=tokenizer, vocab_size=vocab_size, joint=joint_vocabulary
     )
+    if existing:
+        return encoded
     shortest = min(len(s) + len(t) + 1 for s, t in zip(*encoded.train, strict=True))
     if shortest > max_len and long_pairs == "drop":
         raise UserError(
@@ -163,97 +155,47 @@ def read_pairs(keys: Mapping[str, Any]) -> Pairs:
         note += ", lower-cased"
         parts = [part and [(s.lower(), t.lower()) for s, t in part] for part in parts]
     sizes = {"val": keys["val_pairs"], "test": keys["test_pairs"]}
-    return make_pairs(name, note, *hold_out(name, parts, key=0, unit="pairs", **sizes))
+    return Rows.of(name, note, *hold_out(name, parts, key=0, unit="pairs", **sizes))
 
 
-def make_pairs(name: str, note: str, train: list[Row], val: list[Row], test: list[Row]) -> Pairs:
-    """Pairs with their hash, and their numbers in the note."""
-    note = f"{len(train):,} + {len(val):,} + {len(test):,} {note}"
-    return Pairs(name, note, train, val, test, digest((train, val, test)))
-
-
-def _whole(keys: Mapping[str, Any]) -> Pairs:
-    """All pairs as validation."""
-    pairs = read_pairs({**keys, "val_pairs": 0, "test_pairs": 0})
-    return replace(pairs, train=[], val=pairs.train + pairs.val + pairs.test, test=[])
-
-
-def _encode_with(pairs: Pairs, tokenizer: Tokenizer, source_tokenizer: Tokenizer) -> EncodedPairs:
-    """Ids under tokenizers that exist."""
-    both = source_tokenizer, tokenizer
-
-    def sides(part: list[Row]) -> Sides:
-        texts = zip(both, _columns(part), strict=True)
-        return Sides(*(one.encode_many(side) for one, side in texts))
-
-    return EncodedPairs(
-        name=pairs.name,
-        note=pairs.note,
-        sha256=pairs.sha256,
-        tokenizer=tokenizer,
-        source_tokenizer=source_tokenizer,
-        train=sides(pairs.train),
-        val=sides(pairs.val),
-        test=sides(pairs.test),
-        references=_references(pairs),
-    )
+make_pairs = Rows.of
 
 
 def encode_pairs(
-    pairs: Pairs, *, tokenizer: str, vocab_size: int, joint: bool = True
+    pairs: Pairs,
+    existing: Mapping[str, Tokenizer] = {},
+    *,
+    tokenizer: str,
+    vocab_size: int,
+    joint: bool = True,
 ) -> EncodedPairs:
-    """Ids of all sentences, cached by content, under one vocabulary of both sides of the train
-    part, or one a side.
+    """Ids of all sentences, under one vocabulary of both sides of the train part, or one a side,
+    unless there are `existing` ones.
 
     A character that the train part lacks is `<unk>` in a `char` vocabulary.
     """
-
-    def train(sentences: list[str]) -> Tokenizer:
-        return Tokenizer.train(
-            tokenizer, sentences, vocab_size=vocab_size, specials=SPECIALS, unknown="<unk>"
-        )
-
-    def build(folder: pathlib.Path) -> None:
-        sources, targets = _columns(pairs.train)
-        if joint:
-            trained = dict.fromkeys(Sides._fields, train(sources + targets))
-        else:
-            trained = {"source": train(sources), "target": train(targets)}
-            trained["source"].save(folder / "source_tokenizer.json")
-        trained["target"].save(folder / "tokenizer.json")
-        for part in PARTS:
-            both_sides = _columns(getattr(pairs, part))
-            for side, sentences in zip(Sides._fields, both_sides, strict=True):
-                save_encoded(folder, f"{part}.{side}", sentences, trained[side])
-
-    def sides(part: str) -> Sides:
-        return Sides(*(load_encoded(folder, f"{part}.{side}") for side in Sides._fields))
-
-    key = {
-        "format": _FORMAT,
-        "sha256": pairs.sha256,
-        "tokenizer": tokenizer,
-        "vocab_size": vocab_size if tokenizer == "bpe" else 0,
-        "joint": joint,
-    }
-    folder = cached("pairs", key, build)
-    target = Tokenizer.load(folder / "tokenizer.json")
+    if existing:
+        joint = "source_tokenizer" not in existing
+    sources, targets = (
+        {f"{part}.{side}": pairs.column(part, index) for part in PARTS}
+        for index, side in enumerate(Sides._fields)
+    )
+    apart = {"source_tokenizer": sources, "tokenizer": targets}
+    tokenizers, ids = encode(
+        "pairs",
+        {"format": _FORMAT, "sha256": pairs.sha256, "joint": joint},
+        {"tokenizer": sources | targets} if joint else apart,
+        existing,
+        tokenizer=tokenizer,
+        vocab_size=vocab_size,
+        specials=SPECIALS,
+    )
     return EncodedPairs(
         name=pairs.name,
         note=pairs.note,
         sha256=pairs.sha256,
-        tokenizer=target,
-        source_tokenizer=target if joint else Tokenizer.load(folder / "source_tokenizer.json"),
-        train=sides("train"),
-        val=sides("val"),
-        test=sides("test"),
-        references=_references(pairs),
+        tokenizer=tokenizers["tokenizer"],
+        source_tokenizer=tokenizers["tokenizer" if joint else "source_tokenizer"],
+        references={part: targets[f"{part}.target"] for part in ("val", "test")},
+        **{part: Sides(*(ids[f"{part}.{side}"] for side in Sides._fields)) for part in PARTS},
     )
-
-
-def _references(pairs: Pairs) -> dict[str, list[str]]:
-    return {"val": _columns(pairs.val)[1], "test": _columns(pairs.test)[1]}
-
-
-def _columns(part: list[Row]) -> tuple[list[str], list[str]]:
-    return [source for source, _ in part], [target for _, target in part]

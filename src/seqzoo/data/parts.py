@@ -1,8 +1,10 @@
-"""Three parts of a data set of rows, each a pair of texts: held out without overlap, and hashed."""
+"""Rows of two texts in three parts: held out without overlap, and hashed."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 from seqzoo.errors import UserError
 
@@ -12,13 +14,34 @@ Row = tuple[str, str]
 _HELD_OUT = 10  # validation and test are each at most one tenth of all rows
 
 
-def digest(parts: Iterable[Sequence[Row]]) -> str:
-    """SHA-256 of the rows of all parts, in their order."""
-    sha256 = hashlib.sha256()
-    for part in parts:
-        lines = "".join(f"{first}\t{second}\n" for first, second in part)
-        sha256.update(f"{len(part)}\n{lines}".encode())
-    return sha256.hexdigest()
+@dataclass(frozen=True)
+class Rows:
+    """Rows of two texts in three parts, their name, and one line about them for people."""
+
+    name: str
+    note: str
+    train: list[Row]
+    val: list[Row]
+    test: list[Row]
+    sha256: str  # of the rows of all parts, in their order
+
+    @classmethod
+    def of(cls, name: str, note: str, train: list[Row], val: list[Row], test: list[Row]) -> Self:
+        """Rows with their hash, and their numbers in the note."""
+        sha256 = hashlib.sha256()
+        for part in (train, val, test):
+            lines = "".join(f"{first}\t{second}\n" for first, second in part)
+            sha256.update(f"{len(part)}\n{lines}".encode())
+        note = f"{len(train):,} + {len(val):,} + {len(test):,} {note}"
+        return cls(name, note, train, val, test, sha256.hexdigest())
+
+    def as_validation(self) -> Self:
+        """All rows as validation."""
+        return replace(self, train=[], val=self.train + self.val + self.test, test=[])
+
+    def column(self, part: str, index: int) -> list[str]:
+        """The first (0) or second (1) texts of a part."""
+        return [row[index] for row in getattr(self, part)]
 
 
 def held_out_size(total: int, wanted: int) -> int:
@@ -52,8 +75,9 @@ def hold_out(
             chosen = _choose(order, counts, held_out_size(len(train), wanted))
             if wanted and not chosen:
                 raise UserError(
-                    f"task.{part}_{unit}: {name} has too few {unit} ({len(train)}) to hold some "
-                    f"out: give 20 different ones or more, or a file for {part}"
+                    f"task.{part}_{unit}: {name} has too few different {('sources', 'texts')[key]} "
+                    f"({len(counts)} in {len(train)} rows) to hold some out: give 20 or more, or a "
+                    f"file for {part}"
                 )
             given = [row for row in complete[0] if row[key] in chosen]
             complete[0] = [row for row in complete[0] if row[key] not in chosen]

@@ -92,13 +92,16 @@ class Tokenizer:
         Raises UserError for ids with gaps, or a byte that is no token.
         """
         missing = set(range(1, len(tokens) + 1)) - tokens.keys()
-        if missing:
-            raise UserError(f"a vocabulary of {len(tokens)} tokens has none of id {min(missing)}")
-        if len(set(tokens.values())) < len(tokens):
-            raise UserError("a vocabulary with the same token twice")
         single = {token for token in tokens.values() if len(token) == 1}
+        change = "give the whole file of an RWKV World vocabulary, or a tokenizer.json"
+        if missing:
+            raise UserError(
+                f"a vocabulary of {len(tokens)} tokens has none of id {min(missing)}: {change}"
+            )
+        if len(set(tokens.values())) < len(tokens):
+            raise UserError(f"a vocabulary with the same token twice: {change}")
         if len(single) < 256:
-            raise UserError(f"a vocabulary without {256 - len(single)} of the 256 bytes")
+            raise UserError(f"a vocabulary without {256 - len(single)} of the 256 bytes: {change}")
         letters = {
             index: "".join(_BYTE_LETTERS[b] for b in token) for index, token in tokens.items()
         }

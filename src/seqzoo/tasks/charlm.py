@@ -100,7 +100,8 @@ class CharLM(NextTokenPrediction):
         N, B, T = len(self.train), self.batch_size, self.seq_len
         if self.carries:
             start = torch.arange(B) * (N // B) + step * T
-            fresh = step == 0 or self._uniform(step) < self.reset
+            draw = np.random.default_rng((self.seed, 2, step))
+            fresh = step == 0 or float(draw.random()) < self.reset
         else:
             start, fresh = self._blocks(step), True
         tokens = self.train[(start[:, None] + torch.arange(T + 1)) % N]  # (B, T + 1)
@@ -120,9 +121,6 @@ class CharLM(NextTokenPrediction):
             starts = blocks * self.seq_len + draw.integers(self.seq_len)
             self._order = epoch, torch.from_numpy(starts)
         return self._order[1]
-
-    def _uniform(self, step: int) -> float:
-        return float(np.random.default_rng((self.seed, 2, step)).random())
 
     # ---- evaluation
 

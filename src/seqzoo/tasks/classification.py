@@ -14,7 +14,6 @@ from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Smoothing
 from seqzoo.data.labelled import EncodedLabelled, Examples
 from seqzoo.data.tokenizers import Tokenizer
-from seqzoo.errors import UserError
 from seqzoo.models.classifier import Classifier
 from seqzoo.models.language_model import evaluating
 from seqzoo.report.figures import new_figure, style
@@ -168,10 +167,6 @@ class Classification:
             "confusion": draw_confusion(self.confusion(model, "val", quick=True), self._names())
         }
 
-    def predict(self, model: Classifier, texts: Sequence[str]) -> list[tuple[str, float]]:
-        """The most probable label of each text, and its probability: see `predict`."""
-        return predict(model, self.tokenizer, self.labels, texts, max_len=self.data.max_len)
-
     def _logits(self, model: Classifier, part: Examples) -> Tensor:
         max_tokens = max(MIN_EVAL_TOKENS, self.batch_tokens)
         return class_logits(model, part.texts, self.pad, max_tokens)
@@ -192,16 +187,11 @@ def predict(
     max_len: int,
 ) -> list[tuple[str, float]]:
     """The most probable label of each text, and its probability. Of a text longer than `max_len`
-    tokens the beginning is read.
-
-    Raises:
-        UserError: a text without a token.
-    """
+    tokens the beginning is read. The label of an empty text is empty, with probability 0."""
     ids = [tokenizer.encode(text)[:max_len] for text in texts]
-    for number, one in enumerate(ids, 1):
-        if not len(one):
-            raise UserError(f"text {number} is empty: give at least one character to classify")
-    return _most_probable(class_logits(model, ids, tokenizer.id("<pad>")), labels)
+    logits = class_logits(model, [one for one in ids if len(one)], tokenizer.id("<pad>"))
+    best = iter(_most_probable(logits, labels))
+    return [next(best) if len(one) else ("", 0.0) for one in ids]
 
 
 @torch.inference_mode()

@@ -29,10 +29,11 @@ def score(outputs: Sequence[str], references: Sequence[str], language: str) -> d
 
 def signatures() -> dict[str, str]:
     """sacreBLEU's signature of each metric, which tells how it was computed."""
-    empty = {
-        name: (metric, metric.corpus_score(["a"], [["a"]])) for name, metric in _metrics().items()
-    }
-    return {f"{name}_signature": str(metric.get_signature()) for name, (metric, _) in empty.items()}
+    found = {}
+    for name, metric in _metrics().items():
+        metric.corpus_score(["a"], [["a"]])  # the signature has the number of references
+        found[f"{name}_signature"] = str(metric.get_signature())
+    return found
 
 
 def _metrics() -> dict[str, Any]:

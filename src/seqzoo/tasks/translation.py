@@ -73,7 +73,7 @@ class Translation(NextTokenPrediction):
         self._lengths = lengths(self.train[0]), lengths(self.train[1])
         whole = self._lengths[0] + self._lengths[1]
         self.seq_len = round(float(whole.mean())) if len(whole) else 0
-        self._plan_for(LanguageModel)
+        self.setup(LanguageModel)
 
     def _fitting(self, max_len: int, long_pairs: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Sources, and targets with their end; pairs longer than `max_len` cut or left out."""
@@ -95,10 +95,7 @@ class Translation(NextTokenPrediction):
             self.note += f"; {len(long):,} pairs longer than task.max_len={max_len} tokens {what}"
         return sources, targets
 
-    def setup(self, model: LanguageModel) -> None:
-        self._plan_for(model)
-
-    def _plan_for(self, model: LanguageModel | type[LanguageModel]) -> None:
+    def setup(self, model: LanguageModel | type[LanguageModel]) -> None:
         """Batches as a model can read them; until it is known, as a language model can."""
         self._model = model
         self.plan = Epochs(
