@@ -207,12 +207,31 @@ def build(
         classifier's logits are (B, n_classes).
 
     Raises:
-        UserError: an unknown name or key, or a value that is not allowed.
+        UserError: an unknown name or key, a value that is not allowed, or more weights than there
+            is memory for.
     """
     sizes = {key: keys.pop(key, None) for key in ("source_vocab_size", "n_classes")}
     sizes = {key: size for key, size in sizes.items() if size is not None}
     model, whole = complete(name, architecture, **keys)
     assemble = load(ARCHITECTURES[architecture])
     options = {key: value for key, value in whole.items() if key != "name"}
-    built: LanguageModel = assemble(family(name), model, vocab_size=vocab_size, **sizes, **options)
-    return built
+
+    def assembled() -> LanguageModel:
+        built: LanguageModel = assemble(
+            family(name), model, vocab_size=vocab_size, **sizes, **options
+        )
+        return built
+
+    try:
+        return assembled()
+    except RuntimeError as error:
+        if "allocate" not in str(error):
+            raise
+        import torch
+
+        with torch.device("meta"):
+            n_bytes = 4 * assembled().n_parameters()
+        raise UserError(
+            f"model.dim={model['dim']}, model.n_layers={model['n_layers']}: the weights alone need "
+            f"{n_bytes:,} bytes of memory, more than there is: lower model.dim"
+        ) from None
