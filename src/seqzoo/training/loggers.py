@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,12 +56,14 @@ class Loggers(Logger):
 
     def __init__(self, loggers: Sequence[Logger]) -> None:
         self.loggers = loggers
+        self.started: list[Logger] = []
 
     def start(
         self, directory: RunDirectory, config: Config, *, step: int, metrics: Sequence[str]
     ) -> None:
         for logger in self.loggers:
             logger.start(directory, config, step=step, metrics=metrics)
+            self.started.append(logger)
 
     def scalars(self, values: Mapping[str, float], position: Mapping[str, float]) -> None:
         for logger in self.loggers:
@@ -75,8 +78,10 @@ class Loggers(Logger):
             logger.figures(figures, step)
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        for logger in self.loggers:
-            logger.close(summary)
+        """Closes those that were started, the last one first, also where one of them raises."""
+        with ExitStack() as stack:
+            for logger in self.started:
+                stack.callback(logger.close, summary)
 
 
 class MetricsFile(Logger):
@@ -229,7 +234,7 @@ class Trackio(Logger):
             self.run.log(images, step=step)
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        self.run.finish()
+        self.trackio.finish()  # the run's own `finish` would be called again at the exit
 
 
 def _extra(package: str) -> Any:

@@ -150,7 +150,8 @@ class Training:
         self.is_last_step = self.progress >= 1
 
     def mean_loss(self) -> float:
-        """Of the steps since the last line of the log. This waits for the device.
+        """Of the steps since the last line of the log; right after a line, of the steps in it. This
+        waits for the device.
 
         Raises:
             FloatingPointError: it is not finite.
@@ -191,8 +192,9 @@ class Training:
         if at is None:
             self.metrics = metrics
             self.loggers.scalars(metrics, position)
-        step = self.step if at is None else at
-        self.terminal.evaluation(step, position["seconds"], metrics)
+        self.terminal.evaluation(
+            self.step if at is None else at, position["seconds"] if at is None else None, metrics
+        )
         return metrics
 
     # ---- checkpoints
@@ -262,21 +264,24 @@ class Training:
         model, directory = self.model, self.directory
         directory.describe_model(self.config, self.task.sizes(), self.task.tokenizers())
         shown = (self.best_metric, "train/loss", "bench/train_tokens_per_second")
-        self.loggers.start(directory, self.config, step=self.step, metrics=shown)
-        self.terminal.line(
-            f"{self.config['model']['name']}, {model.n_parameters():,} parameters, "
-            f"on {self.device.type} in {self.dtype}"
-        )
-        self.terminal.line(f"{self.task.name}: {self.task.note}")
-        self.terminal.line(f"run directory: {directory.path}")
-        model.train()
-        self._begun = time.perf_counter() - self._earlier
         try:
+            self.loggers.start(directory, self.config, step=self.step, metrics=shown)
+            self.terminal.line(
+                f"{self.config['model']['name']}, {model.n_parameters():,} parameters, "
+                f"on {self.device.type} in {self.dtype}"
+            )
+            self.terminal.line(f"{self.task.name}: {self.task.note}")
+            self.terminal.line(f"run directory: {directory.path}")
+            model.train()
+            self._begun = time.perf_counter() - self._earlier
             yield
             directory.save_model(model)
             directory.write_summary(self.summary)
-        except BaseException:
+        except BaseException as error:
             self.summary["status"] = "failed"
+            if isinstance(error, KeyboardInterrupt):
+                self.summary["status"] = "interrupted"
+                directory.mark_ended("interrupted", "stopped at once by a second signal")
             raise
         finally:
             self.terminal.close()
