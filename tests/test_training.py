@@ -31,7 +31,7 @@ from seqzoo.training.hooks import Hook
 from seqzoo.training.loggers import Logger
 from seqzoo.training.loop import train
 from seqzoo.training.optimizers import adamw, muon
-from seqzoo.training.tables import OPTIMIZERS, SCHEDULES, make_schedule
+from seqzoo.training.tables import OPTIMIZERS, SCHEDULES, make
 from seqzoo.training.terminal import evaluation_line
 from seqzoo.training.training import Training
 
@@ -372,7 +372,7 @@ def test_cosine() -> None:
 )
 def test_other_schedules(name: str, expected: list[float]) -> None:
     keys = {**files.defaults("schedule", name), "warmup_steps": 0}
-    factor = make_schedule({**keys, **({"lr_end": 0.1} if "lr_end" in keys else {})})
+    factor = make("schedule", {**keys, **({"lr_end": 0.1} if "lr_end" in keys else {})})
     got = [factor(100, progress) for progress in (0, 0.125, 0.25, 0.5, 1, 1.5)]
     assert got == pytest.approx(expected)
 
@@ -386,9 +386,11 @@ def test_wsd_decays_in_its_share() -> None:
 def test_a_short_run_reaches_its_learning_rate(name: str) -> None:
     """The warm-up ends at its share of the run, though its steps are not over."""
     flat = {"lr_end": 1.0} if name != "constant" else {}
-    factor = make_schedule({**files.defaults("schedule", name), **flat})
+    factor = make("schedule", {**files.defaults("schedule", name), **flat})
     assert factor(3, 0.05) == pytest.approx(0.5) and factor(6, 0.1) == 1.0
-    steps_alone = make_schedule({**files.defaults("schedule", name), **flat, "warmup_share": 1.0})
+    steps_alone = make(
+        "schedule", {**files.defaults("schedule", name), **flat, "warmup_share": 1.0}
+    )
     assert steps_alone(6, 0.1) == pytest.approx(0.07)
     assert all(factor(n, n / 1000) == steps_alone(n, n / 1000) for n in range(1000))
 

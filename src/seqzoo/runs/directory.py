@@ -152,10 +152,7 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_text(self.path / "summary.json", json.dumps(dict(summary), indent=1) + "\n")
 
-    def mark_failed(self, reason: str) -> None:
-        self.mark_ended("failed", reason)
-
-    def mark_ended(self, status: str, reason: str) -> None:
+    def mark_failed(self, reason: str, status: str = "failed") -> None:
         """Write a summary of a run that ended without one: its status and the reason."""
         config = self.config
         named = {section: config[section]["name"] for section in ("model", "task")}

@@ -23,7 +23,7 @@ from seqzoo.training.loggers import Loggers, MetricsFile
 from seqzoo.training.meter import Meter
 from seqzoo.training.settings import TrainerSettings
 from seqzoo.training.step import take_step
-from seqzoo.training.tables import make_loggers, make_optimizer, make_schedule
+from seqzoo.training.tables import make, make_all
 from seqzoo.training.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -67,10 +67,10 @@ class Training:
         keep_freed_memory()
         model.to(self.device)
         task.setup(model)
-        self.optimizer = make_optimizer(config["optim"], model)
+        self.optimizer = make("optim", config["optim"], model)
         for group in self.optimizer.param_groups:
             group["peak_lr"] = group["lr"]
-        self.schedule = make_schedule(config["schedule"])
+        self.schedule = make("schedule", config["schedule"])
         self.forward = Forward(
             model,
             self.device,
@@ -79,7 +79,7 @@ class Training:
             compile=settings.compile,
         )
         sections = config.get("logger", {"tensorboard": {}})
-        self.loggers = Loggers([MetricsFile(), *make_loggers(sections)])
+        self.loggers = Loggers([MetricsFile(), *make_all("logger", sections)])
         self.terminal = Terminal(task.metrics, quiet=quiet)
         self.meter = Meter(self.device, step_seconds=0.0)
         self.step = self.batches = self.tokens = 0
@@ -281,7 +281,7 @@ class Training:
             self.summary["status"] = "failed"
             if isinstance(error, KeyboardInterrupt):
                 self.summary["status"] = "interrupted"
-                directory.mark_ended("interrupted", "stopped at once by a second signal")
+                directory.mark_failed("stopped by a second signal", status="interrupted")
             raise
         finally:
             self.terminal.close()
