@@ -7,8 +7,9 @@ at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from seqzoo.config import files, plugins
@@ -213,24 +214,19 @@ def build(
     sizes = {key: keys.pop(key, None) for key in ("source_vocab_size", "n_classes")}
     sizes = {key: size for key, size in sizes.items() if size is not None}
     model, whole = complete(name, architecture, **keys)
-    assemble = load(ARCHITECTURES[architecture])
-    options = {key: value for key, value in whole.items() if key != "name"}
-
-    def assembled() -> LanguageModel:
-        built: LanguageModel = assemble(
-            family(name), model, vocab_size=vocab_size, **sizes, **options
-        )
-        return built
-
+    options = {key: value for key, value in whole.items() if key != "name"} | sizes
+    assemble: Callable[[], LanguageModel] = partial(
+        load(ARCHITECTURES[architecture]), family(name), model, vocab_size=vocab_size, **options
+    )
     try:
-        return assembled()
+        return assemble()
     except RuntimeError as error:
         if "allocate" not in str(error):
             raise
         import torch
 
         with torch.device("meta"):
-            n_bytes = 4 * assembled().n_parameters()
+            n_bytes = 4 * assemble().n_parameters()
         raise UserError(
             f"model.dim={model['dim']}, model.n_layers={model['n_layers']}: the weights alone need "
             f"{n_bytes:,} bytes of memory, more than there is: lower model.dim"
