@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib import import_module
@@ -190,7 +191,7 @@ class Wandb(Logger):
         self.run.log({**position, **values}, step=int(position["step"]))
 
     def text(self, tag: str, text: str, step: int) -> None:
-        self.run.log({tag: self.wandb.Html(_preformatted(text))}, step=step)
+        self.run.log({tag: self.wandb.Html(f"<pre>{html.escape(text)}</pre>")}, step=step)
 
     def figures(self, figures: Mapping[str, Figure], step: int) -> None:
         images = {tag: self.wandb.Image(figure) for tag, figure in figures.items()}
@@ -255,12 +256,6 @@ def _extra(package: str) -> Any:
 def _run_name(directory: RunDirectory) -> str:
     """The end of the run directory's path, such as `charlm/lstm/2026-01-31_12-00-00`."""
     return "/".join(directory.path.resolve().parts[-3:])
-
-
-def _preformatted(text: str) -> str:
-    import html
-
-    return f"<pre>{html.escape(text)}</pre>"
 
 
 def _pixels(figure: Figure) -> Any:
