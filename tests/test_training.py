@@ -28,9 +28,10 @@ from seqzoo.runs.checkpoint import Checkpoints
 from seqzoo.runs.directory import RunDirectory
 from seqzoo.training import schedules
 from seqzoo.training.hooks import Hook
+from seqzoo.training.loggers import Logger
 from seqzoo.training.loop import train
 from seqzoo.training.optimizers import adamw, muon
-from seqzoo.training.tables import OPTIMIZERS, SCHEDULES, make_schedule
+from seqzoo.training.tables import OPTIMIZERS, SCHEDULES, make
 from seqzoo.training.terminal import evaluation_line
 from seqzoo.training.training import Training
 
@@ -205,6 +206,19 @@ def test_interrupting_leaves_a_run_to_resume(tmp_path: Path, text_file: Path) ->
     assert more["status"] == "finished" and more["steps"] == summary["steps"] + 5
 
 
+def test_a_second_signal_leaves_a_summary(tmp_path: Path, text_file: Path) -> None:
+    class Impatient(Hook):
+        every = 3
+
+        def on_step(self, training: Training) -> None:
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, text_file, max_steps=9, hooks=[Impatient()])
+    assert RunDirectory(tmp_path).summary["status"] == "interrupted"
+
+
 def test_what_a_run_leaves(tmp_path: Path, text_file: Path) -> None:
     summary = fit(tmp_path, text_file, max_steps=20, eval_every=10, sample_every=10)
     for name in (
@@ -293,6 +307,15 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path, text_file: Path) -> None:
         seqzoo.load(tmp_path, checkpoint="last")
 
 
+@pytest.mark.parametrize("name", ("model/model.safetensors", "model/config.json"))
+@pytest.mark.parametrize("size", (0, 100))
+def test_a_truncated_file_is_named(name: str, size: int, tmp_path: Path, text_file: Path) -> None:
+    fit(tmp_path, text_file, max_steps=2)
+    os.truncate(tmp_path / name, size)
+    with pytest.raises(seqzoo.UserError, match=f"{name}: .*damaged.*train the model again"):
+        seqzoo.load(tmp_path)
+
+
 def test_weights_of_another_model_are_refused(tmp_path: Path, text_file: Path) -> None:
     fit(tmp_path, text_file, max_steps=2)
     directory = RunDirectory.open(tmp_path)
@@ -349,7 +372,7 @@ def test_cosine() -> None:
 )
 def test_other_schedules(name: str, expected: list[float]) -> None:
     keys = {**files.defaults("schedule", name), "warmup_steps": 0}
-    factor = make_schedule({**keys, **({"lr_end": 0.1} if "lr_end" in keys else {})})
+    factor = make("schedule", {**keys, **({"lr_end": 0.1} if "lr_end" in keys else {})})
     got = [factor(100, progress) for progress in (0, 0.125, 0.25, 0.5, 1, 1.5)]
     assert got == pytest.approx(expected)
 
@@ -363,9 +386,11 @@ def test_wsd_decays_in_its_share() -> None:
 def test_a_short_run_reaches_its_learning_rate(name: str) -> None:
     """The warm-up ends at its share of the run, though its steps are not over."""
     flat = {"lr_end": 1.0} if name != "constant" else {}
-    factor = make_schedule({**files.defaults("schedule", name), **flat})
+    factor = make("schedule", {**files.defaults("schedule", name), **flat})
     assert factor(3, 0.05) == pytest.approx(0.5) and factor(6, 0.1) == 1.0
-    steps_alone = make_schedule({**files.defaults("schedule", name), **flat, "warmup_share": 1.0})
+    steps_alone = make(
+        "schedule", {**files.defaults("schedule", name), **flat, "warmup_share": 1.0}
+    )
     assert steps_alone(6, 0.1) == pytest.approx(0.07)
     assert all(factor(n, n / 1000) == steps_alone(n, n / 1000) for n in range(1000))
 
@@ -509,6 +534,19 @@ def test_a_hook_can_end_the_run(tmp_path: Path, text_file: Path) -> None:
     assert summary["steps"] == 4 and summary["status"] == "finished"
 
 
+def test_a_hook_reads_the_loss_that_was_just_logged(tmp_path: Path, text_file: Path) -> None:
+    losses = []
+
+    class Read(Hook):
+        every = 2
+
+        def on_step(self, training: Training) -> None:
+            losses.append(training.mean_loss())
+
+    fit(tmp_path, text_file, max_steps=4, log_every=2, hooks=[Read()])
+    assert losses == [line["train/loss"] for line in metrics(tmp_path) if "train/loss" in line]
+
+
 class RecordingLogger:
     """Everything that a logger gets, by the method."""
 
@@ -558,6 +596,30 @@ def test_a_failed_run_closes_its_loggers(
     assert not (tmp_path / "checkpoints").exists()  # a loss that is not finite is never saved
 
 
+@pytest.mark.parametrize("fails", ("start", "close"))
+def test_a_logger_that_fails_leaves_none_open(
+    fails: str, tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seqzoo.training import tables
+
+    class Failing(Logger):
+        pass
+
+    def fail(*args: Any, **more: Any) -> None:
+        raise OSError("no connection")
+
+    monkeypatch.setattr(Failing, fails, fail)
+    monkeypatch.setattr(sys.modules[__name__], "Failing", Failing, raising=False)
+    for name in ("RecordingLogger", "Failing"):
+        monkeypatch.setitem(tables.LOGGERS, name, f"{__name__}:{name}")
+    sections = [("RecordingLogger", {"colour": "red"}), ("Failing", {})]
+    for ordered in (sections, sections[::-1]):
+        with pytest.raises(OSError, match="no connection"):
+            fit(tmp_path, text_file, max_steps=2, logger=dict(ordered))
+        if ordered is sections or fails == "close":
+            assert len(RecordingLogger.last.got["close"]) == 1
+
+
 def test_the_model_is_among_the_first_columns_of_hparams(tmp_path: Path, text_file: Path) -> None:
     fit(tmp_path, text_file, max_steps=2)
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -586,7 +648,8 @@ def test_trackio_on_this_machine(
     monkeypatch.setattr(sqlite_storage, "TRACKIO_DIR", tmp_path / "trackio")
     keys = files.defaults("logger", "trackio")
     fit(tmp_path / "run", text_file, max_steps=4, logger={"trackio": keys})
-    assert trackio and list((tmp_path / "trackio").glob("seqzoo*"))
+    assert list((tmp_path / "trackio").glob("seqzoo*"))
+    assert trackio.context_vars.current_run.get() is None  # which is finished again at the exit
 
 
 def test_a_logger_that_is_not_installed(tmp_path: Path, text_file: Path) -> None:
@@ -637,7 +700,9 @@ def test_the_bar_shows_evaluations_and_the_time_left(
     monkeypatch.setattr(terminal, "REFRESH", 0.0)
     fit(tmp_path, text_file, max_steps=6, eval_every=4, quiet=False)
     shown = [line for line in screen.getvalue().split("\r") if "|" in line]
-    assert any(" 50%|" in line and "step 3  loss" in line and "left" in line for line in shown)
+    assert any(
+        " 50%|" in line and "step 3  train loss" in line and "left" in line for line in shown
+    )
     assert any("step 4  evaluating" in line for line in shown)
     assert "100%" in shown[-1] and "step 6  sampling" in shown[-1]
 
@@ -647,7 +712,9 @@ def test_the_line_of_an_evaluation_fits_the_terminal() -> None:
 
     declared = [Metric("loss"), Metric("token_accuracy", unit="%"), *map(Metric, "abcdefgh")]
     values = {f"{s}/{m.name}": 40.123456 for s in ("val", "test") for m in declared}
+    untimed = evaluation_line(12_345, None, values, declared)
     line = evaluation_line(12_345, 678.9, values, declared)
+    assert untimed == line.replace("   679 s", " " * 8)  # of an earlier step: the same columns
     assert line.startswith("step 12,345    679 s  loss 40.1235  token_accuracy   40.1%  a 40.1235")
     assert len(line) <= 80
 

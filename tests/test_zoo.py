@@ -39,6 +39,12 @@ def test_options_reach_the_model(name: str) -> None:
     assert torch.equal(dropped.eval()(tokens)[0], dropped(tokens)[0])
 
 
+@pytest.mark.parametrize("name", ("lstm", "transformer"))
+def test_a_model_too_large_for_memory_is_refused(name: str) -> None:
+    with pytest.raises(seqzoo.UserError, match=r"model.dim=10000000.*,\d+ bytes.*lower model.dim"):
+        seqzoo.build(name, vocab_size=13, dim=10_000_000, n_layers=1)
+
+
 def test_tied_embeddings_are_one_matrix() -> None:
     model = seqzoo.build("gru", vocab_size=13, dim=16, n_layers=1, tie_embeddings=True)
     assert model.head.weight is model.embedding.weight

@@ -33,10 +33,12 @@ class Memory(NamedTuple):
 class RNN(nn.Module):
     """Elman's recurrent network with tanh (Elman 1990). State: one vector."""
 
+    layer: type[nn.RNN] | type[nn.GRU] = nn.RNN
+
     @checked()
     def __init__(self, *, dim: Count) -> None:
         super().__init__()
-        self.cell = nn.RNN(dim, dim, batch_first=True)
+        self.cell = self.layer(dim, dim, batch_first=True)
         _orthogonal(self.cell)
 
     def forward(self, x: Tensor, state: Hidden | None = None) -> tuple[Tensor, Hidden]:
@@ -45,19 +47,10 @@ class RNN(nn.Module):
         return y.to(x.dtype), Hidden(*float32_or_wider(h))
 
 
-class GRU(nn.Module):
+class GRU(RNN):
     """Gated recurrent unit (Cho et al. 2014, arXiv 1406.1078). State: one vector."""
 
-    @checked()
-    def __init__(self, *, dim: Count) -> None:
-        super().__init__()
-        self.cell = nn.GRU(dim, dim, batch_first=True)
-        _orthogonal(self.cell)
-
-    def forward(self, x: Tensor, state: Hidden | None = None) -> tuple[Tensor, Hidden]:
-        (h,) = state or (_zeros(x),)
-        y, h = recurrent(self.cell, x, h.to(x.dtype))
-        return y.to(x.dtype), Hidden(*float32_or_wider(h))
+    layer = nn.GRU
 
 
 class LSTM(nn.Module):

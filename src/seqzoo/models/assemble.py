@@ -67,18 +67,8 @@ class Backbone:
         norm: nn.Module = NORMS[self.keys.get("norm", "layer")](self.keys["dim"])
         return norm
 
-    def embedding(self, vocab_size: int) -> nn.Embedding:
-        """An embedding that is initialised as the family's."""
-        embedding = nn.Embedding(vocab_size, self.keys["dim"])
-        self.initialise(embedding, nn.Linear(self.keys["dim"], vocab_size, bias=False))
-        return embedding
-
     def initialise(self, embedding: nn.Embedding, head: nn.Linear) -> None:
         load(self.family.init)(embedding, head)
-
-    def norm_in(self) -> nn.Module:
-        """What follows the embedding."""
-        return nn.LayerNorm(self.keys["dim"]) if self.family.norm_in else nn.Identity()
 
     def layers(self, mixer: str | None = None, encoded_dim: int | None = None) -> list[nn.Module]:
         """The layers in order.
@@ -107,6 +97,22 @@ class Backbone:
         if encoded_dim is not None and self.arrangement in ("stack", "residual"):
             return _construct(WithCrossAttention, {**given, "layer": layer})
         return layer
+
+    def reader(self, vocab_size: int, both_ways: bool) -> dict[str, Any]:
+        """What `Encoder` and `Classifier` take: embedding, and one stack of layers; for both
+        directions two, unless the family has a mixer that sees the whole sequence."""
+        dim = self.keys["dim"]
+        mixer = self.family.encoder if both_ways else None
+        stacks = [self.layers(mixer) for _ in range(1 if mixer or not both_ways else 2)]
+        embedding = nn.Embedding(vocab_size, dim)
+        self.initialise(embedding, nn.Linear(dim, vocab_size, bias=False))
+        return {
+            "embedding": embedding,
+            "norm_in": nn.LayerNorm(dim) if self.family.norm_in else nn.Identity(),
+            "dropout": self.keys["dropout"],
+            "stacks": stacks,
+            "norms": [self.final_norm() for _ in stacks],
+        }
 
     def language_model_keys(self) -> dict[str, Any]:
         """What `LanguageModel` takes, its layers and vocabulary aside."""
@@ -174,9 +180,8 @@ def encoder_decoder(
             )
         ]
     other = {"n_layers": encoder_layers or keys["n_layers"]}
-    encoder = _encoder(
-        Backbone.of(family, keys, **other), source_vocab_size or vocab_size, both_ways
-    )
+    encoder_backbone = Backbone.of(family, keys, **other)
+    encoder = Encoder(**encoder_backbone.reader(source_vocab_size or vocab_size, both_ways))
     model = EncoderDecoder(
         encoder=encoder,
         bridge=bridge,
@@ -196,19 +201,6 @@ def encoder_decoder(
     return model
 
 
-def _encoder(backbone: Backbone, vocab_size: int, both_ways: bool) -> Encoder:
-    """An encoder that reads one way, or both: in one stack where the family has a mixer for that,
-    else in two."""
-    stacks = _stacks(backbone, both_ways)
-    return Encoder(
-        embedding=backbone.embedding(vocab_size),
-        norm_in=backbone.norm_in(),
-        dropout=backbone.keys["dropout"],
-        stacks=stacks,
-        norms=[backbone.final_norm() for _ in stacks],
-    )
-
-
 def classifier(
     family: Family,
     keys: Keys,
@@ -220,25 +212,13 @@ def classifier(
 ) -> Classifier:
     """Layers whose outputs are pooled into one vector, and a head over the classes."""
     backbone = Backbone.of(family, keys)
-    stacks = _stacks(backbone, bidirectional)
     return Classifier(
-        embedding=backbone.embedding(vocab_size),
-        norm_in=backbone.norm_in(),
-        stacks=stacks,
-        norms=[backbone.final_norm() for _ in stacks],
-        dropout=keys["dropout"],
+        **backbone.reader(vocab_size, bidirectional),
         pooling=pooling,
         bidirectional=bidirectional,
         n_classes=n_classes,
         max_len=keys["max_len"] if backbone.adds_positions else None,
     )
-
-
-def _stacks(backbone: Backbone, both_ways: bool) -> list[list[nn.Module]]:
-    """One stack of layers, or two for both directions, unless the family has a mixer that sees the
-    whole sequence."""
-    mixer = backbone.family.encoder if both_ways else None
-    return [backbone.layers(mixer) for _ in range(1 if mixer or not both_ways else 2)]
 
 
 def _construct(constructor: Any, given: Mapping[str, Any]) -> nn.Module:

@@ -14,11 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from seqzoo.config.schema import checked
-from seqzoo.config.values import Count, Flag
-from seqzoo.config.values import Dropout as DropoutShare
-from seqzoo.models.block import Dropout
-from seqzoo.models.language_model import evaluating, run_layers
-from seqzoo.state import State, grows
+from seqzoo.config.values import Count, Dropout, Flag
+from seqzoo.models.language_model import TokenModel, run_layers
+from seqzoo.state import State
 
 Pooling = Literal["last", "mean", "max"]
 
@@ -43,7 +41,7 @@ class ClassifierState(NamedTuple):
     pooled: State  # Mean, Max, or () for pooling=last
 
 
-class Classifier(nn.Module):
+class Classifier(TokenModel):
     """Embedding, layers that each map ``(x, state)`` to ``(y, state)``, pooling, and a head over
     the classes.
 
@@ -61,9 +59,6 @@ class Classifier(nn.Module):
         max_len: the most tokens of a text; None where there is no end.
     """
 
-    reads_source = False
-    needs_equal_lengths = False
-
     @checked()
     def __init__(
         self,
@@ -72,14 +67,13 @@ class Classifier(nn.Module):
         norm_in: nn.Module,
         stacks: Sequence[Sequence[nn.Module]],
         norms: Sequence[nn.Module],
-        dropout: DropoutShare,
+        dropout: Dropout,
         pooling: Pooling,
         bidirectional: Flag,
         n_classes: Count,
         max_len: Count | None,
     ) -> None:
-        super().__init__()
-        self.embedding, self.norm_in, self.dropout = embedding, norm_in, Dropout(dropout)
+        super().__init__(embedding, norm_in, dropout)
         self.stacks = nn.ModuleList(nn.ModuleList(layers) for layers in stacks)
         self.norms = nn.ModuleList(norms)
         self.pooling, self.bidirectional, self.max_len = pooling, bidirectional, max_len
@@ -113,7 +107,7 @@ class Classifier(nn.Module):
                 raise ValueError("a text that is read from both ends has to be read at once")
             read = self._two_stacks if len(self.stacks) == 2 else self._one_full_stack
             return self.head(read(tokens, sizes)), None
-        x = self._embed(tokens)
+        x = self.embed(tokens)
         before: ClassifierState = state or ClassifierState(None, None)
         y, layers = run_layers(self.stacks[0], x, before.layers)  # type: ignore[arg-type]
         features, pooled = self._pool(self.norms[0](y), _tensor(sizes, x), before.pooled)
@@ -126,7 +120,7 @@ class Classifier(nn.Module):
         groups = [[row for row, n in enumerate(sizes) if n == size] for size in sorted(set(sizes))]
         features = []
         for rows in groups:
-            x = self._embed(tokens[rows, : sizes[rows[0]]])
+            x = self.embed(tokens[rows, : sizes[rows[0]]])
             y, _ = run_layers(self.stacks[0], x, None)  # type: ignore[arg-type]
             full = _tensor([y.shape[1]] * len(rows), x)
             features.append(self._pool(self.norms[0](y), full, None)[0])
@@ -136,7 +130,7 @@ class Classifier(nn.Module):
     def _two_stacks(self, tokens: Tensor, sizes: list[int]) -> Tensor:
         """Features (B, 2 D): each stack's outputs are pooled in the order in which it reads, so
         that the last one has seen the whole text."""
-        x = self._embed(tokens)
+        x = self.embed(tokens)
         lengths = _tensor(sizes, x)
         place = torch.arange(x.shape[1], device=x.device)
         backwards = (lengths[:, None] - 1 - place) % x.shape[1]  # (B, T); padding stays behind
@@ -146,10 +140,6 @@ class Classifier(nn.Module):
             y, _ = run_layers(layers, read, None)  # type: ignore[arg-type]
             features.append(self._pool(norm(y), lengths, None)[0])
         return torch.cat(features, -1)
-
-    def _embed(self, tokens: Tensor) -> Tensor:
-        x: Tensor = self.dropout(self.norm_in(self.embedding(tokens)))
-        return x
 
     def _pool(self, y: Tensor, lengths: Tensor, state: State) -> tuple[Tensor, State]:
         """One vector (B, D) for what was read, and the state to go on from: y (B, T, D), of which
@@ -170,24 +160,7 @@ class Classifier(nn.Module):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """Every layer: what is compiled."""
         return [layer for stack in self.stacks for layer in stack]  # type: ignore[attr-defined]
-
-    @torch.no_grad()
-    def example_state(self) -> State:
-        """A state after one token: its structure is that of every later one."""
-        one = torch.zeros(1, 1, dtype=torch.long, device=self.embedding.weight.device)
-        with evaluating(self):
-            return self(one)[1]
-
-    @property
-    def state_grows(self) -> bool:
-        """Whether the state grows with what was read, as a cache of keys and values does."""
-        return grows(self.example_state())
-
-    def n_parameters(self) -> int:
-        """Trainable numbers."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
 
 def _tensor(numbers: Sequence[int], like: Tensor) -> Tensor:

@@ -20,13 +20,12 @@ from seqzoo.config import values
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
 from seqzoo.mixers.cross_attention import Source
-from seqzoo.models.block import Dropout
-from seqzoo.models.language_model import LanguageModel, run_layers
+from seqzoo.models.language_model import LanguageModel, TokenModel, run_layers
 from seqzoo.ops.watch import watch
 from seqzoo.state import State, grows, leaves, rebuild
 
 
-class Encoder(nn.Module):
+class Encoder(TokenModel):
     """One stack of layers; or two, of which the second reads backwards, with their outputs
     concatenated, as in Bahdanau et al. 2014 (arXiv 1409.0473, section 3.2).
 
@@ -47,16 +46,14 @@ class Encoder(nn.Module):
         stacks: Sequence[Sequence[nn.Module]],
         norms: Sequence[nn.Module],
     ) -> None:
-        super().__init__()
-        self.embedding, self.norm_in = embedding, norm_in
-        self.dropout = Dropout(dropout)
+        super().__init__(embedding, norm_in, dropout)
         self.stacks = nn.ModuleList(nn.ModuleList(layers) for layers in stacks)
         self.norms = nn.ModuleList(norms)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, State]:
         """Tokens (B, S), every row full, encoded (B, S, M); and the state of the first stack after
         the last token."""
-        x = self.dropout(self.norm_in(self.embedding(tokens)))
+        x = self.embed(tokens)
         encoded, states = [], []
         for direction, (layers, norm) in enumerate(zip(self.stacks, self.norms, strict=True)):
             assert isinstance(layers, nn.ModuleList)
@@ -67,7 +64,6 @@ class Encoder(nn.Module):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """Every layer, each to be compiled on its own."""
         return [layer for stack in self.stacks for layer in stack.children()]
 
 
@@ -140,6 +136,9 @@ class EncoderDecoder(LanguageModel):
 
     def start(self, source: Tensor, first: int) -> tuple[Tensor, State]:
         return torch.full_like(source[:, :1], first), self.encode(source)
+
+    def _state_after(self, token: Tensor) -> State:
+        return self(token, self.encode(token))[1]
 
     def positions_left(self, source: int) -> float:
         if self.bridge == "state" or self.max_len is None:  # the target continues the positions

@@ -87,7 +87,53 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-class LanguageModel(nn.Module):
+class TokenModel(nn.Module):
+    """What every architecture has: embedded tokens are read by layers, and a state is carried.
+
+    Attributes:
+        reads_source: whether an encoder reads the source.
+        needs_equal_lengths: whether the sources of a batch must have one length.
+    """
+
+    reads_source = False
+    needs_equal_lengths = False
+
+    def __init__(self, embedding: nn.Embedding, norm_in: nn.Module, dropout: float) -> None:
+        super().__init__()
+        self.embedding, self.norm_in, self.dropout = embedding, norm_in, Dropout(dropout)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """What the layers read: (B, T, D) for tokens (B, T)."""
+        x: Tensor = self.dropout(self.norm_in(self.embedding(tokens)))
+        return x
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Every layer, each to be compiled on its own."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def example_state(self) -> State:
+        """A state after one token, whose structure is that of every later one."""
+        one = torch.zeros(1, 1, dtype=torch.long, device=self.embedding.weight.device)
+        with evaluating(self):
+            return self._state_after(one)
+
+    def _state_after(self, token: Tensor) -> State:
+        state: State = self(token)[1]
+        return state
+
+    @property
+    def state_grows(self) -> bool:
+        """Whether the state grows with every token, as a cache of keys and values does."""
+        return grows(self.example_state())
+
+    def n_parameters(self) -> int:
+        """The number of trainable parameters; a tied matrix counts once."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+class LanguageModel(TokenModel):
     """Embedding, layers that each map ``(x, state)`` to ``(y, state)``, and a head over the
     vocabulary.
 
@@ -99,9 +145,6 @@ class LanguageModel(nn.Module):
         norm: of the head, `layer` or `rms`.
         max_len: tokens that can be read from an empty state, where positions end.
     """
-
-    reads_source = False  # whether an encoder reads the source
-    needs_equal_lengths = False  # whether the sources of a batch must have one length
 
     @checked()
     def __init__(
@@ -117,11 +160,9 @@ class LanguageModel(nn.Module):
         norm: Literal["layer", "rms"],
         max_len: Count | None,
     ) -> None:
-        super().__init__()
+        norm_of_embedding = nn.LayerNorm(dim) if norm_in else nn.Identity()
+        super().__init__(nn.Embedding(vocab_size, dim), norm_of_embedding, dropout)
         self.vocab_size, self.max_len = vocab_size, max_len
-        self.embedding = nn.Embedding(vocab_size, dim)
-        self.norm_in = nn.LayerNorm(dim) if norm_in else nn.Identity()
-        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(layers)
         self.norm_out = NORMS[norm](dim) if norm_out else nn.Identity()
         self.head = nn.Linear(dim, vocab_size, bias=False)
@@ -131,8 +172,7 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Logits (B, T, V) of the token after each of `tokens` (B, T), read after `state`; and the
         state after the last."""
-        x = self.dropout(self.norm_in(self.embedding(tokens)))
-        x, state = run_layers(self.layers, x, state)
+        x, state = run_layers(self.layers, self.embed(tokens), state)
         return self.head(self.norm_out(x)), state
 
     def source_tokens(self, source: Tensor, end: int) -> Tensor:
@@ -160,22 +200,4 @@ class LanguageModel(nn.Module):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """Every layer, each to be compiled on its own."""
         return list(self.layers)
-
-    @torch.no_grad()
-    def example_state(self) -> State:
-        """A state after one token, whose structure is that of every later one."""
-        one = torch.zeros(1, 1, dtype=torch.long, device=self.embedding.weight.device)
-        with evaluating(self):
-            prompt, state = self.start(one, 0)
-            return self(prompt[:, -1:], state)[1]
-
-    @property
-    def state_grows(self) -> bool:
-        """Whether the state grows with every token, as a cache of keys and values does."""
-        return grows(self.example_state())
-
-    def n_parameters(self) -> int:
-        """The number of trainable parameters; a tied matrix counts once."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)

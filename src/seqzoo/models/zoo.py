@@ -7,8 +7,9 @@ at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from seqzoo.config import files, plugins
@@ -207,12 +208,26 @@ def build(
         classifier's logits are (B, n_classes).
 
     Raises:
-        UserError: an unknown name or key, or a value that is not allowed.
+        UserError: an unknown name or key, a value that is not allowed, or more weights than there
+            is memory for.
     """
     sizes = {key: keys.pop(key, None) for key in ("source_vocab_size", "n_classes")}
     sizes = {key: size for key, size in sizes.items() if size is not None}
     model, whole = complete(name, architecture, **keys)
-    assemble = load(ARCHITECTURES[architecture])
-    options = {key: value for key, value in whole.items() if key != "name"}
-    built: LanguageModel = assemble(family(name), model, vocab_size=vocab_size, **sizes, **options)
-    return built
+    options = {key: value for key, value in whole.items() if key != "name"} | sizes
+    assemble: Callable[[], LanguageModel] = partial(
+        load(ARCHITECTURES[architecture]), family(name), model, vocab_size=vocab_size, **options
+    )
+    try:
+        return assemble()
+    except RuntimeError as error:
+        if "allocate" not in str(error):
+            raise
+        import torch
+
+        with torch.device("meta"):
+            n_bytes = 4 * assemble().n_parameters()
+        raise UserError(
+            f"model.dim={model['dim']}, model.n_layers={model['n_layers']}: the weights alone need "
+            f"{n_bytes:,} bytes of memory, more than there is: lower model.dim"
+        ) from None

@@ -111,7 +111,7 @@ class Checkpoints:
         due = [
             path
             for path in sorted(self.path.glob("step-*"))
-            if (every and int(path.name.rpartition("-")[2]) % every == 0) or path.resolve() == last
+            if (every and step_of(path) % every == 0) or path.resolve() == last
         ]
         return due[-n:] if n else []
 
@@ -191,6 +191,10 @@ class Checkpoints:
                 total[name] = total.get(name, 0) + value.double()
         mean = {name: value / len(checkpoints) for name, value in total.items()}
         model.load_state_dict(mean)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def write_text(path: Path, text: str) -> None:

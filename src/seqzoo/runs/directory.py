@@ -152,11 +152,11 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_text(self.path / "summary.json", json.dumps(dict(summary), indent=1) + "\n")
 
-    def mark_failed(self, reason: str) -> None:
-        """Write a summary with the status `failed` and the reason."""
+    def mark_failed(self, reason: str, status: str = "failed") -> None:
+        """Write a summary of a run that ended without one: its status and the reason."""
         config = self.config
         named = {section: config[section]["name"] for section in ("model", "task")}
-        self.write_summary({**named, "status": "failed", "error": reason})
+        self.write_summary({**named, "status": status, "error": reason})
 
     def has_checkpoint(self) -> bool:
         """Whether the run can be resumed."""
@@ -231,8 +231,18 @@ class RunDirectory:
 
     def sizes(self) -> dict[str, Any]:
         """What `build` needs to know of the data: `vocab_size`, and `source_vocab_size` or
-        `n_classes` where the model has them."""
-        described = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
+        `n_classes` where the model has them.
+
+        Raises:
+            UserError: the model's config.json is missing or damaged.
+        """
+        path = self.model / "config.json"
+        try:
+            described = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise UserError(
+                f"{path}: missing or damaged: put it back, or train the model again"
+            ) from None
         return {key: described[key] for key in SIZES if key in described}
 
     def tokenizer_path(self, name: str = "tokenizer") -> Path | None:

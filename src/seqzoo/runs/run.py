@@ -20,7 +20,7 @@ from seqzoo.models.zoo import build, build_keys
 from seqzoo.runs.directory import RunDirectory
 from seqzoo.tasks.charlm import opening
 from seqzoo.tasks.translate import Translator
-from seqzoo.training.device import pick_device, pick_dtype
+from seqzoo.training.device import autocast, pick_device, pick_dtype
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,12 +52,10 @@ class Run:
         facts.append(f"{self.model.n_parameters():,} parameters")
         if self.summary:
             facts.append(f"{self.summary.get('status')} at step {self.summary.get('steps', 0):,}")
-            facts += [f"{key} {value:.4g}" for key, value in self._validation()][:1]
+            values = self.summary.items()
+            val = [(k, v) for k, v in values if k.startswith("val/") and isinstance(v, float)]
+            facts += [f"{key} {value:.4g}" for key, value in val[:1]]
         return f"<Run {self.folder}: {', '.join(facts)}>"
-
-    def _validation(self) -> list[tuple[str, float]]:
-        values = self.summary.items()
-        return [(k, v) for k, v in values if k.startswith("val/") and isinstance(v, float)]
 
     def metrics(self) -> dict[str, list[Any]]:
         """metrics.jsonl as columns of one length, ready for ``pandas.DataFrame(run.metrics())``.
@@ -236,8 +234,7 @@ class Run:
                 f"{task.data_sha256[:12]}): put it back, or give a file to measure on"
             )
         dtype = pick_dtype(self.config["trainer"]["dtype"], self._device)
-        narrow = torch.autocast(self._device.type, torch.bfloat16, enabled=dtype == "bfloat16")
-        with torch.inference_mode(), narrow:
+        with torch.inference_mode(), autocast(self._device, dtype):
             return task.evaluate(self.model, split, quick=False)
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
@@ -59,10 +60,15 @@ def load_weights(path: Path, model: nn.Module) -> None:
     """Load a safetensors file into a model of the same shape.
 
     Raises:
-        UserError: it holds the weights of another model.
+        UserError: it is damaged, or holds the weights of another model.
     """
     try:
         load_model(model, str(path), device=str(next(model.parameters()).device))
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: damaged or not readable ({error}): put it back, give another checkpoint, or "
+            "train the model again"
+        ) from None
     except (RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise UserError(

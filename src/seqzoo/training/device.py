@@ -50,6 +50,11 @@ def pick_device(name: str, key: str = "trainer.device") -> torch.device:
     return device
 
 
+def autocast(device: torch.device, dtype: str) -> torch.autocast:
+    """Inside, the model computes in this precision; its parameters stay in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
 def pick_dtype(name: str, device: torch.device) -> str:
     """The precision of a name; `auto` is bfloat16 if the hardware multiplies it, else float32."""
     if name != "auto":

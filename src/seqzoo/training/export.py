@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from seqzoo.runs.checkpoint import step_of
 
 if TYPE_CHECKING:
     from seqzoo.training.training import Training
@@ -56,7 +57,7 @@ def _average(training: Training, to_beat: float) -> dict[str, float]:
             )
         return {}
     model, name = training.model, training.best_metric
-    first, last = map(_step, (paths[0], paths[-1]))
+    first, last = map(step_of, (paths[0], paths[-1]))
     training.terminal.line(f"the mean of {len(paths)} checkpoints, from step {first:,} on:")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     training.directory.checkpoints.load_mean(paths, model)
@@ -67,7 +68,3 @@ def _average(training: Training, to_beat: float) -> dict[str, float]:
         return {name: metrics[name]}
     training.terminal.line(f"its {name} is better than that of the best checkpoint: exported")
     return training.evaluate(quick=False, at=last) if training.task.quick_is_less else metrics
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from seqzoo.state import State
+from seqzoo.training.device import autocast
 
 
 class Forward:
@@ -43,20 +44,16 @@ class Forward:
                 block.compile()
 
     def __call__(self, inputs: Tensor, state: State, *more: Any) -> tuple[Tensor, State]:
-        with self.autocast():
+        with autocast(self.device, self.dtype):
             output: tuple[Tensor, State] = self.model(inputs, state, *more)
         return output
-
-    def autocast(self) -> torch.autocast:
-        bfloat16 = self.dtype == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16)
 
     @contextmanager
     def uncompiled(self) -> Iterator[None]:
         """Inside, autocast is on and nothing is compiled: evaluations and samples have lengths and
         states for which no block was compiled."""
         stance = torch.compiler.set_stance("force_eager") if self.compile else nullcontext()
-        with self.autocast(), stance:
+        with autocast(self.device, self.dtype), stance:
             yield
 
 

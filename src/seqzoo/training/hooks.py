@@ -57,22 +57,35 @@ class Log(Hook):
         training.meter.begin()
 
 
-class Evaluate(Hook):
-    """Measure the model, quickly on the way and thoroughly at the end, and keep the best one."""
+class OnTheWay(Hook):
+    """Acts on every step that is due but the last, which `on_end` follows.
+
+    Attributes:
+        done_at: the last step it acted on.
+    """
 
     def __init__(self, every: int | None) -> None:
-        self.every = every
-        self.measured_at = -1
+        self.every, self.done_at = every, -1
 
     def on_step(self, training: Training) -> None:
         if not training.is_last_step:
-            training.evaluate(quick=True)
-            self.measured_at = training.step
-            self.keep_the_best(training)
+            self.done_at = training.step
+            self.act(training)
+
+    def act(self, training: Training) -> None:
+        raise NotImplementedError
+
+
+class Evaluate(OnTheWay):
+    """Measure the model, quickly on the way and thoroughly at the end, and keep the best one."""
+
+    def act(self, training: Training) -> None:
+        training.evaluate(quick=True)
+        self.keep_the_best(training)
 
     def on_end(self, training: Training) -> None:
         if training.status == "finished":
-            if self.measured_at != training.step or training.task.quick_is_less:
+            if self.done_at != training.step or training.task.quick_is_less:
                 training.evaluate(quick=False)
             self.keep_the_best(training)
 
@@ -89,23 +102,10 @@ class Evaluate(Hook):
         checkpoints.prune(keep=training.recent_checkpoints())
 
 
-class Sample(Hook):
+class Sample(OnTheWay):
     """Log some output of the model, and figures of it."""
 
-    def __init__(self, every: int | None) -> None:
-        self.every = every
-        self.sampled_at = -1
-
-    def on_step(self, training: Training) -> None:
-        if not training.is_last_step:
-            self.sample(training)
-
-    def on_end(self, training: Training) -> None:
-        if training.status == "finished" and self.sampled_at != training.step:
-            self.sample(training)
-
-    def sample(self, training: Training) -> None:
-        self.sampled_at = training.step
+    def act(self, training: Training) -> None:
         with training.terminal.busy("sampling"), training.forward.uncompiled():
             text = training.task.sample(training.model)
             figures = training.task.figures(training.model)
@@ -113,16 +113,16 @@ class Sample(Hook):
         training.loggers.figures(figures, training.step)
         training.terminal.line("\n".join(f"    | {line}" for line in text.splitlines()))
 
+    def on_end(self, training: Training) -> None:
+        if training.status == "finished" and self.done_at != training.step:
+            self.act(training)
 
-class SaveCheckpoint(Hook):
+
+class SaveCheckpoint(OnTheWay):
     """Save the run, so that it can be resumed. The last step is always saved."""
 
-    def __init__(self, every: int | None) -> None:
-        self.every = every
-
-    def on_step(self, training: Training) -> None:
-        if not training.is_last_step:
-            training.save()
+    def act(self, training: Training) -> None:
+        training.save()
 
 
 def run_hooks(settings: TrainerSettings) -> list[Hook]:

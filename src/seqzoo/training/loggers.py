@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import html
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,12 +57,14 @@ class Loggers(Logger):
 
     def __init__(self, loggers: Sequence[Logger]) -> None:
         self.loggers = loggers
+        self.started: list[Logger] = []
 
     def start(
         self, directory: RunDirectory, config: Config, *, step: int, metrics: Sequence[str]
     ) -> None:
         for logger in self.loggers:
             logger.start(directory, config, step=step, metrics=metrics)
+            self.started.append(logger)
 
     def scalars(self, values: Mapping[str, float], position: Mapping[str, float]) -> None:
         for logger in self.loggers:
@@ -75,8 +79,10 @@ class Loggers(Logger):
             logger.figures(figures, step)
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        for logger in self.loggers:
-            logger.close(summary)
+        """Closes those that were started, the last one first, also where one of them raises."""
+        with ExitStack() as stack:
+            for logger in self.started:
+                stack.callback(logger.close, summary)
 
 
 class MetricsFile(Logger):
@@ -185,7 +191,7 @@ class Wandb(Logger):
         self.run.log({**position, **values}, step=int(position["step"]))
 
     def text(self, tag: str, text: str, step: int) -> None:
-        self.run.log({tag: self.wandb.Html(_preformatted(text))}, step=step)
+        self.run.log({tag: self.wandb.Html(f"<pre>{html.escape(text)}</pre>")}, step=step)
 
     def figures(self, figures: Mapping[str, Figure], step: int) -> None:
         images = {tag: self.wandb.Image(figure) for tag, figure in figures.items()}
@@ -229,7 +235,7 @@ class Trackio(Logger):
             self.run.log(images, step=step)
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        self.run.finish()
+        self.trackio.finish()  # the run's own `finish` would be called again at the exit
 
 
 def _extra(package: str) -> Any:
@@ -250,12 +256,6 @@ def _extra(package: str) -> Any:
 def _run_name(directory: RunDirectory) -> str:
     """The end of the run directory's path, such as `charlm/lstm/2026-01-31_12-00-00`."""
     return "/".join(directory.path.resolve().parts[-3:])
-
-
-def _preformatted(text: str) -> str:
-    import html
-
-    return f"<pre>{html.escape(text)}</pre>"
 
 
 def _pixels(figure: Figure) -> Any:

@@ -12,7 +12,7 @@ from seqzoo.models.language_model import LanguageModel
 from seqzoo.runs.directory import RunDirectory
 from seqzoo.training.export import export
 from seqzoo.training.hooks import Hook, run_hooks
-from seqzoo.training.tables import make_hooks
+from seqzoo.training.tables import make_all
 from seqzoo.training.training import Training
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def train(
         training.load()
     called = [
         *run_hooks(training.settings),
-        *make_hooks(config.get("hook") or {}),
+        *make_all("hook", config.get("hook") or {}),
         *hooks,
     ]
     with _stopped_by_signals(training), training.logging():

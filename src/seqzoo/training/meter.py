@@ -20,6 +20,7 @@ class Meter:
 
     def __init__(self, device: torch.device, step_seconds: float) -> None:
         self.device, self.step_seconds = device, step_seconds
+        self._last_loss = 0.0
         self.begin()
 
     def begin(self) -> None:
@@ -49,9 +50,12 @@ class Meter:
                 torch.cuda.synchronize(self.device)
 
     def loss(self) -> float:
-        """Mean loss of the window's steps. This waits for the device."""
-        with self.timed():
-            return self._loss.item() / max(1, self.steps)
+        """Mean loss of the window's steps, or of the last window's before the first of them. This
+        waits for the device."""
+        if self.steps:
+            with self.timed():
+                self._last_loss = self._loss.item() / self.steps
+        return self._last_loss
 
     @property
     def tokens_per_second(self) -> float:

@@ -7,11 +7,13 @@ it), and `no_decay`, where it is an embedding although it is not of an `nn.Embed
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Protocol
+from itertools import islice
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import nn
+from torch.optim import Optimizer
 
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Amount, Beta, Count, Described, Positive
@@ -21,26 +23,6 @@ Betas = Annotated[
     Field(min_length=2, max_length=2),
     Described("two numbers from 0 to 0.99999, such as [0.9,0.99]"),
 ]
-
-
-class Optimizer(Protocol):
-    """The part of `torch.optim.Optimizer` that training needs."""
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Dictionaries with `params` and `lr`, which the schedule changes."""
-
-    def step(self) -> Any:
-        """Change the parameters by their gradients."""
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """`state`: tensors by name for each parameter's number; and `param_groups`."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
 
 
 @checked()
@@ -87,58 +69,28 @@ def muon(
     return Together(orthogonal, _adamw(_groups(model, others, lr, weight_decay), betas))
 
 
-class Together:
-    """Several optimisers, each over its own parameters, as one."""
+class Together(Optimizer):
+    """Several optimisers, each over its own parameters, as one that has their groups and state."""
 
-    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+    def __init__(self, *parts: Optimizer) -> None:
         self.parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._share()
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        return [group for part in self.parts for group in part.param_groups]
-
-    def step(self) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for part in self.parts:
             part.step()
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        for part in self.parts:
-            part.zero_grad(set_to_none)
-
-    def state_dict(self) -> dict[str, Any]:
-        """As of one optimiser: parameters are numbered through all parts."""
-        state: dict[int, Any] = {}
-        groups: list[dict[str, Any]] = []
-        for part, first in zip(self.parts, self._firsts(), strict=True):
-            own = part.state_dict()
-            state |= {first + i: slots for i, slots in own["state"].items()}
-            groups += [
-                {**g, "params": [first + i for i in g["params"]]} for g in own["param_groups"]
-            ]
-        return {"state": state, "param_groups": groups}
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        groups = iter(state_dict["param_groups"])
-        for part, first in zip(self.parts, self._firsts(), strict=True):
-            own = [next(groups) for _ in part.param_groups]
-            numbers = [i for group in own for i in group["params"]]
-            part.load_state_dict(
-                {
-                    "state": {
-                        i - first: state_dict["state"][i]
-                        for i in numbers
-                        if i in state_dict["state"]
-                    },
-                    "param_groups": [
-                        {**group, "params": [i - first for i in group["params"]]} for group in own
-                    ],
-                }
-            )
+        super().load_state_dict(state_dict)
+        self._share()
 
-    def _firsts(self) -> list[int]:
-        """The number of each part's first parameter."""
-        sizes = [sum(len(group["params"]) for group in part.param_groups) for part in self.parts]
-        return [sum(sizes[:i]) for i in range(len(sizes))]
+    def _share(self) -> None:
+        """Give the parts this optimiser's groups, in order, and its state."""
+        groups = iter(self.param_groups)
+        for part in self.parts:
+            part.param_groups = list(islice(groups, len(part.param_groups)))
+            part.state = self.state
 
 
 def _adamw(groups: list[dict[str, Any]], betas: Sequence[float]) -> torch.optim.AdamW:

@@ -20,11 +20,10 @@ Schedule = Callable[[int, float], float]
 def cosine(*, warmup_steps: Natural, warmup_share: Share, lr_end: Share) -> Schedule:
     """Half a cosine from 1 to `lr_end` over the whole run (arXiv 1608.03983, eq. 5, no restart)."""
 
-    def factor(step: int, progress: float) -> float:
-        curve = lr_end + (1 - lr_end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        return warmup(step, progress, warmup_steps, warmup_share) * curve
+    def curve(progress: float) -> float:
+        return lr_end + (1 - lr_end) * 0.5 * (1 + math.cos(math.pi * progress))
 
-    return factor
+    return _after_warmup(curve, warmup_steps, warmup_share)
 
 
 @checked()
@@ -34,44 +33,38 @@ def wsd(
     """Warm-up, stable, decay: 1 until the last `decay_share` of the run, then a line to `lr_end`
     (arXiv 2404.06395, section 4)."""
 
-    def factor(step: int, progress: float) -> float:
-        left = 1 - min(1.0, progress)
-        curve = 1.0
-        if left < decay_share:
-            curve = lr_end + (1 - lr_end) * left / decay_share
-        return warmup(step, progress, warmup_steps, warmup_share) * curve
+    def curve(progress: float) -> float:
+        left = 1 - progress
+        return 1.0 if left >= decay_share else lr_end + (1 - lr_end) * left / decay_share
 
-    return factor
+    return _after_warmup(curve, warmup_steps, warmup_share)
 
 
 @checked()
 def linear(*, warmup_steps: Natural, warmup_share: Share, lr_end: Share) -> Schedule:
     """A line from 1 to `lr_end` over the whole run."""
-
-    def factor(step: int, progress: float) -> float:
-        curve = 1 - (1 - lr_end) * min(1.0, progress)
-        return warmup(step, progress, warmup_steps, warmup_share) * curve
-
-    return factor
+    return _after_warmup(lambda progress: 1 - (1 - lr_end) * progress, warmup_steps, warmup_share)
 
 
 @checked()
 def constant(*, warmup_steps: Natural, warmup_share: Share) -> Schedule:
     """1 after the warm-up."""
-
-    def factor(step: int, progress: float) -> float:
-        return warmup(step, progress, warmup_steps, warmup_share)
-
-    return factor
+    return _after_warmup(lambda progress: 1.0, warmup_steps, warmup_share)
 
 
-def warmup(step: int, progress: float, steps: int, share: float) -> float:
-    """A line from 0 to 1 over so many steps or that share of the run, whichever is over first.
+def _after_warmup(curve: Callable[[float], float], steps: int, share: float) -> Schedule:
+    """A curve over the progress, times a line from 0 to 1 over so many steps or that share of the
+    run, whichever is over first.
 
     Without a share, a run that is limited in time and makes few steps would end before it reaches
     its learning rate. A share of 1 counts steps alone.
     """
-    by_steps = (step + 1) / max(1, steps)
-    if share == 1:
-        return min(1.0, by_steps)
-    return 1.0 if progress >= share else min(1.0, max(by_steps, progress / share))
+
+    def factor(step: int, progress: float) -> float:
+        progress = min(1.0, progress)
+        warm = (step + 1) / max(1, steps)
+        if share < 1:
+            warm = 1.0 if progress >= share else max(warm, progress / share)
+        return min(1.0, warm) * curve(progress)
+
+    return factor

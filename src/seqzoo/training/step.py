@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from seqzoo import state as states
 from seqzoo.state import State
-from seqzoo.training.optimizers import Optimizer
 
 
 class StepResult(NamedTuple):

@@ -38,24 +38,24 @@ HOOKS = {
 }
 
 
-def make_optimizer(keys: Mapping[str, Any], model: Any) -> Any:
-    """The optimiser of a configuration's section `optim`, over the parameters of a model."""
-    return load(path_of("optim", keys["name"]))(model, **_but_name(keys))
+# For each section of a configuration the field of `Plugin`, and the built-in table.
+TABLES = {
+    "optim": ("optim", OPTIMIZERS),
+    "schedule": ("schedule", SCHEDULES),
+    "logger": ("loggers", LOGGERS),
+    "hook": ("hooks", HOOKS),
+}
 
 
-def make_schedule(keys: Mapping[str, Any]) -> Any:
-    """The schedule of a configuration's section `schedule`."""
-    return load(path_of("schedule", keys["name"]))(**_but_name(keys))
+def make(section: str, keys: Mapping[str, Any], *arguments: Any) -> Any:
+    """What the section `optim` or `schedule` names, made with its other keys."""
+    others = {key: value for key, value in keys.items() if key != "name"}
+    return load(path_of(section, keys["name"]))(*arguments, **others)
 
 
-def make_loggers(sections: Mapping[str, Mapping[str, Any]]) -> list[Any]:
-    """The loggers of a configuration's section `logger`, which has a section for each of them."""
-    return [load(path_of("logger", name))(**(keys or {})) for name, keys in sections.items()]
-
-
-def make_hooks(sections: Mapping[str, Mapping[str, Any]]) -> list[Any]:
-    """The hooks of a configuration's section `hook`, which has a section for each of them."""
-    return [load(path_of("hook", name))(**(keys or {})) for name, keys in sections.items()]
+def make_all(section: str, keys: Mapping[str, Mapping[str, Any] | None]) -> list[Any]:
+    """The loggers or hooks of the section `logger` or `hook`, which has a section for each."""
+    return [load(path_of(section, name))(**(own or {})) for name, own in keys.items()]
 
 
 def path_of(kind: str, name: str) -> str:
@@ -72,16 +72,3 @@ def path_of(kind: str, name: str) -> str:
     if name not in known:
         raise unknown(kind, name, known)
     return str(known[name])
-
-
-# For each section of a configuration the field of `Plugin`, and the built-in table.
-TABLES = {
-    "optim": ("optim", OPTIMIZERS),
-    "schedule": ("schedule", SCHEDULES),
-    "logger": ("loggers", LOGGERS),
-    "hook": ("hooks", HOOKS),
-}
-
-
-def _but_name(keys: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in keys.items() if key != "name"}

@@ -48,8 +48,8 @@ class Terminal:
         progress = min(1.0, training.progress)
         speed = training.meter.tokens_per_second
         self._show(
-            f"step {training.step:,}  loss {training.mean_loss():.3f}  {speed:,.0f} tokens/s  "
-            f"{self._remaining(progress, now)}",
+            f"step {training.step:,}  train loss {training.mean_loss():.3f}  "
+            f"{speed:,.0f} tokens/s  {self._remaining(progress, now)}",
             progress,
         )
 
@@ -75,7 +75,7 @@ class Terminal:
             self.bar.n = self.bar.n if progress is None else progress
             self.bar.set_description_str(text, refresh=True)
 
-    def evaluation(self, step: int, seconds: float, metrics: Mapping[str, float]) -> None:
+    def evaluation(self, step: int, seconds: float | None, metrics: Mapping[str, float]) -> None:
         self.line(evaluation_line(step, seconds, metrics, self.metrics))
 
     def line(self, text: str) -> None:
@@ -88,11 +88,12 @@ class Terminal:
 
 
 def evaluation_line(
-    step: int, seconds: float, metrics: Mapping[str, float], declared: Sequence[Metric]
+    step: int, seconds: float | None, metrics: Mapping[str, float], declared: Sequence[Metric]
 ) -> str:
-    """Step, seconds, then the metrics that a task declares, as many as there is room for; those of
-    the test split come last and have its name before theirs."""
-    line = f"step {step:>6,} {seconds:>6.0f} s"
+    """Step, seconds (None: those of the step are not known), then the metrics that a task declares,
+    as many as there is room for; those of the test split come last and have its name before
+    theirs."""
+    line = f"step {step:>6,} " + (" " * 8 if seconds is None else f"{seconds:>6.0f} s")
     for split in ("val", "test"):
         for metric in declared:
             value = metrics.get(f"{split}/{metric.name}")

@@ -23,7 +23,7 @@ from seqzoo.training.loggers import Loggers, MetricsFile
 from seqzoo.training.meter import Meter
 from seqzoo.training.settings import TrainerSettings
 from seqzoo.training.step import take_step
-from seqzoo.training.tables import make_loggers, make_optimizer, make_schedule
+from seqzoo.training.tables import make, make_all
 from seqzoo.training.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -67,10 +67,10 @@ class Training:
         keep_freed_memory()
         model.to(self.device)
         task.setup(model)
-        self.optimizer = make_optimizer(config["optim"], model)
+        self.optimizer = make("optim", config["optim"], model)
         for group in self.optimizer.param_groups:
             group["peak_lr"] = group["lr"]
-        self.schedule = make_schedule(config["schedule"])
+        self.schedule = make("schedule", config["schedule"])
         self.forward = Forward(
             model,
             self.device,
@@ -79,7 +79,7 @@ class Training:
             compile=settings.compile,
         )
         sections = config.get("logger", {"tensorboard": {}})
-        self.loggers = Loggers([MetricsFile(), *make_loggers(sections)])
+        self.loggers = Loggers([MetricsFile(), *make_all("logger", sections)])
         self.terminal = Terminal(task.metrics, quiet=quiet)
         self.meter = Meter(self.device, step_seconds=0.0)
         self.step = self.batches = self.tokens = 0
@@ -150,7 +150,8 @@ class Training:
         self.is_last_step = self.progress >= 1
 
     def mean_loss(self) -> float:
-        """Of the steps since the last line of the log. This waits for the device.
+        """Of the steps since the last line of the log; right after a line, of the steps in it. This
+        waits for the device.
 
         Raises:
             FloatingPointError: it is not finite.
@@ -191,8 +192,9 @@ class Training:
         if at is None:
             self.metrics = metrics
             self.loggers.scalars(metrics, position)
-        step = self.step if at is None else at
-        self.terminal.evaluation(step, position["seconds"], metrics)
+        self.terminal.evaluation(
+            self.step if at is None else at, position["seconds"] if at is None else None, metrics
+        )
         return metrics
 
     # ---- checkpoints
@@ -262,21 +264,24 @@ class Training:
         model, directory = self.model, self.directory
         directory.describe_model(self.config, self.task.sizes(), self.task.tokenizers())
         shown = (self.best_metric, "train/loss", "bench/train_tokens_per_second")
-        self.loggers.start(directory, self.config, step=self.step, metrics=shown)
-        self.terminal.line(
-            f"{self.config['model']['name']}, {model.n_parameters():,} parameters, "
-            f"on {self.device.type} in {self.dtype}"
-        )
-        self.terminal.line(f"{self.task.name}: {self.task.note}")
-        self.terminal.line(f"run directory: {directory.path}")
-        model.train()
-        self._begun = time.perf_counter() - self._earlier
         try:
+            self.loggers.start(directory, self.config, step=self.step, metrics=shown)
+            self.terminal.line(
+                f"{self.config['model']['name']}, {model.n_parameters():,} parameters, "
+                f"on {self.device.type} in {self.dtype}"
+            )
+            self.terminal.line(f"{self.task.name}: {self.task.note}")
+            self.terminal.line(f"run directory: {directory.path}")
+            model.train()
+            self._begun = time.perf_counter() - self._earlier
             yield
             directory.save_model(model)
             directory.write_summary(self.summary)
-        except BaseException:
+        except BaseException as error:
             self.summary["status"] = "failed"
+            if isinstance(error, KeyboardInterrupt):
+                self.summary["status"] = "interrupted"
+                directory.mark_failed("stopped by a second signal", status="interrupted")
             raise
         finally:
             self.terminal.close()
