@@ -16,9 +16,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from seqzoo.analysis.compare.benches import compare_benches
-from seqzoo.bench import figures, growth, plan, rows, runner, statistics
+from seqzoo.bench import figures, plan, results, runner
 from seqzoo.bench.figures import PANELS
-from seqzoo.bench.settings import parse_lengths
+from seqzoo.bench.plan import parse_lengths
 from seqzoo.config import files
 from seqzoo.errors import UserError
 from seqzoo.models.zoo import FAMILIES
@@ -168,11 +168,11 @@ def test_longer_lengths_are_left_out(tmp_path: Path) -> None:
 
 def test_fit_finds_the_exponent() -> None:
     x = np.log([512, 1024, 2048, 4096])
-    slope, error = statistics.fit(x, 2 * x + 3, [0.01] * 4)
+    slope, error = results.fit(x, 2 * x + 3, [0.01] * 4)
     assert math.isclose(slope, 2) and error is not None and 0 < error < 0.01
-    bent, wide = statistics.fit(x, 2 * x + np.array([0, 0.2, 0.2, 0]), [0.01] * 4)
+    bent, wide = results.fit(x, 2 * x + np.array([0, 0.2, 0.2, 0]), [0.01] * 4)
     assert math.isclose(bent, 2) and wide is not None and wide > 0.3
-    assert statistics.fit(x[:2], x[:2], [None, None]) == (pytest.approx(1), None)
+    assert results.fit(x[:2], x[:2], [None, None]) == (pytest.approx(1), None)
 
 
 @pytest.mark.parametrize("slowed", [0.0, 0.3])
@@ -186,8 +186,8 @@ def test_noise_covers_another_run(slowed: float) -> None:
         logarithms = draw.normal(0, 0.05, (100, 7))
         logarithms += (draw.random((100, 7)) < slowed) * draw.uniform(0.1, 0.6, (100, 7))
         samples = np.exp(logarithms)
-        figures = np.quantile(samples, statistics.FAST, axis=1)
-        return list(zip(figures, statistics.noise(samples.tolist()), strict=True))
+        figures = np.quantile(samples, results.FAST, axis=1)
+        return list(zip(figures, results.noise(samples.tolist()), strict=True))
 
     agree = [
         abs(math.log(a / b)) <= math.hypot(noise_a, noise_b)
@@ -206,7 +206,7 @@ def test_crossover(noise: float) -> None:
         for name, ms in (("grows", lambda T: T / 100), ("flat", lambda T: 3.0))
         for T in (100, 200, 400)
     ]
-    found = growth.crossovers(points, models)
+    found = results.crossovers(points, models)
     if noise > math.log(4 / 3):
         assert not found
         return
@@ -222,18 +222,18 @@ def test_every_point_has_every_field(benches: Path, bench: dict[str, Any]) -> No
     assert len(bench["points"]) == len(FAMILIES) * 3 * 2
     for row in bench["points"]:
         assert row["status"] == "ok", row
-        missing = [key for key in rows.COLUMNS if row[key] in (None, "")]
+        missing = [key for key in results.COLUMNS if row[key] in (None, "")]
         assert set(missing) <= {"note", "steady"}, (row["model"], missing)
     with (benches / "a/bench.csv").open() as file:
         table = list(csv.DictReader(file))
-    assert list(table[0]) == rows.COLUMNS and len(table) == len(bench["points"])
+    assert list(table[0]) == results.COLUMNS and len(table) == len(bench["points"])
 
 
 @pytest.mark.parametrize("model", FAMILIES)
 def test_state_bytes_are_flat_or_linear(bench: dict[str, Any], model: str) -> None:
     """A cache grows by the same number of bytes a token, whatever else has a constant size."""
-    for mode in rows.FIGURES:
-        short, long = rows.measured(bench["points"], model, mode)
+    for mode in results.FIGURES:
+        short, long = results.measured(bench["points"], model, mode)
         grown = long["state_bytes"] - short["state_bytes"]
         if bench["models"][model]["grows"]:
             about = bench["models"][model]["keys"]

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from seqzoo.bench.growth import crossovers
-from seqzoo.bench.rows import FIGURES, measured
+from seqzoo.bench.results import FIGURES, crossovers, measured
 from seqzoo.report import figures as look
 from seqzoo.report import text
 

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seqzoo.report import figures, text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -37,6 +45,37 @@ _PAGE = """<!doctype html>
 """
 
 
+def write(
+    folder: Path,
+    name: str,
+    title: str,
+    *,
+    numbers: Mapping[str, Any],
+    columns: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    markdown: str,
+    drawn: Mapping[str, Figure],
+    parts: Iterable[str],
+) -> None:
+    """Write results in every form: NAME.json, .csv and .md, the figures, and report.html.
+
+    Args:
+        numbers: the content of the JSON file.
+        columns, rows: of the CSV table.
+        drawn: figures by the names of their files.
+        parts: of the page, as HTML.
+    """
+    files = {
+        f"{name}.json": json.dumps(numbers, indent=1) + "\n",
+        f"{name}.csv": text.to_csv(columns, rows),
+        f"{name}.md": markdown,
+        "report.html": page(title, *parts),
+    }
+    for file, content in files.items():
+        (folder / file).write_text(content, encoding="utf-8")
+    figures.save(drawn, folder)
+
+
 def page(title: str, *parts: str) -> str:
     """A whole HTML document; the parts are HTML already."""
     return _PAGE.format(title=html.escape(title), body="\n".join(parts))
@@ -52,11 +91,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead>{line(head, 'th')}</thead><tbody>\n{body}\n</tbody></table>"
 
 
-def heading(text: str) -> str:
-    """A heading of a part."""
-    return f"<h2>{html.escape(text)}</h2>"
+def heading(title: str) -> str:
+    return f"<h2>{html.escape(title)}</h2>"
 
 
-def preformatted(text: str) -> str:
-    """Text with its lines and spaces kept."""
-    return f"<pre>{html.escape(text)}</pre>"
+def preformatted(lines: str) -> str:
+    return f"<pre>{html.escape(lines)}</pre>"
