@@ -202,3 +202,9 @@ def test_inspect_command(
     assert (board / "projector_config.pbtxt").exists()
     labels = {path.parent.name: path.read_text() for path in board.rglob("metadata.tsv")}
     assert "⏎" in labels["input"].splitlines() and "[e]" in labels["contextual"]
+
+
+def test_help_says_which_runs_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["inspect", "--help"])
+    assert "It takes runs of task=charlm." in capsys.readouterr().out

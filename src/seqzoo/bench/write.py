@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from seqzoo.bench.figures import PANELS, Panel, Results, figure, measured_panels, single, subtitle
+from seqzoo.bench.figures import PANELS, Panel, Results, figure, measured_panels, subtitle
 from seqzoo.bench.results import COLUMNS, FIGURES, crossovers
 from seqzoo.report import figures, page, text
 from seqzoo.report.text import Table, length, number
@@ -25,21 +26,18 @@ def write(results: Results, folder: Path) -> str:
     """Write every file of a bench into its directory; returns the tables in Markdown."""
     found = list(tables(results))
     markdown = "".join(f"\n### {title}\n\n{text.markdown(*table)}" for title, table in found)
-    whole = figure(results)
+    whole = figure(results, measured_panels(results))
     parts = [page.preformatted(about(results)), figures.svg(whole), f"<p>{NOTES}</p>"]
     for title, table in found:
         parts += [page.heading(title), page.table(*table)]
-    page.write(
-        folder,
-        "bench",
-        "seqzoo bench",
-        numbers=results,
-        columns=COLUMNS,
-        rows=results["points"],
-        markdown=f"```text\n{about(results)}\n```\n{markdown}\n{NOTES}\n",
-        drawn={"bench": whole},
-        parts=parts,
-    )
+    figures.save({"bench": whole}, folder)
+    files = {
+        "bench.json": json.dumps(results, indent=1) + "\n",
+        "bench.csv": text.to_csv(COLUMNS, results["points"]),
+        "bench.md": f"```text\n{about(results)}\n```\n{markdown}\n{NOTES}\n",
+        "report.html": page.page("seqzoo bench", *parts),
+    }
+    text.write(folder, files)
     write_tensorboard(results, folder / "tensorboard")
     return markdown
 
@@ -73,7 +71,7 @@ def write_tensorboard(results: Results, folder: Path) -> None:
     with SummaryWriter(str(folder)) as board:
         board.add_custom_scalars(charts)
         for panel in panels:
-            board.add_figure(f"bench/{panel.tag}", single(results, panel))
+            board.add_figure(f"bench/{panel.tag}", figure(results, [panel]))
         board.add_text("bench", page.preformatted(about(results)))
 
 

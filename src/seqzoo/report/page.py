@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 import html
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from seqzoo.report import figures, text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from collections.abc import Sequence
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -43,37 +35,6 @@ _PAGE = """<!doctype html>
  }};
 </script></body></html>
 """
-
-
-def write(
-    folder: Path,
-    name: str,
-    title: str,
-    *,
-    numbers: Mapping[str, Any],
-    columns: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    markdown: str,
-    drawn: Mapping[str, Figure],
-    parts: Iterable[str],
-) -> None:
-    """Write results in every form: NAME.json, .csv and .md, the figures, and report.html.
-
-    Args:
-        numbers: the content of the JSON file.
-        columns, rows: of the CSV table.
-        drawn: figures by the names of their files.
-        parts: of the page, as HTML.
-    """
-    files = {
-        f"{name}.json": json.dumps(numbers, indent=1) + "\n",
-        f"{name}.csv": text.to_csv(columns, rows),
-        f"{name}.md": markdown,
-        "report.html": page(title, *parts),
-    }
-    for file, content in files.items():
-        (folder / file).write_text(content, encoding="utf-8")
-    figures.save(drawn, folder)
 
 
 def page(title: str, *parts: str) -> str:

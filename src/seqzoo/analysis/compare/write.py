@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,18 +38,16 @@ def write(runs: Sequence[TrainingRun], metric: str, out: Path) -> str:
         drawn["lengths"] = scores.figure(colours)
     tables = [table for table in tables if table.rows]
     markdown = "\n".join(text.markdown(*table) for table in tables) + note(runs)
+    parts = [*map(look.svg, drawn.values()), *(page.table(*table) for table in tables)]
+    files = {
+        "compare.json": json.dumps({"metric": metric, "runs": records}, indent=1) + "\n",
+        "compare.csv": text.to_csv(list(records[0]), records),
+        "compare.md": markdown,
+        "report.html": page.page(f"seqzoo compare: {metric}", *parts),
+    }
     out.mkdir(parents=True, exist_ok=True)
-    page.write(
-        out,
-        "compare",
-        f"seqzoo compare: {metric}",
-        numbers={"metric": metric, "runs": records},
-        columns=list(records[0]),
-        rows=records,
-        markdown=markdown,
-        drawn=drawn,
-        parts=[*map(look.svg, drawn.values()), *(page.table(*table) for table in tables)],
-    )
+    text.write(out, files)
+    look.save(drawn, out)
     return markdown
 
 

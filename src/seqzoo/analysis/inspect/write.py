@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from seqzoo.analysis.inspect.contexts import Contexts
-from seqzoo.analysis.inspect.figures import curves, figures
+from seqzoo.analysis.inspect.figures import figures
 from seqzoo.analysis.inspect.measure import Findings
 from seqzoo.report import figures as look
 from seqzoo.runs.directory import RunDirectory
@@ -36,12 +36,6 @@ def write(name: str, found: Findings, run: RunDirectory) -> list[Path]:
     drawn = figures(name, found)
     _write_tensorboard(found, drawn, run.tensorboard / "inspect")
     return look.save(drawn, run.inspect)
-
-
-def write_together(findings: Sequence[tuple[str, Findings]], out: Path) -> list[Path]:
-    """Write the curves of several runs in one figure each; returns the PNG files."""
-    out.mkdir(parents=True, exist_ok=True)
-    return look.save(curves(findings), out)
 
 
 def _contexts(found: Contexts) -> dict[str, Any]:
