@@ -20,6 +20,7 @@ from seqzoo.models.zoo import FAMILIES
 from seqzoo.ops.attention import causal_attention
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.wkv4 import EMPTY, WKVState, wkv4
+from seqzoo.tasks import alignment
 
 
 def test_attention_weights_give_the_output() -> None:
@@ -202,6 +203,12 @@ def test_inspect_command(
     assert (board / "projector_config.pbtxt").exists()
     labels = {path.parent.name: path.read_text() for path in board.rglob("metadata.tsv")}
     assert "⏎" in labels["input"].splitlines() and "[e]" in labels["contextual"]
+
+
+def test_the_largest_attention_weight_is_black() -> None:
+    weights = np.array([[0.1, 0.2], [0.05, 0.1]])
+    drawn = alignment.draw(alignment.Alignment(["a", "b"], ["c", "</s>"], {"layer 0": weights}))
+    assert drawn.axes[0].images[0].get_clim() == (0, 0.2)
 
 
 def test_help_says_which_runs_it_takes(capsys: pytest.CaptureFixture[str]) -> None:

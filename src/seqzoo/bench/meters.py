@@ -103,7 +103,6 @@ def held(device: torch.device) -> int:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begin a new measurement of the peak, where the system allows it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:

@@ -230,5 +230,4 @@ def _bar(total: float) -> Any:
 
 
 def _weight(at: Point) -> float:
-    """A point's part of the progress bar."""
     return 1 + at.length / 2048 * (at.mode != "decode")

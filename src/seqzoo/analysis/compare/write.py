@@ -90,7 +90,6 @@ def differences(runs: Sequence[TrainingRun]) -> Table:
 
 
 def note(runs: Sequence[TrainingRun]) -> str:
-    """A warning where the runs have different data."""
     if len({run.summary.get("data_sha256") for run in runs} - {None}) > 1:
         return "\nThe runs were trained or evaluated on different data.\n"
     return ""
@@ -132,7 +131,6 @@ class Lengths:
         return sorted({length for values in self.scores.values() for length in values})
 
     def table(self) -> Table:
-        """A row a run, a column a range of lengths."""
         rows = [
             [name, *(number(values.get(length)) for length in self.bins)]
             for name, values in self.scores.items()
@@ -141,7 +139,6 @@ class Lengths:
 
     @look.style()
     def figure(self, colours: Mapping[str, Colour]) -> Figure:
-        """A curve a run, in its colour."""
         whole = look.new_figure(6.4, 4.4)
         axes = whole.subplots()
         for name, values in self.scores.items():

@@ -67,7 +67,6 @@ def _dependence(findings: Sequence[tuple[str, Findings]]) -> Figure:
 
 @look.style()
 def _positions(findings: Sequence[tuple[str, Findings]]) -> Figure:
-    """The loss by position in the context."""
     colours = look.colours([name for name, _ in findings])
     whole = look.new_figure(6.4, 4.2)
     axes = whole.subplots()

@@ -70,7 +70,7 @@ def measure(run: Run, *, length: int, texts: int) -> Findings:
     other, up to MAX_WINDOWS.
 
     Raises:
-        UserError: a run of another task; too short a text; more tokens than positions.
+        UserError: too short a text; more tokens than positions.
     """
     model, tokenizer = run.model, run.tokenizer
     device = model.embedding.weight.device
@@ -104,8 +104,6 @@ def measure(run: Run, *, length: int, texts: int) -> Findings:
 def _validation_text(run: Run, length: int) -> Array:
     """The tokens of a run's validation text, of which windows of a length can be read."""
     task = run.config["task"]
-    if "inspect" not in tasks.entry(task["name"]).commands:
-        raise UserError(f"{run.folder}: a run of task={task['name']}, which has no text to inspect")
     if run.model.max_len is not None and length > run.model.max_len:
         raise UserError(
             f"--length {length}: this model has {run.model.max_len} positions: give less"

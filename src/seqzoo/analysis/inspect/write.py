@@ -39,7 +39,6 @@ def write(name: str, found: Findings, run: RunDirectory) -> list[Path]:
 
 
 def _contexts(found: Contexts) -> dict[str, Any]:
-    """Mean cosine distances, each a list by stage."""
     rows = zip(found.words, found.counts, found.to_mean, found.between, strict=True)
     return {
         "stages": found.stages,
@@ -57,7 +56,6 @@ def _contexts(found: Contexts) -> dict[str, Any]:
 
 
 def _write_tensorboard(found: Findings, drawn: Mapping[str, Figure], folder: Path) -> None:
-    """The figures, the curves as scalars, and the embeddings for the projector."""
     from torch.utils.tensorboard import SummaryWriter
 
     shutil.rmtree(folder, ignore_errors=True)  # those of an earlier inspection
