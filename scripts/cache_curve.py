@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 import seqzoo
-from seqzoo import report, tasks
-from seqzoo.config import CACHE_POLICIES
+from seqzoo import tasks
+from seqzoo.config.values import CACHE_POLICIES
+from seqzoo.report import figures as look
+from seqzoo.report.text import markdown
 from seqzoo.runs.run import Run
 from seqzoo.tasks.charlm import block_loss
 
@@ -33,7 +34,7 @@ def measure(run: Run, text: Tensor, seq_len: int) -> tuple[float, int]:
 
 def held_out(run: Run) -> Tensor:
     keys = run.config["task"]
-    encoded = tasks.prepare(keys, run.tokenizer, whole=False)
+    encoded = tasks.prepare(keys, {"tokenizer": run.tokenizer})
     return torch.from_numpy(np.asarray(encoded.val).astype(np.int64))
 
 
@@ -70,12 +71,12 @@ def main() -> None:
         for i, size in enumerate(sizes)
     ]
     print(f"\neverything kept: {full:.4f}, {full_bytes / 1024:,.1f} KiB\n")
-    print(report.markdown(["tokens kept", "KiB", *curves], rows))
+    print(markdown(["tokens kept", "KiB", *curves], rows))
     bounded = [[name, f"{size / 1024:,.1f}", f"{loss:.4f}"] for name, loss, size in others]
-    print(report.markdown(["model", "KiB", "loss"], bounded))
+    print(markdown(["model", "KiB", "loss"], bounded))
 
 
-@report.style()
+@look.style()
 def draw(
     curves: dict[str, list[tuple[float, int]]],
     others: list[tuple[str, float, int]],
@@ -84,7 +85,7 @@ def draw(
     out: Path,
 ) -> None:
     """Losses up to 0.12 above the whole cache's; what lies above is told in the legend."""
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = look.new_figure(6.4, 4.2)
     axes = figure.subplots()
     top = full + 0.12
     for policy, points in curves.items():

@@ -21,30 +21,19 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-try:
-    from seqzoo.cli.main import main as seqzoo
-except ImportError:
-    from seqzoo.cli import main as seqzoo
+from seqzoo.cli.main import main as seqzoo
+from seqzoo.models.zoo import FAMILIES
 
-ROOT = Path(__file__).resolve().parents[1]
-NEW = (ROOT / "configs" / "architecture").is_dir()
 SHORT = (
     "trainer.max_seconds=null trainer.max_steps=10 trainer.log_every=1 trainer.eval_every=5 "
     "trainer.sample_every=5 trainer.checkpoint_every=5 trainer.device=cpu trainer.dtype=float32 "
-    "model.dropout=0.1 model.dim=32 model.n_layers=2"
+    "model.dropout=0.1 model.dim=32 model.n_layers=2 schedule.warmup_share=1.0"
 ).split()
 PAIRS = (
     "task=translation task.corpus=numbers task.limit=1000 task.n_pairs=400 task.batch_tokens=256 "
     "task.val_pairs=20 task.test_pairs=20 task.eval_pairs=10"
 ).split()
-WARMUP = ["schedule.warmup_share=1.0"] if NEW else []  # by steps alone, as it was before
-ENCODER = ["architecture=encoder_decoder" if NEW else "head=encoder_decoder"]
-BRIDGE = "architecture" if NEW else "model"
-OBJECTIVE = "task" if NEW else "trainer"
-FAMILIES = (
-    "rnn lstm gru transformer linear_transformer rwkv4 rwkv5 rwkv6 rwkv7 retnet gla deltanet "
-    "mamba2 mingru minlstm"
-).split()
+ENCODER = "architecture=encoder_decoder"
 
 
 def runs(text: str) -> dict[str, list[str]]:
@@ -56,19 +45,19 @@ def runs(text: str) -> dict[str, list[str]]:
         found[f"{name} charlm"] = [f"model={name}", *stream]
         found[f"{name} translation"] = [f"model={name}", *PAIRS]
     for name in ("gru", "transformer", "rwkv7", "mamba2"):
-        found[f"{name} encoder-decoder"] = [f"model={name}", *PAIRS, *ENCODER]
+        found[f"{name} encoder-decoder"] = [f"model={name}", *PAIRS, ENCODER]
     for keys in ("bridge=state", "attention=bahdanau", "attention=luong", "bidirectional=false"):
         found[f"lstm encoder-decoder {keys}"] = [
             "model=lstm",
             *PAIRS,
-            *ENCODER,
-            f"{BRIDGE}.{keys}",
+            ENCODER,
+            f"architecture.{keys}",
         ]
     found["transformer objective"] = [
         "model=transformer",
         *PAIRS,
-        f"{OBJECTIVE}.label_smoothing=0.1",
-        f"{OBJECTIVE}.scheduled_sampling=0.5",
+        "task.label_smoothing=0.1",
+        "task.scheduled_sampling=0.5",
         "trainer.grad_accumulation=2",
         "trainer.average_checkpoints=2",
         "task.tokenizer=bpe",
@@ -87,7 +76,7 @@ def fingerprint(overrides: list[str]) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-            seqzoo(["train", *overrides, *SHORT, *WARMUP, f"hydra.run.dir={run}"])
+            seqzoo(["train", *overrides, *SHORT, f"hydra.run.dir={run}"])
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         timed = ("seconds", "train/tokens_per_second")
         metrics = [

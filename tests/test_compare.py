@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from seqzoo.analysis import compare
-from seqzoo.analysis.compare import lengths, runs
+from seqzoo.analysis.compare import runs, write
 from seqzoo.analysis.compare.runs import TrainingRun
 from seqzoo.cli import main as cli
+from seqzoo.errors import UserError
 from seqzoo.runs.directory import RunDirectory
 
 SMALL = [
@@ -112,7 +112,7 @@ def test_the_better_run_comes_first(tmp_path: Path) -> None:
                 flops_per_token=1.0,
             )
         )
-    scores = lengths.find(found)
+    scores = write.by_length(found)
     assert scores is not None
     assert scores.metric == "test/bleu" and scores.bins == ["06-10", "31-"]
     assert scores.table().rows == [["lstm", "10.0", "5.00"], ["gru", "20.0", "10.0"]]
@@ -121,7 +121,7 @@ def test_the_better_run_comes_first(tmp_path: Path) -> None:
         "test/bleu_by_words/06-10": "gru",
         "val/loss": "lstm",
     }.items():
-        compare.write(found, metric, tmp_path / "out")
+        write.write(found, metric, tmp_path / "out")
         written = json.loads((tmp_path / "out/compare.json").read_text())
         assert written["runs"][0]["run"] == best, metric
     assert (tmp_path / "out/lengths.png").read_bytes().startswith(b"\x89PNG")
@@ -138,6 +138,15 @@ def test_refusals(
     with pytest.raises(SystemExit) as left:
         cli.main(["compare", *given])
     assert left.value.code == 2 and message in capfd.readouterr().err
+
+
+def test_runs_that_failed_at_once(tmp_path: Path) -> None:
+    """They have no metrics: the message names them, not a metric that nobody asked for."""
+    failed = [
+        TrainingRun(tmp_path / name, name, {}, [], {"status": "failed"}, 1.0) for name in "ab"
+    ]
+    with pytest.raises(UserError, match=r"/a \(failed\), .*/b \(failed\): nothing measured yet"):
+        runs.pick_metric(failed, None)
 
 
 def test_a_key_that_only_some_runs_have(tmp_path: Path) -> None:

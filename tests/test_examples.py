@@ -1,8 +1,10 @@
-"""Every file of examples/ runs, with small limits."""
+"""Every file of examples/ runs, with small limits; so does a script that reads runs."""
 
 import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,22 +34,35 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def script(name: str, *arguments: object) -> str:
-    """What a script prints."""
-    given = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
-    done = subprocess.run(given, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+Script = Callable[..., str]
 
 
-def test_train_and_plot(place: Path, text_file: Path) -> None:
+@pytest.fixture
+def script(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Script:
+    """Runs a script in this process; returns what it prints."""
+
+    def run(name: str, *arguments: object) -> str:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_train_and_plot(script: Script, place: Path, text_file: Path) -> None:
     printed = script("train_and_plot.py", "model=gru", f"task.path={text_file}", *SMALL)
     assert "written to run/curve.png" in printed
     assert (place / "run" / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_own_mixer(place: Path, text_file: Path) -> None:
-    printed = script("own_mixer.py", f"task.path={text_file}", *SMALL)
+    given = [sys.executable, EXAMPLES / "own_mixer.py", f"task.path={text_file}", *SMALL]
+    done = subprocess.run(given, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout
     assert "All laws hold" in printed
     assert "the state after 1,000 tokens has 68 bytes" in printed  # 16 sums and a count
     # In another process the script is a module, as its docstring shows.
@@ -59,7 +74,7 @@ def test_own_mixer(place: Path, text_file: Path) -> None:
     assert "model.dim=0: give a whole number from 1 up" in refused.stderr
 
 
-def test_stream_any_length(place: Path, text_file: Path) -> None:
+def test_stream_any_length(script: Script, text_file: Path) -> None:
     seqzoo.train("model=gru", f"task.path={text_file}", *SMALL, quiet=True)
     printed = script("stream_any_length.py", "run", text_file, "--piece=1000")
     rows = [line.replace(",", "").split() for line in printed.splitlines()[1:]]
@@ -70,6 +85,17 @@ def test_stream_any_length(place: Path, text_file: Path) -> None:
     assert float(whole.split()[1]) == pytest.approx(in_pieces, abs=1e-3)
 
 
+def test_cache_curve(script: Script, place: Path, text_file: Path) -> None:
+    keys = [f"task.path={text_file}", *SMALL[:-1], "task.seq_len=256"]
+    for model in ("transformer", "gru"):
+        seqzoo.train(f"model={model}", *keys, f"hydra.run.dir={model}", quiet=True)
+    printed = script(
+        "../scripts/cache_curve.py", "transformer", "gru", "--chars=64", "--out=cache.svg"
+    )
+    assert "everything kept: " in printed and "| gru " in printed
+    assert (place / "cache.svg").stat().st_size
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_notebook(place: Path) -> None:
     nbformat = pytest.importorskip("nbformat")
@@ -77,7 +103,7 @@ def test_notebook(place: Path) -> None:
 
     text = (EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8")
     assert "SECONDS = 30" in text
-    notebook = nbformat.reads(text.replace("SECONDS = 30", "SECONDS = 2"), as_version=4)
+    notebook = nbformat.reads(text.replace("SECONDS = 30", "SECONDS = 1"), as_version=4)
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(place)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)

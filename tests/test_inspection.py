@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 
 import seqzoo
 from seqzoo import ops
-from seqzoo.analysis.inspect import contexts
-from seqzoo.analysis.inspect.gradients import dependence, sensitivity
+from seqzoo.analysis.inspect import contexts, figures, write
+from seqzoo.analysis.inspect.measure import attention_weights, dependence, sensitivity
 from seqzoo.cli import main as cli
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.mixers.linear_attention import LinearAttention
@@ -19,6 +20,7 @@ from seqzoo.models.zoo import FAMILIES
 from seqzoo.ops.attention import causal_attention
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.wkv4 import EMPTY, WKVState, wkv4
+from seqzoo.tasks import alignment
 
 
 def test_attention_weights_give_the_output() -> None:
@@ -149,6 +151,17 @@ def pairs(vectors: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_families_with_weights(name: str) -> None:
+    """A map a layer, of every family but those whose state is not a weighted sum."""
+    model = seqzoo.build(name, vocab_size=5, dim=16, n_layers=2).eval()
+    maps = attention_weights(model, torch.zeros(1, 6, dtype=torch.long))
+    if name in ("rnn", "lstm", "gru", "mingru", "minlstm"):
+        assert not maps
+    else:
+        assert [weights.shape[1:] for weights in maps.values()] == [(6, 6)] * 2
+
+
+@pytest.mark.parametrize("name", ["gru", "transformer"])
 def test_inspect_command(
     name: str,
     tmp_path: Path,
@@ -167,10 +180,20 @@ def test_inspect_command(
 
     command("train", f"model={name}", *small, *keys)
     capfd.readouterr()
-    command("inspect", "run", "--length", "24", "--texts", "2")
+    with monkeypatch.context() as patched:
+        drawn = []
+        draw = figures.figures
+        patched.setattr(write, "figures", lambda *given: drawn.append(draw(*given)) or drawn[0])
+        command("inspect", "run", "--length", "24", "--texts", "2")
+    for figure in drawn[0].values():
+        assert all(axes.get_ylabel() for axes in figure.axes if axes.get_label() == "<colorbar>")
+    for axes in drawn[0]["embeddings"].axes:
+        names = [text.get_window_extent() for text in axes.texts]
+        assert names and not any(a.overlaps(b) for a, b in combinations(names, 2))
     printed = capfd.readouterr().out.split()
-    weighted = name not in ("rnn", "lstm", "gru", "mingru", "minlstm")
-    assert len(printed) == 5 + weighted and all(Path(path).stat().st_size for path in printed)
+    assert len(printed) == {"gru": 5, "transformer": 6}[name] and all(
+        Path(path).stat().st_size for path in printed
+    )
     numbers = json.loads(Path("run/inspect/inspect.json").read_text())
     assert len(numbers["loss_by_position"]) == len(numbers["dependence"]["trained"]) == 24
     measured = numbers["contexts"]
@@ -180,3 +203,15 @@ def test_inspect_command(
     assert (board / "projector_config.pbtxt").exists()
     labels = {path.parent.name: path.read_text() for path in board.rglob("metadata.tsv")}
     assert "⏎" in labels["input"].splitlines() and "[e]" in labels["contextual"]
+
+
+def test_the_largest_attention_weight_is_black() -> None:
+    weights = np.array([[0.1, 0.2], [0.05, 0.1]])
+    drawn = alignment.draw(alignment.Alignment(["a", "b"], ["c", "</s>"], {"layer 0": weights}))
+    assert drawn.axes[0].images[0].get_clim() == (0, 0.2)
+
+
+def test_help_says_which_runs_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["inspect", "--help"])
+    assert "It takes runs of task=charlm." in capsys.readouterr().out

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from seqzoo.bench.growth import crossovers
-from seqzoo.bench.rows import FIGURES, measured
+from seqzoo.bench.results import FIGURES, crossovers, measured
 from seqzoo.report import figures as look
 from seqzoo.report import text
 
@@ -69,26 +68,14 @@ def measured_panels(results: Results) -> list[Panel]:
 
 
 @look.style()
-def figure(results: Results) -> Figure:
-    """All measured panels in one figure."""
-    panels = measured_panels(results)
+def figure(results: Results, panels: Sequence[Panel]) -> Figure:
+    """Some panels in one figure."""
     columns = min(3, len(panels))
     whole = look.new_figure(4 * columns, 3.2 * -(-len(panels) // columns) + 0.5)
     for axes, panel in zip(look.grid(whole, len(panels), columns), panels, strict=True):
         draw(axes, panel, results)
     look.legend_below(whole, 2 * columns)
     whole.suptitle(subtitle(results), fontsize=9)
-    return whole
-
-
-@look.style()
-def single(results: Results, panel: Panel) -> Figure:
-    """One panel with its own legend."""
-    whole = look.new_figure(6.4, 4.4)
-    axes = whole.subplots()
-    draw(axes, panel, results)
-    if axes.containers:
-        axes.legend()
     return whole
 
 

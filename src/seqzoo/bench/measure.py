@@ -16,10 +16,9 @@ import torch._dynamo  # noqa: F401 (optimisers load it at their first use: a sec
 from torch import Tensor
 
 from seqzoo import ops
-from seqzoo.bench import memory
-from seqzoo.bench.plan import Point
-from seqzoo.bench.settings import BenchSettings
-from seqzoo.bench.timing import FusedKernels, sample, timed
+from seqzoo.bench import meters
+from seqzoo.bench.meters import FusedKernels, sample, timed
+from seqzoo.bench.plan import BenchSettings, Point
 from seqzoo.models.cost import flops_of_token, solve_width
 from seqzoo.models.zoo import build
 from seqzoo.state import State, nbytes
@@ -41,7 +40,7 @@ def prepare(settings: BenchSettings) -> tuple[torch.device, str]:
     device = pick_device(settings.device, key="bench.device")
     if device.type == "cpu":
         keep_freed_memory()
-        memory.limit_to_available()
+        meters.limit_to_available()
     return device, pick_dtype(settings.dtype, device)
 
 
@@ -110,13 +109,13 @@ def point(at: Point, keys: Mapping[str, Any], settings: BenchSettings) -> dict[s
         TooSlow: the first step took longer than `max_step_seconds`.
     """
     device, dtype = prepare(settings)
-    base = memory.held(device)
+    base = meters.held(device)
     torch.manual_seed(0)
     model = build(vocab_size=settings.vocab_size, **keys).to(device)
     shape = (at.batch_size, at.length + 1)
     tokens = torch.randint(settings.vocab_size, shape, device=device)
     call = CALLS[at.mode](Forward(model, device, dtype, compile=settings.compile), tokens)
-    memory.reset_peak(device)
+    meters.reset_peak(device)
     if settings.compile:
         call()  # compiles, which is no part of a step
     with ops.recording() as forms, FusedKernels() as kernels:
@@ -131,7 +130,7 @@ def point(at: Point, keys: Mapping[str, Any], settings: BenchSettings) -> dict[s
     return {
         **sample(call, device, first=first, seconds=settings.seconds),
         "state_bytes": state_bytes,
-        "peak_bytes": memory.peak(device),
+        "peak_bytes": meters.peak(device),
         "base_bytes": base,
         "backend": ", ".join([*sorted(forms), *sorted(kernels.names)]),
     }

@@ -10,13 +10,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
 from tqdm import tqdm
 
-from seqzoo.bench import measure
+from seqzoo.bench import measure, results
 from seqzoo.bench.plan import Plan, Point
 from seqzoo.errors import UserError
 
@@ -77,30 +78,41 @@ def _call(to: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -
     to.send(answer)
 
 
-def run(plan: Plan) -> dict[str, Any]:
+def run(plan: Plan, command: str) -> dict[str, Any]:
     """Measure a plan. Ctrl-C ends it early, and what was measured so far is kept.
 
+    Args:
+        command: the command line, which the results show.
+
     Returns:
-        `machine`; `models`, a survey of each; `points`, one for each of `plan.points()` with its
-        `status`, a `note` and `rounds`, the results of `measure.point`; `rounds_done`, the rounds
-        that were measured to the end; `seconds`.
+        The content of bench.json: `command`, `date`; `bench`, the settings; `machine`; `models`, a
+        survey of each; `points`, a row for each of `plan.points()`, and `exponents`, see `results`;
+        `rounds_done`, the rounds that were measured to the end; `seconds`.
 
     Raises:
         UserError: the device is not on this machine.
         RuntimeError: a model cannot be built.
     """
+    date = datetime.now().isoformat(timespec="minutes", sep=" ")
     server = Server()
     machine = _survey_machine(server, plan)
     models = {name: _survey_model(server, plan, name) for name in plan.models}
     rounds = Rounds(server, plan, {name: about["keys"] for name, about in models.items()})
     start = time.perf_counter()
     rounds.measure()
+    seconds = time.perf_counter() - start
+    measured = [{**asdict(at), **asdict(result)} for at, result in rounds.results.items()]
+    points = results.summarise(measured, models, machine["peak_flops"])
     return {
+        "command": command,
+        "date": date,
+        "bench": plan.record(),
         "machine": machine,
         "models": models,
-        "points": [{**asdict(at), **asdict(result)} for at, result in rounds.results.items()],
+        "points": points,
         "rounds_done": rounds.done,
-        "seconds": time.perf_counter() - start,
+        "seconds": seconds,
+        "exponents": list(results.exponents(points, models)),
     }
 
 
@@ -218,5 +230,4 @@ def _bar(total: float) -> Any:
 
 
 def _weight(at: Point) -> float:
-    """A point's part of the progress bar."""
     return 1 + at.length / 2048 * (at.mode != "decode")

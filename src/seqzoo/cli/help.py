@@ -51,7 +51,7 @@ seqzoo info [RUN | KEY=VALUE ...]: parameters, FLOPs a token and state bytes of 
   seqzoo info runs/charlm/lstm/2026-01-31_12-00-00
 
 Keys are those of `seqzoo train --help`."""
-BENCH_SETTINGS = "seqzoo.bench.settings:BenchSettings"
+BENCH_SETTINGS = "seqzoo.bench.plan:BenchSettings"
 
 
 def declarations(config: Mapping[str, Any]) -> dict[str, Declaration]:

@@ -72,6 +72,39 @@ def grid(figure: Figure, count: int, columns: int) -> list[Axes]:
     return axes[:count]
 
 
+def heat_map(
+    axes: Axes, values: Any, rows: Sequence[str], columns: Sequence[str], label: str, **look: Any
+) -> None:
+    """A matrix with the names of its rows and columns, and a colour bar.
+
+    Args:
+        label: what the colours mean.
+        **look: for matplotlib's `imshow`.
+    """
+    image = axes.imshow(values, **look)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(labelsize=7)
+    axes.grid(False)
+    axes.figure.colorbar(image, ax=axes, shrink=0.8, label=label)
+
+
+def name_points(axes: Axes, points: Any, names: Sequence[str]) -> None:
+    """Write names beside points (N, 2), as far as there is room: none over an earlier one."""
+    from matplotlib.transforms import Bbox
+
+    figure: Any = axes.figure
+    figure.draw_without_rendering()  # only then places in the figure are known
+    written: list[Bbox] = []
+    for point, name in zip(points, names, strict=True):
+        text = axes.annotate(name, point, fontsize=7)
+        place = text.get_window_extent()
+        if any(place.overlaps(other) for other in written):
+            text.remove()
+        else:
+            written.append(place)
+
+
 def legend_below(figure: Figure, columns: int) -> None:
     """One legend for the curves of all axes, below them, in at most that many columns."""
     curves: dict[str, Any] = {}

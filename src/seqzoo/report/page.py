@@ -52,11 +52,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead>{line(head, 'th')}</thead><tbody>\n{body}\n</tbody></table>"
 
 
-def heading(text: str) -> str:
-    """A heading of a part."""
-    return f"<h2>{html.escape(text)}</h2>"
+def heading(title: str) -> str:
+    return f"<h2>{html.escape(title)}</h2>"
 
 
-def preformatted(text: str) -> str:
-    """Text with its lines and spaces kept."""
-    return f"<pre>{html.escape(text)}</pre>"
+def preformatted(lines: str) -> str:
+    return f"<pre>{html.escape(lines)}</pre>"

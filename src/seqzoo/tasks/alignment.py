@@ -77,15 +77,14 @@ def align(
 def draw(found: Alignment, *, layers: bool = True) -> Figure:
     """A map for each layer, or one for their mean: source from left to right, target downwards.
 
-    Only the first MAX_SHOWN tokens of either are shown. White is 0; black is 1, or the largest
-    weight where an operation has larger ones.
+    Only the first MAX_SHOWN tokens of either are shown. White is 0, black is the largest weight.
     """
     maps = list(found.weights.items())[: None if layers else 1]
     source, target = _labels(found.source), _labels(found.target)
     columns = min(3, len(maps))
     width, height = max(3.0, 0.24 * len(source) + 1.2), max(2.5, 0.24 * len(target) + 1.2)
     whole = look.new_figure(columns * width, -(-len(maps) // columns) * height)
-    black = max(1.0, *(float(weights.max()) for _, weights in maps))
+    black = max(float(weights[:MAX_SHOWN, :MAX_SHOWN].max()) for _, weights in maps)
     panels = look.grid(whole, len(maps), columns)
     for axes, (name, weights) in zip(panels, maps, strict=True):
         shown = weights[:MAX_SHOWN, :MAX_SHOWN]

@@ -47,6 +47,10 @@ class TrainingRun:
             if line.get(metric) is not None
         ]
 
+    @property
+    def status(self) -> str:
+        return str(self.summary.get("status", "running or killed"))
+
     def result(self, metric: str) -> float:
         """The summary's value, which is the best checkpoint's; without one, the last logged."""
         logged = [math.nan, *(value for _, value in self.curve(metric, "step"))]
@@ -112,6 +116,9 @@ def pick_metric(runs: Sequence[TrainingRun], wanted: str | None) -> str:
     Raises:
         UserError: not all runs have it.
     """
+    if unmeasured := [run for run in runs if not run.metrics]:
+        found = ", ".join(f"{run.folder} ({run.status})" for run in unmeasured)
+        raise UserError(f"{found}: nothing measured yet: leave out such runs")
     logged = dict.fromkeys(key for line in runs[0].metrics for key in line if "/" in key)
     common = [
         key

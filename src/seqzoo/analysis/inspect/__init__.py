@@ -1,9 +1,7 @@
 """One trained language model, measured from inside.
 
-gradients   how the loss depends on earlier tokens
-weights     the weights of every operation that is a weighted sum of values
-contexts    how the vectors of a word differ between its contexts, layer by layer
 measure     all measurements of a run
+contexts    how the vectors of a word differ between its contexts, layer by layer
 figures, write      what is left in the run's directory
 
 Every family is measured in the same way: gradients are taken at the embedding, vectors are read by

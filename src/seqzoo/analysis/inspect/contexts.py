@@ -124,33 +124,25 @@ def distances(
         words: (B, T) index below `n_words` of a word that ends here, or -1.
     """
     modules = stage_modules(model)
-    sums: list[Tensor] = []  # by stage (W, D), of a word's vectors; then of its unit vectors
-    units: list[Tensor] = []
-    whole: list[Tensor] = []  # (D,), of the unit vectors of all tokens
-    for start in range(0, len(tokens), ROWS_AT_ONCE):
-        rows, ends = (part[start : start + ROWS_AT_ONCE] for part in (tokens, words))
+    shape = (len(modules), n_words, model.embedding.embedding_dim)
+    sums = torch.zeros(shape, dtype=torch.float64, device=tokens.device)  # of a word's vectors
+    units = torch.zeros_like(sums)  # of a word's unit vectors
+    whole = torch.zeros_like(sums[:, 0])  # of the unit vectors of all tokens
+    parts = (torch.split(each, ROWS_AT_ONCE) for each in (tokens, words))
+    for rows, ends in zip(*parts, strict=True):
         with stage_outputs(list(modules.values())) as outputs:
             model(rows)
+        at, word = ends.flatten() >= 0, ends[ends >= 0]
         for stage, output in enumerate(outputs):
-            if len(sums) == stage:
-                zeros = output.new_zeros(n_words, output.shape[-1], dtype=torch.float64)
-                sums.append(zeros.clone())
-                units.append(zeros.clone())
-                whole.append(output.new_zeros(output.shape[-1], dtype=torch.float64))
             vectors = output.flatten(0, 1).double()
             unit = F.normalize(vectors, dim=-1)
-            at, word = ends.flatten() >= 0, ends[ends >= 0]
             sums[stage].index_add_(0, word, vectors[at])
             units[stage].index_add_(0, word, unit[at])
             whole[stage] += unit.sum(0)
     counts = torch.bincount(words[words >= 0], minlength=n_words)  # (W,)
-    towards = [
-        (F.normalize(total, dim=-1) * unit).sum(-1) / counts
-        for total, unit in zip(sums, units, strict=True)
-    ]
-    to_mean = (1 - torch.stack(towards, 1)).clamp(min=0)
-    between = torch.stack([_mean_distance(unit, counts) for unit in units], 1)
-    random = torch.stack([_mean_distance(unit, tokens.numel()) for unit in whole])
+    towards = (F.normalize(sums, dim=-1) * units).sum(-1) / counts  # (S, W)
+    to_mean = (1 - towards).clamp(min=0).T
+    between, random = _mean_distance(units, counts).T, _mean_distance(whole, tokens.numel())
     return list(modules), to_mean, between, random
 
 

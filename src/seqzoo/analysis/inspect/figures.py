@@ -26,20 +26,17 @@ def figures(name: str, found: Findings) -> dict[str, Figure]:
     maps = {"loss at row t by input at column s": found.sensitivity}
     drawn = {
         **curves([(name, found)]),
-        "sensitivity": _maps(maps, found.tokens, name),
+        "sensitivity": _maps(maps, found.tokens, name, "norm of dL_t / dx_s"),
         "embeddings": _embeddings(found, name),
     }
     if found.attention:
         heads = {layer: abs(weights).mean(0) for layer, weights in found.attention.items()}
-        what = "sizes of weights" if _has_negative(found) else "weights"
-        drawn["attention"] = _maps(heads, found.tokens, f"{name}: {what}, mean over heads")
+        negative = any(w.min() < -1e-6 * abs(w).max() for w in found.attention.values())
+        what = "size of the weight" if negative else "weight"
+        drawn["attention"] = _maps(heads, found.tokens, name, f"{what}, mean over heads")
     if found.contexts.words:
         drawn["contexts"] = _contexts(found.contexts, name)
     return drawn
-
-
-def _has_negative(found: Findings) -> bool:
-    return any(weights.min() < -1e-6 * abs(weights).max() for weights in found.attention.values())
 
 
 def curves(findings: Sequence[tuple[str, Findings]]) -> dict[str, Figure]:
@@ -70,7 +67,6 @@ def _dependence(findings: Sequence[tuple[str, Findings]]) -> Figure:
 
 @look.style()
 def _positions(findings: Sequence[tuple[str, Findings]]) -> Figure:
-    """The loss by position in the context."""
     colours = look.colours([name for name, _ in findings])
     whole = look.new_figure(6.4, 4.2)
     axes = whole.subplots()
@@ -96,7 +92,7 @@ def _smooth(values: Array) -> tuple[Array, Array]:
 
 
 @look.style()
-def _maps(maps: Mapping[str, Array], tokens: Sequence[str], title: str) -> Figure:
+def _maps(maps: Mapping[str, Array], tokens: Sequence[str], title: str, label: str) -> Figure:
     """Maps (T, T) of a text, in logarithms over four powers of ten."""
     from matplotlib.colors import LogNorm
 
@@ -108,12 +104,8 @@ def _maps(maps: Mapping[str, Array], tokens: Sequence[str], title: str) -> Figur
     ):
         top = float(values.max()) or 1.0
         shown = np.where(values > 0, values, np.nan)
-        image = axes.imshow(shown, norm=LogNorm(top * 1e-4, top), cmap="viridis")
-        axes.set_xticks(range(len(labels)), labels, fontsize=6)
-        axes.set_yticks(range(len(labels)), labels, fontsize=6)
-        axes.set(title=name)
-        axes.grid(False)
-        whole.colorbar(image, ax=axes, shrink=0.8)
+        look.heat_map(axes, shown, labels, labels, label, norm=LogNorm(top * 1e-4, top))
+        axes.set_title(name)
     whole.suptitle(title)
     return whole
 
@@ -122,14 +114,14 @@ def _maps(maps: Mapping[str, Array], tokens: Sequence[str], title: str) -> Figur
 def _embeddings(found: Findings, name: str) -> Figure:
     """The embedding and the head's input, each in its two principal directions."""
     whole = look.new_figure(12, 6)
+    whole.suptitle(name)
     pair = (("embedding", found.embeddings), ("input of the head", found.contextual))
     for axes, (title, (vectors, labels)) in zip(whole.subplots(1, 2), pair, strict=True):
         flat, share = principal(vectors)
         axes.scatter(*flat.T, s=2, alpha=0.3)
-        for (x, y), label in zip(flat, labels, strict=True):
-            axes.annotate(label.rpartition("[")[2].rstrip("]") or label, (x, y), fontsize=7)
+        names = [label.rpartition("[")[2].rstrip("]") or label for label in labels]
         axes.set(title=f"{title}: two directions, {100 * share:.0f} % of the variance")
-    whole.suptitle(name)
+        look.name_points(axes, flat, names)
     return whole
 
 
@@ -157,11 +149,9 @@ def _contexts(found: Contexts, name: str) -> Figure:
     left.set(ylabel="mean cosine distance", ylim=(0, None))
     left.legend()
     words = found.words[:MAP_WORDS]
-    image = right.imshow(found.to_mean[: len(words)], cmap="viridis", vmin=0, aspect="auto")
-    right.set_xticks(at, found.stages, rotation=45, ha="right")
-    right.set_yticks(range(len(words)), words, fontsize=7)
+    shown, label = found.to_mean[: len(words)], "mean cosine distance"
+    look.heat_map(right, shown, words, found.stages, label, vmin=0, aspect="auto")
+    right.tick_params("x", rotation=45)
     right.set_title("a word's vectors to their mean, the most frequent words first", fontsize=9)
-    right.grid(False)
-    whole.colorbar(image, ax=right, shrink=0.8)
     whole.suptitle(f"{name}: how far a word's vectors differ between its contexts")
     return whole

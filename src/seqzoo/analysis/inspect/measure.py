@@ -1,7 +1,13 @@
-"""All measurements of one run."""
+"""All measurements of one run: how the loss depends on earlier tokens, the weights of operations
+that are weighted sums of values, losses by position, embeddings.
+
+x_t is the embedded token t, L_t the loss in nats of predicting the token after it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqzoo import ops, tasks
-from seqzoo.analysis.inspect.contexts import ROWS_AT_ONCE, Array, Contexts, contexts
-from seqzoo.analysis.inspect.gradients import dependence, sensitivity
+from seqzoo.analysis.inspect.contexts import (
+    ROWS_AT_ONCE,
+    Array,
+    Contexts,
+    contexts,
+    stage_outputs,
+)
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
@@ -59,7 +70,7 @@ def measure(run: Run, *, length: int, texts: int) -> Findings:
     other, up to MAX_WINDOWS.
 
     Raises:
-        UserError: a run of another task; too short a text; more tokens than positions.
+        UserError: too short a text; more tokens than positions.
     """
     model, tokenizer = run.model, run.tokenizer
     device = model.embedding.weight.device
@@ -93,8 +104,6 @@ def measure(run: Run, *, length: int, texts: int) -> Findings:
 def _validation_text(run: Run, length: int) -> Array:
     """The tokens of a run's validation text, of which windows of a length can be read."""
     task = run.config["task"]
-    if "inspect" not in tasks.entry(task["name"]).commands:
-        raise UserError(f"{run.folder}: a run of task={task['name']}, which has no text to inspect")
     if run.model.max_len is not None and length > run.model.max_len:
         raise UserError(
             f"--length {length}: this model has {run.model.max_len} positions: give less"
@@ -103,6 +112,42 @@ def _validation_text(run: Run, length: int) -> Array:
     if len(data) < length + 1:
         raise UserError(f"--length {length}: the validation text has {len(data)} tokens: give less")
     return data
+
+
+def dependence(model: LanguageModel, text: Tensor) -> Tensor:
+    """Norm of dL_T/dx_t by the distance T - t from 0 up, mean over texts (B, T + 1): (T,)."""
+    inputs, targets = text[:, :-1], text[:, -1]
+    with _differentiable_embedding(model) as embedded:
+        logits, _ = model(inputs)
+        loss = F.cross_entropy(logits[:, -1].float(), targets, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, embedded)
+    mean: Tensor = gradient.float().norm(dim=-1).mean(0)
+    return mean.flip(0)
+
+
+def sensitivity(model: LanguageModel, text: Tensor) -> Tensor:
+    """Norm of dL_t/dx_s, row t, column s, of one text (1, T + 1): (T, T)."""
+    with _differentiable_embedding(model) as embedded:
+        logits, _ = model(text[:, :-1])
+        losses = F.cross_entropy(logits[0].float(), text[0, 1:], reduction="none")
+        gradients = [torch.autograd.grad(loss, embedded, retain_graph=True)[0] for loss in losses]
+    return torch.stack([gradient[0].norm(dim=-1) for gradient in gradients])
+
+
+@contextmanager
+def _differentiable_embedding(model: LanguageModel) -> Iterator[list[Tensor]]:
+    """Collects the outputs of the embedding inside; each is a leaf that has a gradient."""
+    outputs: list[Tensor] = []
+
+    def keep(module: object, inputs: object, output: Tensor) -> Tensor:
+        outputs.append(output.detach().requires_grad_())
+        return outputs[-1]
+
+    hook = model.embedding.register_forward_hook(keep)
+    try:
+        yield outputs
+    finally:
+        hook.remove()
 
 
 @torch.no_grad()
@@ -121,8 +166,7 @@ def attention_weights(model: LanguageModel, tokens: Tensor) -> dict[str, Array]:
 def loss_by_position(model: LanguageModel, text: Tensor) -> Tensor:
     """The loss in nats at each position, mean over texts (B, T + 1): (T,)."""
     total = torch.zeros(text.shape[1] - 1, device=text.device)
-    for start in range(0, len(text), ROWS_AT_ONCE):
-        rows = text[start : start + ROWS_AT_ONCE]
+    for rows in torch.split(text, ROWS_AT_ONCE):
         logits, _ = model(rows[:, :-1])
         targets = rows[:, 1:].flatten()
         losses = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none")
@@ -136,10 +180,8 @@ def contextual_embeddings(
 ) -> tuple[Array, list[str]]:
     """The head's input at some tokens of texts (B, T); the label of each ends in `[token]`, with
     the eight tokens before it."""
-    outputs: list[Tensor] = []
-    hook = model.norm_out.register_forward_hook(lambda module, inputs, y: outputs.append(y))
-    model(tokens)
-    hook.remove()
+    with stage_outputs([model.norm_out]) as outputs:
+        model(tokens)
     B, T, D = outputs[0].shape
     chosen = np.linspace(0, B * T - 1, min(MAX_LABELS, B * T)).astype(int)
     labels = []

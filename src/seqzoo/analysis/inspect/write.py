@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from seqzoo.analysis.inspect.contexts import Contexts
-from seqzoo.analysis.inspect.figures import curves, figures
+from seqzoo.analysis.inspect.figures import figures
 from seqzoo.analysis.inspect.measure import Findings
 from seqzoo.report import figures as look
 from seqzoo.runs.directory import RunDirectory
@@ -38,14 +38,7 @@ def write(name: str, found: Findings, run: RunDirectory) -> list[Path]:
     return look.save(drawn, run.inspect)
 
 
-def write_together(findings: Sequence[tuple[str, Findings]], out: Path) -> list[Path]:
-    """Write the curves of several runs in one figure each; returns the PNG files."""
-    out.mkdir(parents=True, exist_ok=True)
-    return look.save(curves(findings), out)
-
-
 def _contexts(found: Contexts) -> dict[str, Any]:
-    """Mean cosine distances, each a list by stage."""
     rows = zip(found.words, found.counts, found.to_mean, found.between, strict=True)
     return {
         "stages": found.stages,
@@ -63,7 +56,6 @@ def _contexts(found: Contexts) -> dict[str, Any]:
 
 
 def _write_tensorboard(found: Findings, drawn: Mapping[str, Figure], folder: Path) -> None:
-    """The figures, the curves as scalars, and the embeddings for the projector."""
     from torch.utils.tensorboard import SummaryWriter
 
     shutil.rmtree(folder, ignore_errors=True)  # those of an earlier inspection

@@ -47,16 +47,16 @@ def main(arguments: list[str]) -> int:
 
 
 def _measure(config: dict[str, Any], one: Plan, folder: Path, command: str) -> None:
-    from seqzoo import bench
+    from seqzoo.bench import runner, write
 
     directory = RunDirectory.claim(launch.short(folder.absolute()))
     directory.write_config(config)
     try:
-        found = bench.run(one, command)
+        found = runner.run(one, command)
     except UserError:
         directory.remove_if_empty()
         raise
-    print(bench.write(found, directory.path), end="")
+    print(write.write(found, directory.path), end="")
     runs = shlex.quote(str(launch.runs_folder(directory.path)))
     print(
         f"\nwritten to {directory.path}: report.html, bench.md, bench.csv, bench.json, bench.png, "

@@ -29,12 +29,11 @@ def run(options: Namespace) -> None:
         _compare_benches(options)
         return
     directories = RunDirectory.find(folders)
-    from seqzoo.analysis import compare
-    from seqzoo.analysis.compare import runs
+    from seqzoo.analysis.compare import runs, write
 
     trained = runs.load(directories)
     out = Path(options.out) if options.out else dated("compare")
-    print(compare.write(trained, runs.pick_metric(trained, options.metric), out))
+    print(write.write(trained, runs.pick_metric(trained, options.metric), out))
     print(f"written to {out}: report.html, and its parts as .md, .csv, .json, .png, .svg")
 
 

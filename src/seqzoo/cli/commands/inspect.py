@@ -5,11 +5,13 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from seqzoo import tasks
 from seqzoo.cli.loading import dated, load_run
 from seqzoo.cli.parser import add_run, count, number
 
 
 def add(parser: ArgumentParser) -> None:
+    parser.epilog = f"It takes runs of task={' or task='.join(tasks.supporting('inspect'))}."
     add_run(parser, several=True)
     parser.add_argument(
         "--length", type=number(int, 2), default=256, help="tokens a text (default: 256)"
@@ -22,8 +24,10 @@ def add(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     runs = [load_run(options, "inspect", folder) for folder in options.folder]
+    from seqzoo.analysis.inspect.figures import curves
     from seqzoo.analysis.inspect.measure import measure
-    from seqzoo.analysis.inspect.write import write, write_together
+    from seqzoo.analysis.inspect.write import write
+    from seqzoo.report import figures as look
 
     findings = []
     for run in runs:
@@ -32,4 +36,5 @@ def run(options: Namespace) -> None:
         print(*write(*findings[-1], run.directory), sep="\n")
     if len(findings) > 1:
         out = Path(options.out) if options.out else dated("inspect")
-        print(*write_together(findings, out), sep="\n")
+        out.mkdir(parents=True, exist_ok=True)
+        print(*look.save(curves(findings), out), sep="\n")

@@ -1,14 +1,79 @@
-"""The tables of a bench, as rows of text: the same for Markdown and HTML."""
+"""What a bench leaves on disk: bench.json, .csv, .md, .png, .svg, report.html, TensorBoard."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
+from pathlib import Path
 
-from seqzoo.bench.figures import PANELS, Panel, Results, measured_panels, subtitle
-from seqzoo.bench.growth import crossovers
-from seqzoo.bench.rows import FIGURES
-from seqzoo.report import text
+from seqzoo.bench.figures import PANELS, Panel, Results, figure, measured_panels, subtitle
+from seqzoo.bench.results import COLUMNS, FIGURES, crossovers
+from seqzoo.report import figures, page, text
 from seqzoo.report.text import Table, length, number
+
+NOTES = """\
+A figure is the lower quartile over rounds, since a busy neighbour only ever slows one down; their
+median and spread are in bench.csv. ± is the half width of the figure's interval of at least 95 %,
+from what differs between rounds. Peak memory is the process's on a CPU (libraries included), the
+allocator's on a GPU. State bytes are summed from the tensors. FLOPs are those of the definition
+read token by token, a backward pass counted as two forward ones; peak_share in bench.csv is against
+the matrix-product peak measured in the same run. Circles in the figure: at every longer length
+measured a state that grows is the slower one."""
+
+
+def write(results: Results, folder: Path) -> str:
+    """Write every file of a bench into its directory; returns the tables in Markdown."""
+    found = list(tables(results))
+    markdown = "".join(f"\n### {title}\n\n{text.markdown(*table)}" for title, table in found)
+    whole = figure(results, measured_panels(results))
+    parts = [page.preformatted(about(results)), figures.svg(whole), f"<p>{NOTES}</p>"]
+    for title, table in found:
+        parts += [page.heading(title), page.table(*table)]
+    figures.save({"bench": whole}, folder)
+    files = {
+        "bench.json": json.dumps(results, indent=1) + "\n",
+        "bench.csv": text.to_csv(COLUMNS, results["points"]),
+        "bench.md": f"```text\n{about(results)}\n```\n{markdown}\n{NOTES}\n",
+        "report.html": page.page("seqzoo bench", *parts),
+    }
+    text.write(folder, files)
+    write_tensorboard(results, folder / "tensorboard")
+    return markdown
+
+
+def write_tensorboard(results: Results, folder: Path) -> None:
+    """A TensorBoard run for each model, in which the step is the sequence length.
+
+    TensorBoard has no logarithmic axis, so `bench_log2/` has the same values at step log2(length).
+    One more run has the layout that shows all models in one chart, the figures and the machine.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    panels = measured_panels(results)
+    for model in results["models"]:
+        with SummaryWriter(str(folder / model)) as board:
+            for panel in panels:
+                for length, value in panel.curve(results, model):  # it drops descending steps
+                    board.add_scalar(f"bench/{panel.tag}", value, length)
+                    if length & (length - 1) == 0:
+                        board.add_scalar(f"bench_log2/{panel.tag}", value, int(math.log2(length)))
+    charts = {  # a chart for each panel, with the curves of all models
+        title: {
+            f"{panel.name}, {panel.unit}": ["Multiline", [f"{prefix}/{panel.tag}$"]]
+            for panel in panels
+        }
+        for title, prefix in (
+            ("against sequence length", "bench"),
+            ("against log2 of sequence length", "bench_log2"),
+        )
+    }
+    with SummaryWriter(str(folder)) as board:
+        board.add_custom_scalars(charts)
+        for panel in panels:
+            board.add_figure(f"bench/{panel.tag}", figure(results, [panel]))
+        board.add_text("bench", page.preformatted(about(results)))
+
 
 # The quantities whose longest length is compared with a short one, and that short length.
 AGAINST = [
@@ -27,12 +92,6 @@ def tables(results: Results) -> Iterator[Titled]:
         _crossovers(results),
     ]
     return (titled for titled in found if titled[1].rows)
-
-
-def markdown(results: Results) -> str:
-    """All tables as Markdown."""
-    parts = (f"\n### {title}\n\n{text.markdown(*table)}" for title, table in tables(results))
-    return "".join(parts)
 
 
 def _models(results: Results) -> Titled:
