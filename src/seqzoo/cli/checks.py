@@ -11,8 +11,7 @@ from typing import Any
 
 from seqzoo.cli.compose import NAMED, SECTIONS
 from seqzoo.config import files, moved
-from seqzoo.config.devices import check_device
-from seqzoo.config.schema import check, check_keys, declared
+from seqzoo.config.schema import check, check_device, check_keys, declared
 from seqzoo.config.values import shown
 from seqzoo.errors import UserError, nearest
 from seqzoo.models.zoo import check_architecture, check_model, full_name

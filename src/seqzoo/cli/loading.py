@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from seqzoo import tasks
 from seqzoo.config import files
-from seqzoo.config.devices import check_device
 from seqzoo.config.requires import check_requirements
-from seqzoo.config.schema import check_value
+from seqzoo.config.schema import check_device, check_value
 from seqzoo.config.values import CachePolicy
 from seqzoo.errors import UserError
 from seqzoo.models.zoo import check_model
