@@ -93,7 +93,7 @@ def _check_keys_of_architecture(values: Mapping[str, Any]) -> None:
         others = [name for name, keys in having.items() if key in keys]
         if others and values["name"] not in others:
             raise UserError(
-                f"architecture.{key}: architecture={values['name']} has no such key: it is one of "
+                f"architecture.{key}: no such key of architecture={values['name']}: it is one of "
                 f"architecture={' or '.join(others)}"
             )
 
