@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from seqzoo import UserError, load
 from seqzoo.cli import completion
 from seqzoo.cli import main as cli
+from seqzoo.cli.launch import closing_lines
 from seqzoo.config import files
 
 SMALL = [
@@ -53,14 +55,20 @@ def seqzoo() -> Seqzoo:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where runs/a (charlm, finished at step 4) and runs/b (translation) are; not to be changed."""
+    """Where runs/a (charlm, finished at step 4), runs/b (translation) and c (classification) are;
+    not to be changed."""
     folder = tmp_path_factory.mktemp("trained")
     _fill(folder)
     common = [text for text in SMALL if not text.startswith("task.")]
     pairs = ["task=translation", "task.source=en.txt", "task.target=fr.txt", "task.max_len=80"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for given in ([*SMALL, "hydra.run.dir=runs/a"], [*common, *pairs, "hydra.run.dir=runs/b"]):
+        labels = ["task=classification", "task.path=labelled.tsv", "architecture=classifier"]
+        for given in (
+            [*SMALL, "hydra.run.dir=runs/a"],
+            [*common, *pairs, "hydra.run.dir=runs/b"],
+            [*common, *labels, "hydra.run.dir=c"],
+        ):
             with pytest.raises(SystemExit) as left:
                 cli.main(["train", *given])
             assert left.value.code == 0
@@ -79,6 +87,10 @@ def _fill(folder: Path) -> None:
     (folder / "fr.txt").write_text("".join(french))
     pairs = (f"{e.strip()}\t{f}" for e, f in zip(english, french, strict=True))
     (folder / "pairs.tsv").write_text("".join(pairs))
+    labelled = (f"{i % 2}\t{'odd' if i % 2 else 'even'} {i}\n" for i in range(60))
+    (folder / "labelled.tsv").write_text("".join(labelled))
+    (folder / "bench").mkdir()
+    (folder / "bench" / "bench.json").write_text("{}")
 
 
 def _config(run: Path) -> dict[str, dict[str, object]]:
@@ -102,6 +114,21 @@ BAD = [  # (request, what the line must say)
     ("train logger=tensorbord", "did you mean 'tensorboard'?"),
     ("train architecture=classifier", "give architecture=decoder_only"),
     ("train --config-dir missing", "--config-dir missing: no such folder"),
+    ("train hydra.searchpath=[file:///nope]", "hydra.searchpath /nope: no such folder"),
+    ("train hydra/launcher=foo", "allowed: basic, joblib"),
+    ("train architecture.bridge=state", "one of architecture=encoder_decoder"),
+    ("train hook.early_stopping.patience=2", "add hook=[early_stopping]"),
+    ("train logger.wandb.project=mine", "add logger=[wandb]"),
+    ("train logger=null", "logger=null: give a list of names; logger=[] for none"),
+    ("train ~hook", "~hook: give a list of names; hook=[] for none"),
+    ("train ~model", "~model: every run has one model: give a name, such as model="),
+    ("train model=1", "model=1: every run has one model: give a name"),
+    ("train hydra.foo=1", "hydra.foo: no such key: see `seqzoo train --cfg all`"),
+    ("train hydra.run.dir=", "is empty: give a folder"),
+    ("train -m hydra.sweep.dir= model=rnn,gru", "is empty: give a folder"),
+    ("train -m --cfg hydra", "leave -m out, or give --cfg job"),
+    ("train -p model", "--package: says how --cfg prints: add --cfg job"),
+    ("info /nope", "/nope: no run directory"),
     ("train plugins=[no_such_module]", "plugins=[no_such_module]: cannot be imported"),
     ("train trainer.max_step=3", "did you mean 'max_steps'?"),
     ("train model=transformer model.n_head=2", "did you mean 'n_heads'?"),
@@ -164,6 +191,7 @@ BAD = [  # (request, what the line must say)
     ("bench bench.device=foo", "bench.device=foo"),
     ("bench models=transformer model.position=learned", "try model.max_len=8192"),
     ("compare missing", "missing: no run in it"),
+    ("compare bench bench --out X", "--out X: only for training runs", "leave --out out"),
     ("inspect missing", "missing: no run directory"),
     ("info model=lstn", "did you mean 'lstm'?"),
     ("generate missing", "missing: no run directory"),
@@ -286,6 +314,9 @@ def test_cfg_prints_and_leaves(
     assert seqzoo("train", "model=gru", "--cfg", "job", *SMALL) == 0
     printed = yaml.safe_load(capfd.readouterr().out)
     assert printed["model"]["name"] == "gru" and printed["model"]["dim"] == 16
+    assert seqzoo("train", "-m", "model=gru,rnn", "--cfg", "job", *SMALL) == 0
+    printed = yaml.safe_load_all(capfd.readouterr().out)
+    assert [config["model"]["name"] for config in printed] == ["gru", "rnn"]
     assert not (place / "runs").exists()
 
 
@@ -319,6 +350,7 @@ def test_sweep_goes_on_after_a_failure(
     errors = capfd.readouterr().err.splitlines()
     assert errors[0] == "seqzoo: the loss is nan"
     assert errors[-1].startswith("seqzoo: 1 of 3 runs failed: see runs/sweeps/")
+    assert errors[-1].endswith("/1_charlm_gru")
     status = [
         json.loads(path.read_text())["status"]
         for path in sorted(place.glob("runs/sweeps/*/*/summary.json"))
@@ -339,6 +371,16 @@ def test_failure_of_the_program_shows_its_traceback(
     assert seqzoo("train", *SMALL, "hydra.run.dir=run") == 1
     assert "RuntimeError: a defect" in capfd.readouterr().err
     assert json.loads((place / "run/summary.json").read_text())["status"] == "failed"
+
+
+def test_training_goes_on_when_the_reader_of_its_output_leaves(place: Path) -> None:
+    command = [sys.executable, "-m", "seqzoo", "train", *SMALL, "hydra.run.dir=run"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert b"Error" not in process.stderr.read()
+    assert process.returncode == 0
+    assert json.loads((place / "run/summary.json").read_text())["status"] == "finished"
 
 
 def test_two_runs_of_one_directory(place: Path, seqzoo: Seqzoo) -> None:
@@ -434,6 +476,8 @@ def test_generate_and_eval(
     assert capfd.readouterr().out not in ("", own)
     assert seqzoo("eval", "runs/a", "--split", "test") == 2
     assert "--split test" in capfd.readouterr().err
+    with pytest.raises(UserError, match="tokens=-1: give a whole number from 1 up"):
+        load("runs/a").generate("def ", tokens=-1)
 
 
 def test_translate(
@@ -456,6 +500,22 @@ def test_translate(
     assert "val/exact\t" in capfd.readouterr().out
 
 
+def test_classify_answers_every_line(
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seqzoo: Seqzoo,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    import io
+
+    monkeypatch.chdir(trained)
+    for lines in ("odd 1\n\neven 2\n", "\n"):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        assert seqzoo("classify", "c") == 0
+        answers = capfd.readouterr().out.splitlines()
+        assert [answer.rpartition("\t")[2] for answer in answers] == lines.splitlines()
+
+
 def test_commands_name_the_right_one(
     trained: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -467,6 +527,23 @@ def test_commands_name_the_right_one(
     assert "use seqzoo generate" in capfd.readouterr().err
     assert seqzoo("generate", "runs/b") == 2
     assert "use seqzoo translate" in capfd.readouterr().err
+
+
+def test_what_is_printed_fits_a_terminal(
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seqzoo: Seqzoo,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(trained)
+    summary = json.loads(Path("runs/a/summary.json").read_text())
+    summary |= {"model": "linear_transformer", "parameters": 123_456_789, "steps": 100_000}
+    summary |= {"tokens": 819_200_000, "train_seconds": 3600.0, "tokens_per_second": 227_555.5}
+    assert seqzoo("verify", "rnn") == 0
+    printed = closing_lines(summary, _config(Path("runs/a")), Path("runs/a"))
+    printed += capfd.readouterr().out
+    lines = [line for line in printed.splitlines() if "seqzoo" not in line]  # none to type
+    assert max(map(len, lines)) <= 90
 
 
 # ---- tab completion

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from num2words import num2words
 from tokenizers import Tokenizer as LibraryTokenizer
 
-from seqzoo.config import rules
+from seqzoo.config import combinations
 from seqzoo.config.files import defaults
 from seqzoo.config.schema import accepted, check, declared
 from seqzoo.data import corpora, made, pairs, plays, source_code
@@ -513,7 +513,7 @@ def test_declarations_are_those_of_the_files():
         found = declared(path)
         assert set(found.keys) <= set(known), task
         check(found, {key: known[key] for key in found.keys}, "task.")
-    assert rules.corpus_or_files in declared("seqzoo.data.pairs:load").rules
+    assert combinations.corpus_or_files in declared("seqzoo.data.pairs:load").rules
 
 
 # Cache

@@ -104,7 +104,8 @@ def test_values_that_only_a_sweeper_knows_reach_it(
 ) -> None:
     """Hydra's own sweeper refuses an interval, by its own message; others draw from it."""
     assert train("-m", "optim.lr=interval(0.001,0.01)") == 2
-    assert "BasicSweeper does not support" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "BasicSweeper does not support" in error and "hydra.sweep.dir" not in error
 
 
 # ---- going on
@@ -180,6 +181,11 @@ def test_loggers_and_hooks_are_lists(place: Path) -> None:
     config = yaml.safe_load((place / "r/config.yaml").read_text())
     assert config["logger"] == {} and config["hook"] == {"early_stopping": {"patience": 5}}
     assert (place / "r/metrics.jsonl").exists() and not (place / "r/tensorboard").exists()
+
+
+def test_overrides_in_a_list_are_explained() -> None:
+    with pytest.raises(seqzoo.UserError, match=r"a list with a star, \*overrides"):
+        seqzoo.train(["model=gru"])  # type: ignore[arg-type]
 
 
 # ---- runs of an earlier release

@@ -218,6 +218,9 @@ def test_a_folder_on_the_path_is_named(tmp_path: Path) -> None:
     given = [*ECHO, *SHORT, "trainer.max_steps=2", "hydra.run.dir=run"]
     lib = tmp_path / "lib"
     assert "no such model" in command(lib, "train", "model=leaky", where=tmp_path, status=2)
+    files_alone = ["train", f"--config-dir={lib / 'seqzoo_example/configs'}", "model=leaky"]
+    refused = command(lib, *files_alone, where=tmp_path, status=2)
+    assert "leaky.yaml is there" in refused and "add plugins=[MODULE]" in refused
     command(lib, "train", "plugins=[seqzoo_example]", *given, where=tmp_path)
     assert config_of(tmp_path / "run")["requires"]["model=leaky"] == "seqzoo_example"
     again = ["train", "resume=run", "plugins=[seqzoo_example]", "trainer.max_steps=3"]

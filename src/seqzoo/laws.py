@@ -275,14 +275,16 @@ def verify(names: Iterable[str]) -> bool:
     Returns:
         Whether all laws hold.
     """
-    all_hold = True
-    for i, row in enumerate(report(names)):
-        if i == 0:
-            columns = "".join(f"{law:>12}" for law in row.errors)
-            print(f"{'model':<64}{'dtype':<9}{columns}")
-        cells = "".join(f"{_shown(error):>12}" for error in row.errors.values())
+    all_hold, variant = True, None
+    for row in report(names):
+        if variant is None:
+            print(" " * 10 + "".join(f"{law:>11}" for law in row.errors))
+        if row.variant != variant:
+            variant = row.variant
+            print(variant)
+        cells = "".join(f"{_shown(error):>11}" for error in row.errors.values())
         mark = "" if row.holds else "   <- broken"
-        print(f"{row.variant:<64}{str(row.dtype)[6:]:<9}{cells}{mark}", flush=True)
+        print(f"  {str(row.dtype)[6:]:<8}{cells}{mark}", flush=True)
         all_hold &= row.holds
     limits = ", ".join(f"{limit:g} in {str(dtype)[6:]}" for dtype, limit in TOLERANCE.items())
     print(f"\n{'All laws hold' if all_hold else 'A law is broken'} (errors allowed: {limits}).")

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from seqzoo.config import files, schema
-from seqzoo.config.devices import check_device
 from seqzoo.config.values import Count, Described, Device, Dtype, Flag, Seconds, shown
 from seqzoo.errors import UserError
 from seqzoo.models.zoo import check_model, families, family, full_name
@@ -140,7 +139,7 @@ def make(cfg: Mapping[str, Any]) -> Plan:
     schema.check_keys(section, declaration.keys, "bench.")
     schema.check(declaration, section, "bench.")
     settings = BenchSettings(**section)
-    check_device("bench.device", settings.device)
+    schema.check_device("bench.device", settings.device)
     longest = settings.lengths_in_order()[-1]
     return Plan(_models(_names(cfg["models"]), cfg["model"] or {}, longest), settings)
 

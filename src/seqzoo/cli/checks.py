@@ -11,11 +11,10 @@ from typing import Any
 
 from seqzoo.cli.compose import NAMED, SECTIONS
 from seqzoo.config import files, moved
-from seqzoo.config.devices import check_device
-from seqzoo.config.schema import check, check_keys, declared
+from seqzoo.config.schema import check, check_device, check_keys, declared
 from seqzoo.config.values import shown
 from seqzoo.errors import UserError, nearest
-from seqzoo.models.zoo import check_architecture, check_model, full_name
+from seqzoo.models.zoo import ARCHITECTURES, check_architecture, check_model, full_name
 from seqzoo.tasks import check_fit, check_task
 from seqzoo.training.tables import path_of
 
@@ -31,20 +30,22 @@ def check_config(config: Mapping[str, Any]) -> None:
     """
     _check_sections(config)
     for section in ("model", "architecture", "task"):
-        check_complete(section, config[section])
+        known = files.defaults(section, full_name(config[section]["name"]))
+        _check_complete(known, config[section], f"{section}.")
     check_model(config["model"])
+    _check_keys_of_architecture(config["architecture"])
     check_architecture(config["architecture"], config["model"])
     check_task(config["task"])
     check_fit(config)
-    check_section("trainer", config["trainer"], "default", TRAINER)
+    _check_section("trainer", config["trainer"], "default", TRAINER, "trainer.")
     check_device("trainer.device", config["trainer"]["device"])
     for section in ("optim", "schedule"):
         name = config[section]["name"]
-        check_section(section, config[section], name, path_of(section, name))
+        _check_section(section, config[section], name, path_of(section, name), f"{section}.")
     for section in NAMED:
         for name, keys in config[section].items():
             path = path_of(section, name)
-            check_section(section, keys or {}, name, path, f"{section}.{name}.")
+            _check_section(section, keys or {}, name, path, f"{section}.{name}.")
 
 
 def _check_sections(config: Mapping[str, Any]) -> None:
@@ -67,29 +68,40 @@ def _check_sections(config: Mapping[str, Any]) -> None:
                 raise UserError(f"{section}.{key}={shown(value)}: give {section}.{key}.KEY=VALUE")
 
 
-def check_section(
-    section: str, values: Mapping[str, Any], name: str, path: str, where: str | None = None
+def _check_section(
+    section: str, values: Mapping[str, Any], name: str, path: str, where: str
 ) -> None:
     """Refuse a key that the file of a choice lacks, a key left out, and a value that the
     constructor at `path` does not allow."""
-    where = where or f"{section}."
     known = files.defaults(section, name)
     check_keys(values, {*known, "name"}, where)
-    check_complete(section, {**values, "name": name}, where)
+    _check_complete(known, {"name": name, **values}, where)
     check(declared(path), values, where)
 
 
-def check_complete(section: str, values: Mapping[str, Any], where: str | None = None) -> None:
+def _check_complete(known: Mapping[str, Any], values: Mapping[str, Any], where: str) -> None:
     """Refuse a section without one of the keys in the file of its choice."""
-    known = files.defaults(section, full_name(values["name"]))
-    for key in known:
+    for key, default in known.items():
         if key not in values:
-            where = where or f"{section}."
-            raise UserError(f"{where}{key}: missing: give it, such as {shown(known[key])}")
+            raise UserError(f"{where}{key}: missing: give it, such as {shown(default)}")
+
+
+def _check_keys_of_architecture(values: Mapping[str, Any]) -> None:
+    """Refuse a key that another architecture has, by the name of that one."""
+    having = {name: files.defaults("architecture", name) for name in ARCHITECTURES}
+    for key in values:
+        others = [name for name, keys in having.items() if key in keys]
+        if others and values["name"] not in others:
+            raise UserError(
+                f"architecture.{key}: no such key of architecture={values['name']}: it is one of "
+                f"architecture={' or '.join(others)}"
+            )
 
 
 def check_folder(wanted: str) -> None:
-    """Refuse a run directory that cannot be made."""
+    """Refuse a run directory that cannot be made, or is the working directory itself."""
+    if not wanted:
+        raise UserError("hydra.run.dir or hydra.sweep.dir is empty: give a folder, or leave it out")
     folder = Path(wanted).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 from seqzoo.config import files, moved, plugins
 from seqzoo.config.values import shown
-from seqzoo.errors import UserError, nearest
+from seqzoo.errors import UserError, unknown
 
 NAMED = ("logger", "hook")  # sections with a section inside for each choice, by its name
 SECTIONS = ("model", "architecture", "task", "optim", "schedule", "trainer", *NAMED)
@@ -42,8 +42,20 @@ def parse(texts: Sequence[str], *, multirun: bool = False) -> list[Any]:
                 f"{text}: several values: add -m to run with each of them, or give a list, "
                 f"{text.partition('=')[0]}=[{given}]"
             )
+        if key in SECTIONS and not override.is_sweep_override():
+            _check_choice(text, override)
         _use_what_is_named(key, override.value())
     return overrides
+
+
+def _check_choice(text: str, override: Any) -> None:
+    """Refuse a section without the name of a choice."""
+    section = override.key_or_group
+    if override.is_delete() or not isinstance(override.value(), str | list):
+        if section in NAMED:
+            raise UserError(f"{text}: give a list of names; {section}=[] for none")
+        example = f"{section}={files.names(section)[0]}"
+        raise UserError(f"{text}: every run has one {section}: give a name, such as {example}")
 
 
 def _use_what_is_named(key: str, value: Any) -> None:
@@ -88,7 +100,7 @@ def add_search_path(entries: Iterable[str]) -> None:
     for entry in entries:
         scheme, _, place = entry.partition("://")
         if scheme == "file":
-            files.add_folder(Path(place))
+            files.add_folder(Path(place), "hydra.searchpath")
         elif scheme == "pkg":
             try:
                 spec = find_spec(place)
@@ -127,17 +139,27 @@ def compose(overrides: Sequence[Any], name: str = "train") -> list[dict[str, Any
         if not group:
             folders = ", ".join(map(str, files.folders()))
             raise UserError(f"--config-name {missing}: no such file in {folders}") from None
-        raise UserError(
-            f"{group}={missing}: no such {group}{nearest(missing, files.names(group))}"
-        ) from None
+        names = files.names(group) or loader.get_group_options(group)  # ours, or Hydra's own
+        raise unknown(group, missing, names) from None
     except (
         *(HydraException, OmegaConfBaseException),
         *(yaml.YAMLError, OSError, TypeError, ValueError),  # of a broken file, or of a list of 1
     ) as error:
-        given = " ".join(override.input_line for override in overrides)
-        reason = " ".join(str(error).split())
-        raise UserError(f"{given}: {reason}: see `seqzoo {name} --help`") from None
+        raise _in_our_words(error, overrides, name) from None
     return composed
+
+
+def _in_our_words(error: Exception, overrides: Sequence[Any], name: str) -> UserError:
+    """What Hydra says of a request, in one line."""
+    reason = " ".join(str(error).split())
+    if match := re.match("Could not override '(.*?)'", reason):
+        section, choice, *_ = *re.split("[./]", match[1]), ""
+        if section in NAMED:
+            add = f"add {section}=[{choice}]"
+            return UserError(f"{match[1]}: this run has no {section} {choice}: {add}")
+        return UserError(f"{match[1]}: no such key: see `seqzoo {name} --cfg all`")
+    given = " ".join(override.input_line for override in overrides)
+    return UserError(f"{given}: {reason}: see `seqzoo {name} --help`")
 
 
 def _plain(cfg: Any) -> dict[str, Any]:
@@ -151,7 +173,8 @@ def _plain(cfg: Any) -> dict[str, Any]:
 
 
 def _combinations(overrides: Sequence[Any], loader: Any) -> Iterator[list[str]]:
-    """The overrides of each run. An unknown key is added, so that our own check refuses it."""
+    """The overrides of each run. An unknown key is added, so that our own check refuses it; a key
+    of a logger or hook is not, so that Hydra refuses it where that is not chosen."""
     choices: list[list[str]] = []
     for override in overrides:
         override.config_loader = loader
@@ -165,10 +188,27 @@ def _combinations(overrides: Sequence[Any], loader: Any) -> Iterator[list[str]]:
         if override.is_delete():
             choices.append([override.input_line])
             continue
-        if not override.is_hydra_override() and not files.names(key):
+        if not (override.is_hydra_override() or files.names(key) or _of_named(key)):
             key = "++" + key.lstrip("+")
         choices.append([f"{key}={value}" for value in values])
     return map(list, product(*choices))
+
+
+def _of_named(key: str) -> bool:
+    """Whether a key is one that a logger or hook has."""
+    section, choice, inner = (*key.split(".", 2), "", "")[:3]
+    if section not in NAMED or choice not in files.names(section):
+        return False
+    return inner in files.defaults(section, choice)
+
+
+def print_yaml(configs: Iterable[Mapping[str, Any]]) -> None:
+    """Print configurations, without Hydra's part."""
+    import yaml
+
+    own = ({key: value for key, value in each.items() if key != "hydra"} for each in configs)
+    texts = (yaml.safe_dump(each, sort_keys=False, allow_unicode=True) for each in own)
+    print(*texts, sep="---\n", end="")
 
 
 def run_hydra(
@@ -199,7 +239,8 @@ def run_hydra(
         )
         return main(job)()
     except HydraException as error:
-        raise UserError(f"{' '.join(texts)}: {' '.join(str(error).split())}") from None
+        given, reason = " ".join(options.overrides), " ".join(str(error).split())
+        raise UserError(f"{given}: {reason}") from None
     finally:
         sys.argv = before
         root.handlers[:] = handlers

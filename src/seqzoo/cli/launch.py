@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from seqzoo import tasks
 from seqzoo.config.requires import requirements
@@ -93,8 +95,36 @@ def _fit(
     return train(model, task, config, directory, hooks=hooks, resume=resuming, quiet=quiet)
 
 
+class _Output:
+    """Standard output, which goes on in silence after its reader has left, as `head` does."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, call: Callable[..., object], *text: str) -> None:
+        try:
+            call(*text)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
 def attempt(config: Mapping[str, Any], directory: RunDirectory, **options: Any) -> tuple[int, Any]:
     """Train and print what came of it; the exit status and the summary."""
+    with redirect_stdout(_Output(sys.stdout)):
+        return _attempt(config, directory, **options)
+
+
+def _attempt(config: Mapping[str, Any], directory: RunDirectory, **options: Any) -> tuple[int, Any]:
     try:
         summary = run(config, directory, **options)
     except UserError as error:
@@ -134,10 +164,10 @@ def closing_lines(summary: Mapping[str, Any], config: Mapping[str, Any], folder:
     other = "gru" if summary["model"] == "lstm" else "lstm"
     return "\n".join(
         [
-            f"\n{summary['model']} on {summary['task']}: {summary['parameters']:,} parameters, "
-            f"{summary['steps']:,} steps, {summary['tokens']:,} tokens in "
-            f"{summary['train_seconds']:.0f} s, evaluations included "
-            f"({summary['tokens_per_second']:,.0f} tokens/s in training steps)",
+            f"\n{summary['model']} on {summary['task']}, {summary['parameters']:,} parameters: "
+            f"{summary['steps']:,} steps, {summary['tokens']:,} tokens",
+            f"{summary['train_seconds']:.0f} s with evaluations; "
+            f"{summary['tokens_per_second']:,.0f} tokens/s in training steps",
             *(f"  {line}" for line in metric_lines(summary)),
             "\nnext:",
             *(f"  {seqzoo} {name} {run} {example}".rstrip() for name, example in uses.items()),

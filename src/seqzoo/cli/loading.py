@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from seqzoo import tasks
 from seqzoo.config import files
-from seqzoo.config.devices import check_device
 from seqzoo.config.requires import check_requirements
-from seqzoo.config.schema import check_value
+from seqzoo.config.schema import check_device, check_value
 from seqzoo.config.values import CachePolicy
 from seqzoo.errors import UserError
 from seqzoo.models.zoo import check_model
@@ -41,11 +40,12 @@ def load_run(options: Namespace, command: str | None = None, folder: str | None 
     config = directory.config
     check_requirements(config, directory.path, "model", "task")
     if command is not None:
-        _check_supported(directory, command)
+        tasks.check_supported(command, config["task"]["name"], directory.path)
     check_device("--device", options.device)
     if directory.tokenizer_path() is None:
         raise UserError(
-            f"{directory.path}: this run has no model yet: wait for one, or train again"
+            f"{directory.path}: no model in it: a run has one after its first checkpoint: train "
+            "again, or wait if the run is still going"
         )
     other = {}
     if getattr(options, "cache", None) is not None:
@@ -60,14 +60,6 @@ def load_run(options: Namespace, command: str | None = None, folder: str | None 
     from seqzoo.runs.run import load
 
     return load(directory.path, device=options.device, checkpoint=options.checkpoint, **other)
-
-
-def _check_supported(directory: RunDirectory, command: str) -> None:
-    task = directory.config["task"]["name"]
-    supported = tasks.entry(task).commands
-    if command not in supported:
-        use = next(iter(supported), "eval")
-        raise UserError(f"{directory.path}: a run of task={task}: use seqzoo {use}")
 
 
 def search_options(options: Namespace, task: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from seqzoo.cli.launch import INTERRUPTED, REFUSED, report
@@ -28,44 +29,23 @@ Sequence models as state machines: train them, compare them, generate text with 
 
 `seqzoo COMMAND --help` describes each. Tab completion: eval "$(seqzoo completion bash)"
 """
-# A command is a module with `add(parser)` and `run(options)`; with overrides, `main(arguments)`.
 COMMANDS = {
-    "train": ("seqzoo.cli.train", "train a model on a task (seqzoo train --help: every key)"),
-    "eval": ("seqzoo.cli.commands.eval", "measure a run again, on its own data or on other data"),
-    "generate": ("seqzoo.cli.commands.generate", "continue a prompt, token by token"),
-    "translate": (
-        "seqzoo.cli.commands.translate",
-        "translate sentences, or the lines of standard input",
-    ),
-    "classify": (
-        "seqzoo.cli.commands.classify",
-        "classify texts, or the lines of standard input",
-    ),
-    "bench": ("seqzoo.cli.commands.bench", "speed, memory and state against sequence length"),
-    "compare": (
-        "seqzoo.cli.commands.compare",
-        "compare training runs, or two benches, side by side",
-    ),
-    "inspect": (
-        "seqzoo.cli.commands.inspect",
-        "look inside a model: dependence on the past, attention, embeddings",
-    ),
-    "info": ("seqzoo.cli.commands.info", "parameters, FLOPs and state of a configured model"),
-    "verify": (
-        "seqzoo.cli.commands.verify",
-        "check the laws of the state protocol on this machine",
-    ),
-    "import": (
-        "seqzoo.cli.commands.importing",
-        "make a run of an official RWKV checkpoint, version 4 to 7",
-    ),
-    "export": ("seqzoo.cli.commands.export", "write a run's model for other software"),
-    "dashboard": ("seqzoo.cli.commands.dashboard", "open TensorBoard on a folder of runs"),
-    "completion": (
-        "seqzoo.cli.commands.completion",
-        "print what switches on tab completion",
-    ),
+    "train": "train a model on a task (seqzoo train --help: every key)",
+    "eval": "measure a run again, on its own data or on other data",
+    "generate": "continue a prompt, token by token",
+    "translate": "translate sentences, or the lines of standard input",
+    "classify": "classify texts, or the lines of standard input",
+    "bench": "speed, memory and state against sequence length",
+    "compare": "compare training runs, or two benches, side by side",
+    "inspect": "look inside a model: dependence on the past, attention, embeddings",
+    "info": "parameters, FLOPs and state of a configured model",
+    "verify": "check the laws of the state protocol on this machine",
+    "import": "make a run of an official RWKV checkpoint, version 4 to 7",
+    "export": "write a run's model for other software",
+    "dashboard": "open TensorBoard on a folder of runs",
+    "completion": "print what switches on tab completion",
 }
+_ELSEWHERE = {"train": "seqzoo.cli.train", "import": "seqzoo.cli.commands.importing"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -90,7 +70,7 @@ def _dispatch(arguments: list[str]) -> int:
             raise UserError(f"{name}: no such command{nearest(name, COMMANDS)}")
         whole_parser().parse_args([name])
         return 0
-    module = import_module(COMMANDS[name][0])
+    module = _module(name)
     if hasattr(module, "main"):
         return int(module.main(arguments[1:]))
     options = command_parser(name).parse_args(arguments[1:])
@@ -112,14 +92,19 @@ def whole_parser() -> Parser:
     parser = Parser("seqzoo", description=DESCRIPTION)
     parser.add_argument("--version", action=_Version, nargs=0, help="print it and leave")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name, (_, summary) in COMMANDS.items():
+    for name, summary in COMMANDS.items():
         commands.add_parser(name, help=summary)
     return parser
 
 
 def command_parser(name: str) -> Parser:
     """The options of a command that Hydra does not configure."""
-    module, summary = COMMANDS[name]
+    summary = COMMANDS[name]
     parser = Parser(f"seqzoo {name}", description=summary[0].upper() + summary[1:] + ".")
-    import_module(module).add(parser)
+    _module(name).add(parser)
     return parser
+
+
+def _module(name: str) -> ModuleType:
+    """A command's module: it has `add(parser)` and `run(options)`; with overrides, `main`."""
+    return import_module(_ELSEWHERE.get(name, f"seqzoo.cli.commands.{name}"))

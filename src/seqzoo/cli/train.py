@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqzoo.cli import launch, resume
 from seqzoo.cli.checks import check_config, check_folder
-from seqzoo.cli.compose import compose, parse, run_hydra
+from seqzoo.cli.compose import compose, parse, print_yaml, run_hydra
 from seqzoo.cli.help import train_help
 from seqzoo.cli.parser import read_options
 from seqzoo.config import plugins
@@ -38,9 +38,7 @@ def main(arguments: list[str]) -> int:
             config = _config_to_resume(directory, overrides, configs[0])
             if options.cfg is None:
                 return launch.attempt(config, directory, resuming=True)[0]
-            import yaml
-
-            print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
+            print_yaml([config])
             return 0
     elif wanted not in (None, "auto"):
         raise UserError(f"resume={wanted}: names one run: leave -m out, or give resume=auto")
@@ -48,8 +46,13 @@ def main(arguments: list[str]) -> int:
         check_config(config)
         check_folder(config["hydra"]["sweep" if options.multirun else "run"]["dir"])
     texts = [override.input_line for override in overrides]
+    if options.multirun and options.cfg == "job":
+        print_yaml(configs)
+        return 0
     if options.cfg or options.info:
-        run_hydra(_nothing, options, texts, "train")
+        if options.multirun:
+            raise UserError("-m with --info or --cfg hydra|all: leave -m out, or give --cfg job")
+        run_hydra(sweep_job, options, texts, "train")  # which then calls no job
         return 0
     for config in configs:
         launch.prepare(config["task"])
@@ -77,13 +80,10 @@ def _sweep(options: Any, texts: Sequence[str], configs: Sequence[dict[str, Any]]
     except JobFailed:
         failed = [d for d in RunDirectory.below(root) if d.summary.get("status") == "failed"]
         count = f"{len(failed)} of {len(configs)} runs" if failed else "a run of the sweep"
-        launch.report(f"{count} failed: see {launch.short(root.absolute())}")
+        folders = sorted(str(launch.short(each.path.absolute())) for each in failed)
+        launch.report(f"{count} failed: see {', '.join(folders or [str(root)])}")
         return launch.FAILED
     return launch.DONE
-
-
-def _nothing(cfg: Any) -> None:
-    """For --cfg and --info, which run no job."""
 
 
 def sweep_job(cfg: Any) -> float | None:
@@ -194,19 +194,25 @@ def train(*overrides: str, hooks: Sequence[Any] = (), quiet: bool = False) -> Ru
     """
     from seqzoo.runs.run import load
 
+    if not all(isinstance(text, str) for text in overrides):
+        raise UserError(
+            "seqzoo.train: give each override as a text of its own, such as "
+            'seqzoo.train("model=gru", "trainer.max_steps=100"); a list with a star, *overrides'
+        )
     launch.forget_data()
     parsed = parse(overrides)
     (config,) = compose(parsed)
     directory, wanted = None, config["resume"]
     if wanted is not None:
         directory = _directory_to_resume(str(wanted), config, parsed, quiet=quiet)
-    folder = Path(config.pop("hydra")["run"]["dir"])
+    wanted_folder = config.pop("hydra")["run"]["dir"]
     resuming = directory is not None
     if directory is not None:
         config = _config_to_resume(directory, parsed, config)
     else:
         check_config(config)
-        directory = RunDirectory.claim(launch.short(folder.absolute()))
+        check_folder(wanted_folder)
+        directory = RunDirectory.claim(launch.short(Path(wanted_folder).absolute()))
         config["resume"] = None
     launch.run(config, directory, resuming=resuming, hooks=hooks, quiet=quiet)
     return load(directory.path)

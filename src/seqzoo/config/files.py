@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,14 @@ CONFIGS = next(
 VARIABLE = "SEQZOO_CONFIG_DIRS"  # names further folders, for this process and those it starts
 
 
-def add_folder(folder: Path) -> None:
-    """Search a folder too, after ours: what `--config-dir` and `hydra.searchpath` name.
+def add_folder(folder: Path, option: str = "--config-dir") -> None:
+    """Search a folder too, after ours: what `--config-dir` or `hydra.searchpath` names.
 
     Raises:
         UserError: it is not there.
     """
     if not folder.is_dir():
-        raise UserError(f"--config-dir {folder}: no such folder: give one with groups as configs/")
+        raise UserError(f"{option} {folder}: no such folder: give one with groups as configs/")
     os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys((*_added(), str(folder.resolve()))))
 
 
@@ -59,6 +59,16 @@ def find(group: str, name: str) -> Path:
         if (path := each / group / f"{name}.yaml").is_file():
             return path
     raise unknown(group, name, names(group))
+
+
+def unregistered(group: str, name: str, known: Iterable[str]) -> UserError:
+    """The refusal of a choice that no table has, though there may be a file of it."""
+    if name not in names(group):
+        return unknown(group, name, known)
+    return UserError(
+        f"{group}={name}: {find(group, name)} is there, but no plugin in use has a {group} of that "
+        "name: add plugins=[MODULE], the module of its plugin"
+    )
 
 
 def values(group: str, name: str) -> dict[str, Any]:

@@ -11,19 +11,20 @@ loaded. A rule is a function that sees several keys at once.
 from __future__ import annotations
 
 import ast
-import builtins
 import functools
 import inspect
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_args, get_origin
 
-from seqzoo.config.values import describe, shown
+from seqzoo.config.values import Device, describe, shown
 from seqzoo.errors import UserError, nearest
 
 P = ParamSpec("P")
@@ -84,6 +85,15 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
         raise UserError(f"{name}={shown(value)}: {error}") from None
 
 
+def check_device(option: str, name: object) -> None:
+    """Refuse what is no device, and CUDA with a torch that is built without."""
+    check_value(option, name, Device)
+    if str(name).startswith("cuda") and version("torch").endswith("+cpu"):
+        raise UserError(
+            f"{option}={name}: not on this machine, whose torch is built for CPUs: use cpu or auto"
+        )
+
+
 @functools.cache
 def _adapter(annotation: Any) -> Any:
     from pydantic import TypeAdapter
@@ -119,17 +129,21 @@ def checked(*rules: Rule) -> Callable[[Callable[P, R]], Callable[P, R]]:
 @functools.cache
 def _runtime(target: Any, function: Any, rules: tuple[Rule, ...]) -> Declaration:
     """The declaration of a function that is loaded already."""
-    space = vars(sys.modules[target.__module__])
-    raw = target.__annotations__ if isinstance(target, type) else function.__annotations__
+    annotations = (target if isinstance(target, type) else function).__annotations__
+    return _declaration(annotations, vars(sys.modules[target.__module__]), rules)
+
+
+def _declaration(
+    annotations: Mapping[str, Any], names: Mapping[str, Any], rules: Iterable[Rule]
+) -> Declaration:
+    """The annotations, given as objects or as text, that a configuration can hold a value of."""
     found = {}
-    for key, annotation in raw.items():
-        try:
-            value = eval(annotation, space) if isinstance(annotation, str) else annotation
-        except NameError:  # a name for type checkers alone
-            continue
-        if _is_value(value):
-            found[key] = value
-    return Declaration(found, rules)
+    for key, annotation in annotations.items():
+        with suppress(NameError, AttributeError):  # a type that no configuration holds
+            value = eval(annotation, {}, names) if isinstance(annotation, str) else annotation
+            if _is_value(value):
+                found[key] = value
+    return Declaration(found, tuple(rules))
 
 
 def _is_value(annotation: Any) -> bool:
@@ -181,10 +195,11 @@ def _file(module: str) -> Path | None:
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
-class _Source:
-    """A module's source text, of which single expressions are evaluated."""
+class _Source(dict[str, Any]):
+    """The names that a module's source text binds; the value of each is found when it is read."""
 
     def __init__(self, module: str) -> None:
+        super().__init__()
         file = _file(module)
         if file is None:
             raise UserError(f"{module}: no such module: install its package, or correct the name")
@@ -194,7 +209,7 @@ class _Source:
             node.name: node for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef))
         }
         self.assigned = {
-            target.id: node.value
+            target.id: ast.unparse(node.value)
             for node in body
             if isinstance(node, ast.Assign)
             for target in node.targets
@@ -207,6 +222,18 @@ class _Source:
             for alias in node.names
         }
 
+    def __missing__(self, name: str) -> Any:
+        if name in self.assigned:
+            return eval(self.assigned[name], {}, self)
+        module, original = self.imported[name]
+        package, _, rest = module.partition(".")
+        if package in _FOREIGN or (package == "seqzoo" and not rest.startswith("config")):
+            raise KeyError(name)
+        loaded = import_module(module)
+        if hasattr(loaded, original):
+            return getattr(loaded, original)
+        return import_module(f"{module}.{original}")  # a module in a package
+
     def declaration(self, name: str) -> Declaration:
         node = self.definitions.get(name)
         if node is None:
@@ -215,57 +242,30 @@ class _Source:
                 return _Source(module).declaration(original)
             raise UserError(f"{self.module}:{name}: nothing of that name in the module")
         if isinstance(node, ast.FunctionDef):
-            return Declaration(dict(self._arguments(node)), self._rules(node.decorator_list))
-        init = next((n for n in node.body if getattr(n, "name", "") == "__init__"), None)
-        if isinstance(init, ast.FunctionDef):
-            return Declaration(dict(self._arguments(init)), self._rules(init.decorator_list))
-        fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
-        own = Declaration(
-            dict(self._values((ast.unparse(n.target), n.annotation) for n in fields)),
-            self._rules(node.decorator_list),
-        )
+            return self._of_function(node)
+        for inner in node.body:
+            if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
+                return self._of_function(inner)
+        fields = [inner for inner in node.body if isinstance(inner, ast.AnnAssign)]
+        texts = {ast.unparse(field.target): ast.unparse(field.annotation) for field in fields}
+        own = _declaration(texts, self, self._rules(node))
         for base in node.bases:
             if isinstance(base, ast.Name) and (base.id in {**self.definitions, **self.imported}):
                 if self.imported.get(base.id, ("", ""))[0].partition(".")[0] not in _FOREIGN:
                     own = own | self.declaration(base.id)
         return own
 
-    def _arguments(self, node: ast.FunctionDef) -> Iterable[tuple[str, Any]]:
-        return self._values((a.arg, a.annotation) for a in node.args.kwonlyargs if a.annotation)
+    def _of_function(self, node: ast.FunctionDef) -> Declaration:
+        texts = {a.arg: ast.unparse(a.annotation) for a in node.args.kwonlyargs if a.annotation}
+        return _declaration(texts, self, self._rules(node))
 
-    def _values(self, pairs: Iterable[tuple[str, ast.expr | None]]) -> Iterable[tuple[str, Any]]:
-        for key, expression in pairs:
-            try:
-                annotation = self._evaluate(expression)
-            except (NameError, AttributeError):  # names a type that no configuration holds
-                continue
-            if _is_value(annotation):
-                yield key, annotation
-
-    def _rules(self, decorators: Iterable[ast.expr]) -> tuple[Rule, ...]:
-        for node in decorators:
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "checked":
-                return tuple(self._evaluate(argument) for argument in node.args)
-        return ()
-
-    def _evaluate(self, expression: ast.expr | None) -> Any:
-        assert expression is not None
-        names = {node.id for node in ast.walk(expression) if isinstance(node, ast.Name)}
-        space = {name: self._value(name) for name in names if not hasattr(builtins, name)}
-        return eval(compile(ast.Expression(expression), self.module, "eval"), space)
-
-    def _value(self, name: str) -> Any:
-        if name in self.assigned:
-            return self._evaluate(self.assigned[name])
-        if name in self.imported:
-            module, original = self.imported[name]
-            package, _, rest = module.partition(".")
-            if package not in _FOREIGN and (package != "seqzoo" or rest.startswith("config")):
-                loaded = import_module(module)
-                if not hasattr(loaded, original):  # a module in a package
-                    return import_module(f"{module}.{original}")
-                return getattr(loaded, original)
-        raise NameError(name)
+    def _rules(self, node: ast.FunctionDef | ast.ClassDef) -> list[Rule]:
+        return [
+            eval(ast.unparse(argument), {}, self)
+            for call in node.decorator_list
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "checked"
+            for argument in call.args
+        ]
 
 
 _FOREIGN = ("torch", "numpy", "abc")  # nothing in them is a type of configuration values

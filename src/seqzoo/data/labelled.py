@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from seqzoo.config.rules import TABLES, corpus_or_files
+from seqzoo.config.combinations import TABLES, corpus_or_files
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, EncodingErrors, Path, Text
 from seqzoo.config.values import Tokenizer as TokenizerKind

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from seqzoo.config.rules import (
+from seqzoo.config.combinations import (
     TABLES,
     TWINS,
     corpus_or_files,

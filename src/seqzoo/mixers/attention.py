@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seqzoo.config import rules, values
+from seqzoo.config import combinations, values
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
 from seqzoo.ops import attention, bounded_cache
@@ -55,7 +55,11 @@ class CausalAttention(nn.Module):
         n_layers: layers of the model, for GPT-2's initialisation of the output projection.
     """
 
-    @checked(rules.heads_divide_width, rules.even_heads_for_rope, rules.kv_heads_divide_heads)
+    @checked(
+        combinations.heads_divide_width,
+        combinations.even_heads_for_rope,
+        combinations.kv_heads_divide_heads,
+    )
     def __init__(
         self,
         *,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seqzoo.config.rules import source_heads_divide_width
+from seqzoo.config.combinations import source_heads_divide_width
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
 from seqzoo.ops.attention import full_attention

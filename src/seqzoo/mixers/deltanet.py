@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.config import rules
+from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
 from seqzoo.ops.local import causal_conv
@@ -43,7 +43,7 @@ class DeltaNet(nn.Module):
         n_layers: layers of the model, for GPT-2's initialisation of the output projection.
     """
 
-    @checked(rules.heads_divide_width)
+    @checked(combinations.heads_divide_width)
     def __init__(self, *, dim: Count, n_heads: Count, n_layers: Count) -> None:
         super().__init__()
         self.n_heads = n_heads

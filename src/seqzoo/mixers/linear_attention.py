@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.config import rules
+from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
 from seqzoo.ops.matrix_state import matrix_state, turned_matrix_state
@@ -54,7 +54,11 @@ class LinearAttention(nn.Module):
 
     decay: Tensor  # (H, 1, 1): log g
 
-    @checked(rules.heads_divide_width, rules.even_heads_for_rope, rules.even_features_for_rope)
+    @checked(
+        combinations.heads_divide_width,
+        combinations.even_heads_for_rope,
+        combinations.even_features_for_rope,
+    )
     def __init__(
         self,
         *,

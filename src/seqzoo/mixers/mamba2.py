@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.config import rules
+from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
 from seqzoo.ops.local import causal_conv
@@ -47,7 +47,7 @@ class Mamba2(nn.Module):
         state_size: N.
     """
 
-    @checked(rules.heads_divide_inner_width)
+    @checked(combinations.heads_divide_inner_width)
     def __init__(self, *, dim: Count, n_heads: Count, expand: Count, state_size: Count) -> None:
         super().__init__()
         inner = expand * dim

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.config import rules
+from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
 from seqzoo.ops.matrix_state import turned_matrix_state
@@ -42,7 +42,7 @@ class Retention(nn.Module):
 
     decay: Tensor  # (H, 1, 1): log gamma
 
-    @checked(rules.heads_divide_width, rules.head_size_is_even)
+    @checked(combinations.heads_divide_width, combinations.head_size_is_even)
     def __init__(self, *, dim: Count, n_heads: Count, n_layers: Count) -> None:
         super().__init__()
         self.n_heads = n_heads

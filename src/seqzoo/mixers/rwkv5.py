@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.config import rules
+from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Natural
 from seqzoo.ops.local import token_shift
@@ -40,7 +40,7 @@ class TimeMix(nn.Module):
         layer: index of the block, from 0; the initial decays and mixes depend on it and n_layers.
     """
 
-    @checked(rules.heads_divide_width)
+    @checked(combinations.heads_divide_width)
     def __init__(self, *, dim: Count, n_heads: Count, layer: Natural, n_layers: Count) -> None:
         super().__init__()
         depth = layer / max(1, n_layers - 1)  # 0 to 1

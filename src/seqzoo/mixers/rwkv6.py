@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.config import rules
+from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Natural, Positive
 from seqzoo.ops.local import token_shift
@@ -54,7 +54,7 @@ class TimeMix(nn.Module):
     time_maa_r: Tensor
     time_maa_g: Tensor
 
-    @checked(rules.heads_divide_width)
+    @checked(combinations.heads_divide_width)
     def __init__(
         self,
         *,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seqzoo.config import rules
+from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Natural, Positive
 from seqzoo.ops.local import token_shift
@@ -74,7 +74,7 @@ class TimeMix(nn.Module):
     g1: Tensor
     g2: Tensor
 
-    @checked(rules.heads_divide_width)
+    @checked(combinations.heads_divide_width)
     def __init__(
         self,
         *,

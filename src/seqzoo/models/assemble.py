@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from seqzoo.config import rules
+from seqzoo.config import combinations
 from seqzoo.config.schema import accepted, checked, load
 from seqzoo.config.values import Count, Flag
 from seqzoo.errors import UserError
@@ -140,7 +140,7 @@ def decoder_only(family: Family, keys: Keys, *, vocab_size: int) -> LanguageMode
     return model
 
 
-@checked(rules.bridge_fits)
+@checked(combinations.bridge_fits)
 def encoder_decoder(
     family: Family,
     keys: Keys,

@@ -103,7 +103,7 @@ def family(name: str) -> Family:
     """
     known = families()
     if full_name(name) not in known:
-        raise unknown("model", name, [*known, *ALIASES])
+        raise files.unregistered("model", name, [*known, *ALIASES])
     return known[full_name(name)]
 
 

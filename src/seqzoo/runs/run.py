@@ -11,6 +11,8 @@ import torch
 
 from seqzoo import tasks
 from seqzoo.config.requires import check_requirements
+from seqzoo.config.schema import check_value
+from seqzoo.config.values import Count
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.decoding.sampling import generate
 from seqzoo.errors import UserError
@@ -84,9 +86,11 @@ class Run:
         A state that grows keeps the tokens of one training sequence.
 
         Raises:
-            UserError: the task is no language model; a character that the vocabulary lacks.
+            UserError: the task is no language model; a character that the vocabulary lacks; fewer
+                than one token.
         """
         self._require("generate")
+        check_value("tokens", tokens, Count)
         ids = self.tokenizer.encode(opening(self.tokenizer, prompt)).astype("int64")
         random = torch.Generator()
         if seed is None:
@@ -242,10 +246,7 @@ class Run:
         return self.model.embedding.weight.device
 
     def _require(self, command: str) -> None:
-        name = self.config["task"]["name"]
-        if command not in tasks.entry(name).commands:
-            able = " or ".join(tasks.supporting(command))
-            raise UserError(f"{self.folder}: a run of task={name}: {command} needs one of {able}")
+        tasks.check_supported(command, self.config["task"]["name"], self.folder)
 
 
 def load(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqzoo.config import files, plugins
 from seqzoo.config.schema import Declaration, Rule, accepted, check, check_keys, declared, load
-from seqzoo.errors import UserError, unknown
+from seqzoo.errors import UserError
 from seqzoo.tasks import fit
 
 if TYPE_CHECKING:
@@ -88,13 +88,19 @@ def entry(name: str) -> TaskEntry:
     """
     known = entries()
     if name not in known:
-        raise unknown("task", name, known)
+        raise files.unregistered("task", name, known)
     return known[name]
 
 
-def supporting(command: str) -> list[str]:
-    """The tasks whose runs can be used for a command."""
-    return [name for name, one in entries().items() if command in one.commands]
+def check_supported(command: str, name: str, where: object) -> None:
+    """Refuse a run, at `where`, of a task that a command is not for."""
+    supported = entry(name).commands
+    if command not in supported:
+        able = " or ".join(each for each, one in entries().items() if command in one.commands)
+        raise UserError(
+            f"{where}: a run of task={name}: use seqzoo {next(iter(supported), 'eval')}; "
+            f"{command} needs a run of task={able}"
+        )
 
 
 def metric(name: str) -> Metric:

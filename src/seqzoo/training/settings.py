@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seqzoo.config.rules import a_limit_is_set
+from seqzoo.config.combinations import a_limit_is_set
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Device, Dtype, Flag, Positive, Seconds, Seed
 

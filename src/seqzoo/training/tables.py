@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from seqzoo.config import files
 from seqzoo.config.plugins import registered
 from seqzoo.config.schema import load
-from seqzoo.errors import unknown
 
 # An optimiser: function(model, *, lr, ...) -> Optimizer.
 OPTIMIZERS = {
@@ -70,5 +70,5 @@ def path_of(kind: str, name: str) -> str:
     field, builtin = TABLES[kind]
     known = registered(field, builtin)
     if name not in known:
-        raise unknown(kind, name, known)
+        raise files.unregistered(kind, name, known)
     return str(known[name])

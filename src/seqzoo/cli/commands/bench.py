@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqzoo.cli import launch
 from seqzoo.cli.checks import check_folder
-from seqzoo.cli.compose import compose, parse
+from seqzoo.cli.compose import compose, parse, print_yaml
 from seqzoo.cli.help import bench_help
 from seqzoo.cli.parser import read_options
 from seqzoo.errors import UserError
@@ -31,15 +31,13 @@ def main(arguments: list[str]) -> int:
         return 0
     hydra = [config.pop("hydra") for config in configs]
     if options.cfg:
-        import yaml
-
-        print(*(yaml.safe_dump(each, sort_keys=False) for each in configs), sep="---\n", end="")
+        print_yaml(configs)
         return 0
     from seqzoo.bench import plan
 
     plans = [plan.make(config) for config in configs]
-    folder = Path(hydra[0]["sweep" if options.multirun else "run"]["dir"])
-    check_folder(str(folder))
+    folder = Path(wanted := hydra[0]["sweep" if options.multirun else "run"]["dir"])
+    check_folder(wanted)
     command = shlex.join(["seqzoo", "bench", *arguments])
     for number, (config, one) in enumerate(zip(configs, plans, strict=True)):
         _measure(config, one, folder / str(number) if options.multirun else folder, command)

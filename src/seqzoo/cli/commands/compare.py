@@ -44,7 +44,10 @@ def _holds(folder: Path, marker: str) -> bool:
 def _compare_benches(options: Namespace) -> None:
     for option in ("metric", "out"):
         if getattr(options, option):
-            raise UserError(f"--{option}: of training runs; two benches are printed side by side")
+            raise UserError(
+                f"--{option} {getattr(options, option)}: only for training runs; two benches are "
+                f"compared on the terminal: leave --{option} out"
+            )
     from seqzoo.analysis.compare.benches import compare_benches
 
     found = RunDirectory.find(options.folders, BENCH)

@@ -19,8 +19,9 @@ def main(arguments: list[str]) -> int:
         print(INFO)
         return 0
     sizes = {}
-    if len(options.overrides) == 1 and Path(options.overrides[0], "config.yaml").exists():
-        directory = RunDirectory.open(Path(options.overrides[0]))
+    given = options.overrides
+    if len(given) == 1 and ("/" in given[0].partition("=")[0] or Path(given[0]).is_dir()):
+        directory = RunDirectory.open(Path(given[0]))
         config, sizes = directory.config, directory.sizes()
         check_requirements(config, directory.path, "model")
     else:

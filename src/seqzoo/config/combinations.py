@@ -1,5 +1,4 @@
-"""Rules that see several keys at once, for `seqzoo.config.schema.checked`. Importing this loads no
-torch.
+"""What has to hold between several keys, for `seqzoo.config.schema.checked`. Loads no torch.
 
 A rule takes the keys that are known so far, by name, and what begins their names in a message, such
 as `model.`; it raises UserError. It holds where one of its keys is missing, as a constructor knows
