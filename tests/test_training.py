@@ -139,10 +139,7 @@ def test_resume_is_exact(name: str, tmp_path: Path, text_file: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name == "lstm" else pytest.param(name, marks=pytest.mark.slow)
-        for name in FAMILIES
-    ],
+    [name if name == "lstm" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
 )
 def test_a_killed_run_resumes_exactly(name: str, tmp_path: Path, text_file: Path) -> None:
     """SIGKILL at any moment, then `resume=auto`: the weights of the run that was left alone."""

@@ -92,11 +92,16 @@ def entry(name: str) -> TaskEntry:
     return known[name]
 
 
+def supporting(command: str) -> list[str]:
+    """The tasks whose runs a command takes."""
+    return [name for name, one in entries().items() if command in one.commands]
+
+
 def check_supported(command: str, name: str, where: object) -> None:
     """Refuse a run, at `where`, of a task that a command is not for."""
     supported = entry(name).commands
     if command not in supported:
-        able = " or ".join(each for each, one in entries().items() if command in one.commands)
+        able = " or ".join(supporting(command))
         raise UserError(
             f"{where}: a run of task={name}: use seqzoo {next(iter(supported), 'eval')}; "
             f"{command} needs a run of task={able}"

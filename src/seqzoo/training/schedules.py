@@ -23,7 +23,7 @@ def cosine(*, warmup_steps: Natural, warmup_share: Share, lr_end: Share) -> Sche
     def curve(progress: float) -> float:
         return lr_end + (1 - lr_end) * 0.5 * (1 + math.cos(math.pi * progress))
 
-    return _after_warmup(curve, warmup_steps, warmup_share)
+    return after_warmup(curve, warmup_steps, warmup_share)
 
 
 @checked()
@@ -37,22 +37,22 @@ def wsd(
         left = 1 - progress
         return 1.0 if left >= decay_share else lr_end + (1 - lr_end) * left / decay_share
 
-    return _after_warmup(curve, warmup_steps, warmup_share)
+    return after_warmup(curve, warmup_steps, warmup_share)
 
 
 @checked()
 def linear(*, warmup_steps: Natural, warmup_share: Share, lr_end: Share) -> Schedule:
     """A line from 1 to `lr_end` over the whole run."""
-    return _after_warmup(lambda progress: 1 - (1 - lr_end) * progress, warmup_steps, warmup_share)
+    return after_warmup(lambda progress: 1 - (1 - lr_end) * progress, warmup_steps, warmup_share)
 
 
 @checked()
 def constant(*, warmup_steps: Natural, warmup_share: Share) -> Schedule:
     """1 after the warm-up."""
-    return _after_warmup(lambda progress: 1.0, warmup_steps, warmup_share)
+    return after_warmup(lambda progress: 1.0, warmup_steps, warmup_share)
 
 
-def _after_warmup(curve: Callable[[float], float], steps: int, share: float) -> Schedule:
+def after_warmup(curve: Callable[[float], float], steps: int, share: float) -> Schedule:
     """A curve over the progress, times a line from 0 to 1 over so many steps or that share of the
     run, whichever is over first.
 
