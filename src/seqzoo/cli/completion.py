@@ -55,7 +55,9 @@ def candidates(line: str) -> list[str]:
         if before[-1] in CONFIG_DIR:
             found = _paths(word)
         else:
-            found = _bench(word) if before[0] == "bench" else _overrides(before[1:], word)
+            bench = before[0] == "bench"
+            keys = _keys_of_bench() if bench else _keys(before[1:])
+            found = _overrides(("models",) if bench else (*GROUPS, "resume"), keys, word)
     elif before[0] in COMMANDS:
         found = _arguments(command_parser(before[0]), before, word)
     else:
@@ -96,14 +98,15 @@ def _arguments(parser: ArgumentParser, before: list[str], word: str) -> Iterable
     return _paths(word)
 
 
-def _overrides(before: list[str], word: str) -> Iterable[str]:
+def _overrides(
+    groups: Iterable[str], keys: Mapping[str, tuple[Any, Any]], word: str
+) -> Iterable[str]:
     """Flags, groups, keys of the choices that the line has, and values."""
     if word.startswith("-"):
         return FLAGS
-    keys = _keys(before)
     key, equals, value = word.partition("=")
     if not equals:
-        whole = [f"{name}=" for name in (*GROUPS, "resume", *keys)]
+        whole = [f"{name}=" for name in (*groups, *keys)]
         sections = [f"{section}." for section in dict.fromkeys(k.split(".")[0] for k in keys)]
         return whole if "." in word else [n for n in (*whole, *sections) if "." not in n[:-1]]
     last = max(value.rfind(","), value.rfind("[")) + 1  # of several values, the last is completed
@@ -130,25 +133,17 @@ def _keys(before: list[str]) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _bench(word: str) -> Iterable[str]:
-    """Models, which are a list or one, and the keys of a bench."""
-    if word.startswith("-"):
-        return FLAGS
+def _keys_of_bench() -> dict[str, tuple[Any, Any]]:
     annotations = declared(helps.BENCH_SETTINGS).keys
     values = files.defaults("bench", "default")
-    keys = {f"bench.{key}": (value, annotations.get(key)) for key, value in values.items()}
-    key, equals, value = word.partition("=")
-    if not equals:
-        return ("models=", *(f"{name}=" for name in keys))
-    if key == "models":
-        begin = value[: max(value.rfind(","), value.rfind("[")) + 1]
-        return [f"models={begin}{name}" for name in ("all", *families())]
-    return [f"{key}={text}" for text in _values(key, value, keys)]
+    return {f"bench.{key}": (value, annotations.get(key)) for key, value in values.items()}
 
 
 def _values(key: str, begun: str, keys: Mapping[str, tuple[Any, Any]]) -> Iterable[str]:
     if key in GROUPS:
         return files.names(key)
+    if key == "models":
+        return ["all", *families()]
     if key == "resume":
         return ["auto", *(_runs(begun) or _paths(begun))]
     value, annotation = keys.get(key, (None, None))

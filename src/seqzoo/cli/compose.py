@@ -196,10 +196,10 @@ def _combinations(overrides: Sequence[Any], loader: Any) -> Iterator[list[str]]:
 
 def _of_named(key: str) -> bool:
     """Whether a key is one that a logger or hook has."""
-    section, choice, inner = (*key.split(".", 2), "", "")[:3]
-    if section not in NAMED or choice not in files.names(section):
-        return False
-    return inner in files.defaults(section, choice)
+    section, _, rest = key.partition(".")
+    choice, _, inner = rest.partition(".")
+    known = section in NAMED and choice in files.names(section)
+    return known and inner in files.defaults(section, choice)
 
 
 def print_yaml(configs: Iterable[Mapping[str, Any]]) -> None:

@@ -32,14 +32,12 @@ def prepare(task: Mapping[str, Any]) -> Any:
     return _prepare(json.dumps(task, sort_keys=True))
 
 
-def forget_data() -> None:
-    """Read data anew from now on: files may have changed."""
-    _prepare.cache_clear()
-
-
 @lru_cache(maxsize=4)
 def _prepare(task: str) -> Any:
     return tasks.prepare(json.loads(task))
+
+
+forget_data = _prepare.cache_clear  # files may have changed
 
 
 def run(

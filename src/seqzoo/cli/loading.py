@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -62,14 +62,10 @@ def load_run(options: Namespace, command: str | None = None, folder: str | None 
     return load(directory.path, device=options.device, checkpoint=options.checkpoint, **other)
 
 
-def search_options(options: Namespace, task: Mapping[str, Any]) -> dict[str, Any]:
-    """Beams and length penalty: those given, else those of the run's task."""
-    known = {**files.defaults("task", task["name"]), **task}
-    penalty = options.length_penalty
-    return {
-        "beams": options.beam or known["beam"],
-        "length_penalty": known["length_penalty"] if penalty is None else penalty,
-    }
+def search_keys(options: Namespace) -> dict[str, Any]:
+    """The keys of a task that the options of the search replace."""
+    given = {"beam": options.beam, "length_penalty": options.length_penalty}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def standard_input() -> Iterator[list[str]]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import version
 from types import ModuleType
-from typing import Any
 
 from seqzoo.cli.launch import INTERRUPTED, REFUSED, report
 from seqzoo.cli.parser import Parser
@@ -77,20 +76,11 @@ def _dispatch(arguments: list[str]) -> int:
     return int(module.run(options) or 0)
 
 
-class _Version(argparse.Action):
-    """`--version`. The metadata is read only where it is printed, as reading takes time."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import version
-
-        print(f"seqzoo {version('seqzoo')}")
-        parser.exit()
-
-
 def whole_parser() -> Parser:
     """The parser whose help lists all commands."""
     parser = Parser("seqzoo", description=DESCRIPTION)
-    parser.add_argument("--version", action=_Version, nargs=0, help="print it and leave")
+    number = f"seqzoo {version('seqzoo')}"
+    parser.add_argument("--version", action="version", version=number, help="print it and leave")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, summary in COMMANDS.items():
         commands.add_parser(name, help=summary)

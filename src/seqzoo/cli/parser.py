@@ -1,4 +1,4 @@
-"""argparse as all commands use it: errors of one line, numbers with a range."""
+"""argparse as all commands use it: errors of one line, values of declared types."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from seqzoo.config import files
-from seqzoo.config.values import CACHE_POLICIES
+from seqzoo.config.values import CACHE_POLICIES, Amount, Count, describe
 from seqzoo.errors import UserError
 
 DEVICES = "auto, cpu, cuda, cuda:N (default: auto)"
@@ -30,25 +30,18 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=16, width=100)
 
 
-def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], Any]:
-    """A type of argparse: numbers from `low` to `high`."""
-    what = "a whole number" if kind is int else "a number"
-    limits = f"from {low:g} " + ("up" if high == float("inf") else f"to {high:g}")
+def value(annotation: Any) -> Callable[[str], Any]:
+    """A type of argparse: what an annotation allows, read from text."""
 
     def parse(text: str) -> Any:
+        from pydantic import TypeAdapter, ValidationError
+
         try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or value == float("inf") or not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r}: give {what} {limits}")
-        return value
+            return TypeAdapter(annotation).validate_python(text)
+        except ValidationError:
+            raise argparse.ArgumentTypeError(f"{text!r}: give {describe(annotation)}") from None
 
     return parse
-
-
-count = number(int, 1)
-amount = number(float, 0)
 
 
 def add_run(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
@@ -66,11 +59,14 @@ def add_run(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
 def add_search(parser: argparse.ArgumentParser) -> None:
     """The options of a beam search."""
     parser.add_argument(
-        "--beam", type=count, metavar="N", help="beams; 1: greedy (default: task.beam of the run)"
+        "--beam",
+        type=value(Count),
+        metavar="N",
+        help="beams; 1: greedy (default: task.beam of the run)",
     )
     parser.add_argument(
         "--length-penalty",
-        type=amount,
+        type=value(Amount),
         metavar="A",
         help="scores are divided by length ** A (default: task.length_penalty of the run)",
     )

@@ -14,8 +14,8 @@ from seqzoo.models.zoo import full_name
 from seqzoo.runs.directory import RunDirectory
 
 LIMITS = {"max_steps": "steps", "max_seconds": "train_seconds", "max_epochs": "epochs"}
-CHANGEABLE = ("trainer", "logger", "hook")  # sections that a resumed run may get other values of
-KEPT = ("model", "architecture", "task", "optim", "schedule")  # and those that it keeps
+CHANGEABLE = ("trainer", "logger", "hook", "resume", "plugins")  # what a resumed run may get anew
+KEPT = ("model", "architecture", "task", "optim", "schedule")  # and the sections that it keeps
 
 
 def resumed_config(
@@ -53,7 +53,7 @@ def resumed_config(
 def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A run's configuration with the keys that have come since it was made, at their defaults."""
     config = dict(saved)
-    for section in ("model", "architecture", "task", "optim", "schedule", "trainer"):
+    for section in (*KEPT, "trainer"):
         if own := saved.get(section):  # otherwise `check_config` refuses it
             config[section] = {**files.defaults(section, own.get("name", "default")), **own}
     return config
@@ -61,11 +61,7 @@ def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 def _may_differ(override: Any) -> bool:
     section = override.key_or_group.partition(".")[0]
-    return override.is_hydra_override() or section in (
-        *CHANGEABLE,
-        "resume",
-        "plugins",
-    )
+    return override.is_hydra_override() or section in CHANGEABLE
 
 
 def _agrees(override: Any, saved: Mapping[str, Any], composed: Mapping[str, Any]) -> bool:

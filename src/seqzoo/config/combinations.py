@@ -126,12 +126,6 @@ def state_bridge_fits(keys: Keys, where: str) -> None:
         )
 
 
-def bridge_fits(keys: Keys, where: str) -> None:
-    """An encoder and a decoder fit together."""
-    source_heads_divide_width(keys, where)
-    state_bridge_fits(keys, where)
-
-
 def _known(keys: Keys, *names: str) -> bool:
     return all(name in keys for name in names)
 

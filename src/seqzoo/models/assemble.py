@@ -140,7 +140,7 @@ def decoder_only(family: Family, keys: Keys, *, vocab_size: int) -> LanguageMode
     return model
 
 
-@checked(combinations.bridge_fits)
+@checked(combinations.source_heads_divide_width, combinations.state_bridge_fits)
 def encoder_decoder(
     family: Family,
     keys: Keys,

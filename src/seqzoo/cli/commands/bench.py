@@ -57,6 +57,7 @@ def _measure(config: dict[str, Any], one: Plan, folder: Path, command: str) -> N
     print(write.write(found, directory.path), end="")
     runs = shlex.quote(str(launch.runs_folder(directory.path)))
     print(
-        f"\nwritten to {directory.path}: report.html, bench.md, bench.csv, bench.json, bench.png, "
-        f"bench.svg\nnext:\n  {launch.command()} dashboard {runs}"
+        f"\nwritten to {directory.path}:\n"
+        "  report.html, bench.md, bench.csv, bench.json, bench.png, bench.svg\n"
+        f"next:\n  {launch.command()} dashboard {runs}"
     )

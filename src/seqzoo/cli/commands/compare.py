@@ -34,7 +34,7 @@ def run(options: Namespace) -> None:
     trained = runs.load(directories)
     out = Path(options.out) if options.out else dated("compare")
     print(write.write(trained, runs.pick_metric(trained, options.metric), out))
-    print(f"written to {out}: report.html, and its parts as .md, .csv, .json, .png, .svg")
+    print(f"written to {out}:\n  report.html, and its parts as .md, .csv, .json, .png, .svg")
 
 
 def _holds(folder: Path, marker: str) -> bool:

@@ -9,17 +9,21 @@ import time
 import webbrowser
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Annotated
 
-from seqzoo.cli.parser import number
+from pydantic import Field
+
+from seqzoo.cli.parser import value
 from seqzoo.errors import UserError
 
 RELOAD_SECONDS = 15
+Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 def add(parser: ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", default="runs", metavar="DIR", help="default: runs")
     parser.add_argument(
-        "--port", type=number(int, 0, 65535), default=6006, help="0: any free one (default: 6006)"
+        "--port", type=value(Port), default=6006, help="0: any free one (default: 6006)"
     )
     parser.add_argument("--host", default="localhost", help="default: localhost")
     parser.add_argument("--no-browser", action="store_true", help="only print the links")

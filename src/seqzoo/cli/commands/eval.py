@@ -9,7 +9,7 @@ from typing import Any
 
 from seqzoo import tasks
 from seqzoo.cli.launch import metric_lines
-from seqzoo.cli.loading import load_run
+from seqzoo.cli.loading import load_run, search_keys
 from seqzoo.cli.parser import add_cache, add_run, add_search
 from seqzoo.config.requires import check_requirements
 from seqzoo.errors import UserError
@@ -37,7 +37,13 @@ def run(options: Namespace) -> None:
     directory = RunDirectory.open(Path(options.folder))
     task = directory.config["task"]
     check_requirements(directory.config, directory.path, "model", "task")
-    search = _search(options, directory)
+    search = search_keys(options)
+    for key in search:
+        if key not in tasks.declaration(task["name"]).keys:
+            option = "--" + key.replace("_", "-")
+            raise UserError(
+                f"{option}: a run of task={task['name']}, which has no search: leave it out"
+            )
     if not options.path and "imported_from" in directory.summary:
         raise UserError(f"{options.folder}: imported, it has no data of its own: give --path FILE")
     data: dict[str, Any] = {}
@@ -49,15 +55,3 @@ def run(options: Namespace) -> None:
         print(*metric_lines(metrics), sep="\n")
     else:
         print(*(f"{name}\t{value:.4f}" for name, value in metrics.items()), sep="\n")
-
-
-def _search(options: Namespace, directory: RunDirectory) -> dict[str, Any]:
-    """The keys of the task that the options of the search replace."""
-    given = {"beam": options.beam, "length_penalty": options.length_penalty}
-    given = {key: value for key, value in given.items() if value is not None}
-    name = directory.config["task"]["name"]
-    for key in given:
-        if key not in tasks.declaration(name).keys:
-            option = "--" + key.replace("_", "-")
-            raise UserError(f"{option}: a run of task={name}, which has no search: leave it out")
-    return given

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from typing import Annotated
+
+from pydantic import Field
 
 from seqzoo.cli.loading import load_run
-from seqzoo.cli.parser import add_cache, add_run, amount, count, number
+from seqzoo.cli.parser import add_cache, add_run, value
+from seqzoo.config.values import Amount, Count, Seed
 
 
 def add(parser: ArgumentParser) -> None:
@@ -16,19 +20,20 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", default="\n", help="what the text begins with (default: a new line)"
     )
-    parser.add_argument("--tokens", type=count, default=300, help="how many (default: 300)")
+    parser.add_argument("--tokens", type=value(Count), default=300, help="how many (default: 300)")
     parser.add_argument(
-        "--temperature", type=amount, default=0.8, help="0: the likeliest token (default: 0.8)"
+        "--temperature",
+        type=value(Amount),
+        default=0.8,
+        help="0: the likeliest token (default: 0.8)",
     )
-    parser.add_argument("--top-k", type=count, help="sample among the K likeliest tokens")
+    parser.add_argument("--top-k", type=value(Count), help="sample among the K likeliest tokens")
     parser.add_argument(
         "--top-p",
-        type=number(float, 1e-9, 1),
+        type=value(Annotated[float, Field(gt=0, le=1)]),
         help="among the fewest tokens that have probability P together",
     )
-    parser.add_argument(
-        "--seed", type=number(int, 0, 2**63 - 1), help="the same seed gives the same text"
-    )
+    parser.add_argument("--seed", type=value(Seed), help="the same seed gives the same text")
     add_cache(parser)
 
 

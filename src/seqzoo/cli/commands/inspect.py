@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from seqzoo import tasks
 from seqzoo.cli.loading import dated, load_run
-from seqzoo.cli.parser import add_run, count, number
+from seqzoo.cli.parser import add_run, value
+from seqzoo.config.values import Count
 
 
 def add(parser: ArgumentParser) -> None:
     parser.epilog = f"It takes runs of task={' or task='.join(tasks.supporting('inspect'))}."
     add_run(parser, several=True)
     parser.add_argument(
-        "--length", type=number(int, 2), default=256, help="tokens a text (default: 256)"
+        "--length",
+        type=value(Annotated[int, Field(ge=2)]),
+        default=256,
+        help="tokens a text (default: 256)",
     )
-    parser.add_argument("--texts", type=count, default=32, help="how many (default: 32)")
+    parser.add_argument("--texts", type=value(Count), default=32, help="how many (default: 32)")
     parser.add_argument(
         "--out", help="folder for figures of several runs (default: runs/inspect/TIME)"
     )

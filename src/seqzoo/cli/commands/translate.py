@@ -9,8 +9,10 @@ from itertools import count as counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seqzoo.cli.loading import load_run, search_options, standard_input
-from seqzoo.cli.parser import add_run, add_search, count
+from seqzoo.cli.loading import load_run, search_keys, standard_input
+from seqzoo.cli.parser import add_run, add_search, value
+from seqzoo.config import files
+from seqzoo.config.values import Count
 from seqzoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ def add(parser: ArgumentParser) -> None:
     add_search(parser)
     parser.add_argument(
         "--n-best",
-        type=count,
+        type=value(Count),
         metavar="N",
         help="N translations a sentence, of as many beams: number of the sentence, score, text",
     )
@@ -41,8 +43,10 @@ def add(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     _check_attention(options)
     run = load_run(options, "translate")
-    search = search_options(options, run.config["task"])
-    search["beams"] = max(search["beams"], options.n_best or 1)
+    task = run.config["task"]
+    task = {**files.defaults("task", task["name"]), **task, **search_keys(options)}
+    beams = max(task["beam"], options.n_best or 1)
+    search = {"beams": beams, "length_penalty": task["length_penalty"]}
     warned: set[str] = set()
     if options.attention:
         _warn_of_unknown(run, options.sentences, warned)
