@@ -68,7 +68,7 @@ def test_a_failing_job_of_any_launcher_fails_the_sweep(place: Path) -> None:
 
 
 def test_a_job_returns_the_tasks_own_metric(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from seqzoo.cli import train as module
+    from seqzoo.cli import sweep as module
 
     returned = []
 
@@ -76,8 +76,8 @@ def test_a_job_returns_the_tasks_own_metric(place: Path, monkeypatch: pytest.Mon
         returned.append(original(cfg))
         return returned[-1]
 
-    original = module.sweep_job
-    monkeypatch.setattr(module, "sweep_job", job)
+    original = module.job
+    monkeypatch.setattr(module, "job", job)
     assert train("-m", "model=gru,rnn", "hydra.sweep.dir=sweep") == 0
     expected = [summary(place / "sweep" / f"{n}")["val/stream_loss"] for n in _jobs(place)]
     assert returned == expected

@@ -6,18 +6,19 @@ from __future__ import annotations
 import platform
 import re
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch._dynamo  # noqa: F401 (optimisers load it at their first use: a second a process)
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqzoo import ops
-from seqzoo.bench import meters
-from seqzoo.bench.meters import FusedKernels, sample, timed
+from seqzoo.bench import memory
 from seqzoo.bench.plan import BenchSettings, Point
 from seqzoo.models.cost import flops_of_token, solve_width
 from seqzoo.models.zoo import build
@@ -27,6 +28,11 @@ from seqzoo.training.device import keep_freed_memory, pick_device, pick_dtype
 from seqzoo.training.forward import Forward
 from seqzoo.training.optimizers import adamw
 from seqzoo.training.step import take_step
+
+T = TypeVar("T")
+SHORTEST = 0.01  # seconds: shorter calls are timed several at once, as reading the clock costs time
+MAX_SAMPLES = 100
+FUSED = re.compile(r"mkldnn_rnn|cudnn_rnn|thnn_fused|scaled_dot_product|flash|efficient_attention")
 
 
 class TooSlow(Exception):
@@ -40,7 +46,7 @@ def prepare(settings: BenchSettings) -> tuple[torch.device, str]:
     device = pick_device(settings.device, key="bench.device")
     if device.type == "cpu":
         keep_freed_memory()
-        meters.limit_to_available()
+        memory.limit_to_available()
     return device, pick_dtype(settings.dtype, device)
 
 
@@ -109,13 +115,13 @@ def point(at: Point, keys: Mapping[str, Any], settings: BenchSettings) -> dict[s
         TooSlow: the first step took longer than `max_step_seconds`.
     """
     device, dtype = prepare(settings)
-    base = meters.held(device)
+    base = memory.held(device)
     torch.manual_seed(0)
     model = build(vocab_size=settings.vocab_size, **keys).to(device)
     shape = (at.batch_size, at.length + 1)
     tokens = torch.randint(settings.vocab_size, shape, device=device)
     call = CALLS[at.mode](Forward(model, device, dtype, compile=settings.compile), tokens)
-    meters.reset_peak(device)
+    memory.reset_peak(device)
     if settings.compile:
         call()  # compiles, which is no part of a step
     with ops.recording() as forms, FusedKernels() as kernels:
@@ -130,7 +136,7 @@ def point(at: Point, keys: Mapping[str, Any], settings: BenchSettings) -> dict[s
     return {
         **sample(call, device, first=first, seconds=settings.seconds),
         "state_bytes": state_bytes,
-        "peak_bytes": meters.peak(device),
+        "peak_bytes": memory.peak(device),
         "base_bytes": base,
         "backend": ", ".join([*sorted(forms), *sorted(kernels.names)]),
     }
@@ -195,3 +201,70 @@ def decoding_step(forward: Forward, tokens: Tensor) -> Call:
 
 
 CALLS = {"train": training_step, "prefill": prefill, "decode": decoding_step}
+
+
+# ---- timing a call, and what runs in it
+
+
+def timed(call: Callable[[], T], device: torch.device, repeats: int = 1) -> tuple[float, T]:
+    """Seconds a call, as a mean over the repeats, and the last result."""
+    _synchronise(device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        result = call()
+    _synchronise(device)
+    return (time.perf_counter() - start) / repeats, result
+
+
+def sample(
+    call: Callable[[], object], device: torch.device, *, first: float, seconds: float
+) -> dict[str, Any]:
+    """Time a call again and again for some seconds, after warming up.
+
+    The call is warm when two in a row took the same within 10 %. The second of them is the first
+    sample where it is long enough.
+
+    Args:
+        first: seconds that the very first call took.
+
+    Returns:
+        `times`, seconds a call each; `steady`: whether the second half took as long as the first
+        within 10 %, None where there are too few samples to tell.
+    """
+    warm = [first, timed(call, device)[0]]
+    while abs(warm[-1] / warm[-2] - 1) > 0.1 and (
+        len(warm) < 4 or (len(warm) < 10 and sum(warm) < 4 * seconds)
+    ):
+        warm.append(timed(call, device)[0])
+    repeats = max(1, round(SHORTEST / warm[-1]))
+    times = [warm[-1]] if repeats == 1 else []
+    while not times or (sum(times) * repeats < seconds and len(times) < MAX_SAMPLES):
+        times.append(timed(call, device, repeats)[0])
+    half = len(times) // 2
+    if half < 2:
+        return {"times": times, "steady": None}
+    drift = statistics.median(times[-half:]) / statistics.median(times[:half]) - 1
+    return {"times": times, "steady": abs(drift) <= 0.1}
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class FusedKernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Collects in `names` which of PyTorch's fused kernels run inside."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with self:  # an operation that consists of others is searched too
+            made = func.decompose(*args, **(kwargs or {}))
+        if made is not NotImplemented:
+            return made
+        name = func._schema.name.partition("::")[2].strip("_")
+        if FUSED.search(name) and "backward" not in name:
+            self.names.add(name)
+        return func(*args, **(kwargs or {}))

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from seqzoo.config import files, schema
-from seqzoo.config.values import Count, Described, Device, Dtype, Flag, Seconds, shown
+from seqzoo.config.values import Count, Described, Device, Dtype, Flag, Seconds, check_device, shown
 from seqzoo.errors import UserError
 from seqzoo.models.zoo import check_model, families, family, full_name
 
@@ -139,7 +139,7 @@ def make(cfg: Mapping[str, Any]) -> Plan:
     schema.check_keys(section, declaration.keys, "bench.")
     schema.check(declaration, section, "bench.")
     settings = BenchSettings(**section)
-    schema.check_device("bench.device", settings.device)
+    check_device("bench.device", settings.device)
     longest = settings.lengths_in_order()[-1]
     return Plan(_models(_names(cfg["models"]), cfg["model"] or {}, longest), settings)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from seqzoo.cli.compose import NAMED, SECTIONS
 from seqzoo.config import files, moved
-from seqzoo.config.schema import check, check_device, check_keys, declared
-from seqzoo.config.values import shown
+from seqzoo.config.schema import check, check_keys, declared
+from seqzoo.config.values import check_device, shown
 from seqzoo.errors import UserError, nearest
 from seqzoo.models.zoo import ARCHITECTURES, check_architecture, check_model, full_name
 from seqzoo.tasks import check_fit, check_task

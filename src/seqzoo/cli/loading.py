@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from seqzoo import tasks
 from seqzoo.config import files
 from seqzoo.config.requires import check_requirements
-from seqzoo.config.schema import check_device, check_value
-from seqzoo.config.values import CachePolicy
+from seqzoo.config.values import CachePolicy, check_device, check_value
 from seqzoo.errors import UserError
 from seqzoo.models.zoo import check_model
 from seqzoo.runs.directory import RunDirectory

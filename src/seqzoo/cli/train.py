@@ -6,21 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqzoo.cli import launch, resume
+from seqzoo.cli import launch, resume, sweep
 from seqzoo.cli.checks import check_config, check_folder
 from seqzoo.cli.compose import compose, parse, print_yaml, run_hydra
 from seqzoo.cli.help import train_help
 from seqzoo.cli.parser import read_options
-from seqzoo.config import plugins
 from seqzoo.errors import UserError
 from seqzoo.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
     from seqzoo.runs.run import Run
-
-
-class JobFailed(Exception):
-    """A run of a sweep failed, and has printed why."""
 
 
 def main(arguments: list[str]) -> int:
@@ -52,94 +47,13 @@ def main(arguments: list[str]) -> int:
     if options.cfg or options.info:
         if options.multirun:
             raise UserError("-m with --info or --cfg hydra|all: leave -m out, or give --cfg job")
-        run_hydra(sweep_job, options, texts, "train")  # which then calls no job
+        run_hydra(sweep.job, options, texts, "train")  # which then calls no job
         return 0
     for config in configs:
         launch.prepare(config["task"])
-    return _sweep(options, texts, configs) if options.multirun else _single(options, texts)
-
-
-def _single(options: Any, texts: Sequence[str]) -> int:
-    statuses = []
-
-    def job(cfg: Any) -> float | None:
-        status, value = run_job(cfg)
-        statuses.append(status)
-        return value
-
-    run_hydra(job, options, texts, "train")
-    return statuses[-1]
-
-
-def _sweep(options: Any, texts: Sequence[str], configs: Sequence[dict[str, Any]]) -> int:
-    root = Path(configs[0]["hydra"]["sweep"]["dir"])
-    if not any(text.startswith("hydra.sweep.dir=") for text in texts):
-        texts = [*texts, f"hydra.sweep.dir={root}"]  # its name is a time, which Hydra reads again
-    try:
-        run_hydra(sweep_job, options, texts, "train")
-    except JobFailed:
-        failed = [d for d in RunDirectory.below(root) if d.summary.get("status") == "failed"]
-        count = f"{len(failed)} of {len(configs)} runs" if failed else "a run of the sweep"
-        folders = sorted(str(launch.short(each.path.absolute())) for each in failed)
-        launch.report(f"{count} failed: see {', '.join(folders or [str(root)])}")
-        return launch.FAILED
-    return launch.DONE
-
-
-def sweep_job(cfg: Any) -> float | None:
-    """A job of a sweep, wherever its launcher runs it; the task's own metric.
-
-    Raises:
-        JobFailed: so that the launcher and the sweeper know.
-        KeyboardInterrupt: the run was interrupted, which ends the sweep.
-    """
-    from hydra.core.hydra_config import HydraConfig
-
-    hydra = HydraConfig.get()
-    print(f"\n=== run {hydra.job.num + 1}: {' '.join(hydra.overrides.task)}", flush=True)
-    status, value = run_job(cfg)
-    if status == launch.INTERRUPTED:
-        raise KeyboardInterrupt
-    if status:
-        raise JobFailed
-    return value
-
-
-def run_job(cfg: Any) -> tuple[int, float | None]:
-    """Train what Hydra composed; the exit status and the task's own metric."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import OmegaConf
-
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    hydra = HydraConfig.get()
-    sweep = hydra.mode == RunMode.MULTIRUN
-    folder = launch.short(Path(hydra.runtime.output_dir if sweep else hydra.run.dir).absolute())
-    try:
-        plugins.use(config.get("plugins") or [])
-        check_config(config)  # also what only a sweeper knew
-        if sweep and config.pop("resume", None) == "auto":
-            runs = launch.runs_folder(folder, folder.parent.parent)
-            if (found := resume.same_request(runs, config)) is not None:
-                return _again(found)
-        directory = RunDirectory.claim(folder)
-    except UserError as error:
-        launch.report(error)
-        return launch.REFUSED, None
-    config["resume"] = None
-    status, summary = launch.attempt(config, directory)
-    return status, launch.best_metric(summary) if summary else None
-
-
-def _again(directory: RunDirectory) -> tuple[int, float | None]:
-    """Skip a finished run of a sweep, or go on with an interrupted one."""
-    if directory.summary.get("status") == "finished":
-        print(f"finished before: {directory.path}", flush=True)
-        return launch.DONE, launch.best_metric(directory.summary)
-    print(f"resuming {directory.path}", flush=True)
-    config = resume.complete(directory.config)
-    status, summary = launch.attempt(config, directory, resuming=True)
-    return status, launch.best_metric(summary) if summary else None
+    if options.multirun:
+        return sweep.run(options, texts, configs)
+    return sweep.run_alone(options, texts)
 
 
 # ---- resuming one run

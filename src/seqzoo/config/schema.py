@@ -19,12 +19,11 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_args, get_origin
 
-from seqzoo.config.values import Device, describe, shown
+from seqzoo.config.values import check_value
 from seqzoo.errors import UserError, nearest
 
 P = ParamSpec("P")
@@ -71,34 +70,6 @@ def check_keys(values: Iterable[str], known: Iterable[str], where: str = "") -> 
     for key in values:
         if key not in known:
             raise UserError(f"{where}{key}: no such key{nearest(key, known - {'name'})}")
-
-
-def check_value(name: str, value: Any, annotation: Any) -> None:
-    """Refuse a value that its annotation does not allow."""
-    from pydantic import ValidationError
-
-    try:
-        _adapter(annotation).validate_python(value, strict=True)
-    except ValidationError:
-        raise UserError(f"{name}={shown(value)}: give {describe(annotation)}") from None
-    except UserError as error:  # of a type's own check
-        raise UserError(f"{name}={shown(value)}: {error}") from None
-
-
-def check_device(option: str, name: object) -> None:
-    """Refuse what is no device, and CUDA with a torch that is built without."""
-    check_value(option, name, Device)
-    if str(name).startswith("cuda") and version("torch").endswith("+cpu"):
-        raise UserError(
-            f"{option}={name}: not on this machine, whose torch is built for CPUs: use cpu or auto"
-        )
-
-
-@functools.cache
-def _adapter(annotation: Any) -> Any:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(annotation)
 
 
 def checked(*rules: Rule) -> Callable[[Callable[P, R]], Callable[P, R]]:

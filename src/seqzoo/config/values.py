@@ -1,4 +1,5 @@
-"""Types of configuration values, to annotate the keywords of constructors with.
+"""Types of configuration values, to annotate the keywords of constructors with, and the check of
+a value against its type.
 
 A constructor's annotations are the one declaration of its keys: the constructor itself, the command
 line, `--help`, completion and the documentation read them (`seqzoo.config.schema`). Every check is
@@ -7,7 +8,9 @@ pydantic's. Importing this loads no torch.
 
 from __future__ import annotations
 
+import functools
 import re
+from importlib.metadata import version
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -46,6 +49,38 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 Tokenizer = Literal["char", "byte", "bpe"]
 LongPairs = Literal["drop", "cut"]
 EncodingErrors = Literal["strict", "replace"]
+
+
+def check_value(name: str, value: Any, annotation: Any) -> None:
+    """Refuse a value that its annotation does not allow, such as ``optim.lr=-1``.
+
+    Raises:
+        UserError: one line naming the key, the value and what is allowed.
+    """
+    from pydantic import ValidationError
+
+    try:
+        _adapter(annotation).validate_python(value, strict=True)
+    except ValidationError:
+        raise UserError(f"{name}={shown(value)}: give {describe(annotation)}") from None
+    except UserError as error:  # of a type's own check
+        raise UserError(f"{name}={shown(value)}: {error}") from None
+
+
+def check_device(option: str, name: object) -> None:
+    """Refuse what is no device, and CUDA with a torch that is built without."""
+    check_value(option, name, Device)
+    if str(name).startswith("cuda") and version("torch").endswith("+cpu"):
+        raise UserError(
+            f"{option}={name}: not on this machine, whose torch is built for CPUs: use cpu or auto"
+        )
+
+
+@functools.cache
+def _adapter(annotation: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(annotation)
 
 
 def describe(annotation: Any) -> str:

@@ -11,8 +11,7 @@ import torch
 
 from seqzoo import tasks
 from seqzoo.config.requires import check_requirements
-from seqzoo.config.schema import check_value
-from seqzoo.config.values import Count
+from seqzoo.config.values import Count, check_value
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.decoding.sampling import generate
 from seqzoo.errors import UserError

@@ -17,9 +17,9 @@ from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.decoding.sampling import generate
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
-from seqzoo.state import trim
-from seqzoo.tasks.next_token import NextTokenPrediction, TokenBatch, next_token_loss
-from seqzoo.tasks.task import Metric
+from seqzoo.state import State, trim
+from seqzoo.tasks.next_token import TokenBatch, next_token_loss, replace_by_predictions
+from seqzoo.tasks.task import Forward, Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +28,7 @@ STREAM_CHUNK = 4096  # tokens an evaluation of the stream reads at once
 EVAL_TOKENS = 16_384  # tokens an evaluation of blocks reads at once
 
 
-class CharLM(NextTokenPrediction):
+class CharLM:
     """Next-token prediction over one long text.
 
     With a carried state the text is a circle cut into B lanes; step k reads the next `seq_len`
@@ -106,6 +106,13 @@ class CharLM(NextTokenPrediction):
             start, fresh = self._blocks(step), True
         tokens = self.train[(start[:, None] + torch.arange(T + 1)) % N]  # (B, T + 1)
         return TokenBatch(tokens[:, :-1], tokens[:, 1:], fresh, B * T, B * T)
+
+    def objective(
+        self, forward: Forward, batch: TokenBatch, state: State, *, progress: float
+    ) -> tuple[Tensor, State]:
+        batch = replace_by_predictions(forward, batch, state, self.scheduled_sampling * progress)
+        logits, state = forward(batch.inputs, state)
+        return next_token_loss(logits, batch.targets, self.label_smoothing), state
 
     def _blocks(self, step: int) -> Tensor:
         """Where the blocks of this step begin, (B,)."""

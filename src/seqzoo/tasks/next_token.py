@@ -1,4 +1,4 @@
-"""Next-token prediction: the batch and the objective that several tasks share."""
+"""Next-token prediction: the batch and the loss that several tasks share."""
 
 from __future__ import annotations
 
@@ -41,37 +41,18 @@ def next_token_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.
     )
 
 
-class NextTokenPrediction:
-    """The objective of a task that predicts tokens; the task sets the two attributes.
-
-    Attributes:
-        label_smoothing: share of each target that is spread over the vocabulary.
-        scheduled_sampling: share of the inputs replaced at the end of the run, rising from 0; see
-            `replace_by_predictions`.
-    """
-
-    label_smoothing: float
-    scheduled_sampling: float
-
-    def objective(
-        self, forward: Forward, batch: TokenBatch, state: State, *, progress: float
-    ) -> tuple[Tensor, State]:
-        """The summed loss of a batch, and the state after it."""
-        if share := self.scheduled_sampling * progress:
-            batch = replace_by_predictions(forward, batch, state, share)
-        logits, state = forward(batch.inputs, state, *batch.source)
-        return next_token_loss(logits, batch.targets, self.label_smoothing), state
-
-
 @torch.no_grad()
 def replace_by_predictions(
     forward: Forward, batch: TokenBatch, state: State, share: float
 ) -> TokenBatch:
-    """The batch with a share of its target-side inputs replaced by the model's predictions.
+    """The batch with a share of its target-side inputs replaced by the model's predictions; as it
+    is where the share is 0.
 
     Scheduled sampling (Bengio et al. 2015, arXiv 1506.03099) in two passes (Mihaylova and Martins
     2019, arXiv 1906.07651), which keeps training parallel.
     """
+    if not share:
+        return batch
     predicted = forward(batch.inputs, state, *batch.source)[0][:, :-1].argmax(-1)
     chosen = (torch.rand(predicted.shape) < share).to(predicted.device)
     chosen &= batch.targets[:, :-1] != IGNORE

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Amount, Count, LongPairs, Share, Smoothing, Text
 from seqzoo.data.pairs import EncodedPairs
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.models.language_model import LanguageModel
+from seqzoo.state import State
 from seqzoo.tasks import batching, scores
 from seqzoo.tasks.batching import Epochs, lengths, padded
-from seqzoo.tasks.next_token import IGNORE, NextTokenPrediction, TokenBatch, next_token_loss
-from seqzoo.tasks.task import Metric
+from seqzoo.tasks.next_token import IGNORE, TokenBatch, next_token_loss, replace_by_predictions
+from seqzoo.tasks.task import Forward, Metric
 from seqzoo.tasks.translate import Translator
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ MIN_EVAL_TOKENS = 4096  # tokens an evaluation reads at once, at least
 SHOWN_PAIRS = 3  # validation pairs in samples and attention maps
 
 
-class Translation(NextTokenPrediction):
+class Translation:
     """Pairs of sentences, batched with others of about their length up to `batch_tokens` tokens."""
 
     name = "translation"
@@ -127,6 +129,13 @@ class Translation(NextTokenPrediction):
         return self.collate(
             [sources[i] for i in rows], [targets[i] for i in rows], encodes=self._model.reads_source
         )
+
+    def objective(
+        self, forward: Forward, batch: TokenBatch, state: State, *, progress: float
+    ) -> tuple[Tensor, State]:
+        batch = replace_by_predictions(forward, batch, state, self.scheduled_sampling * progress)
+        logits, state = forward(batch.inputs, state, *batch.source)
+        return next_token_loss(logits, batch.targets, self.label_smoothing), state
 
     def collate(
         self, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], *, encodes: bool
