@@ -72,6 +72,10 @@ def test_own_mixer(place: Path, text_file: Path) -> None:
     refused = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert refused.returncode == 2
     assert "model.dim=0: give a whole number from 1 up" in refused.stderr
+    environment["SEQZOO_PLUGINS"] = "own_mixer"  # it imports seqzoo's operations
+    command = [sys.executable, "-m", "seqzoo", "info", "model=gated_mean"]
+    described = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert described.returncode == 0, described.stderr
 
 
 def test_stream_any_length(script: Script, text_file: Path) -> None:

@@ -213,7 +213,8 @@ def test_a_second_signal_leaves_a_summary(tmp_path: Path, text_file: Path) -> No
 
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path, text_file, max_steps=9, hooks=[Impatient()])
-    assert RunDirectory(tmp_path).summary["status"] == "interrupted"
+    summary = RunDirectory(tmp_path).summary
+    assert summary["status"] == "interrupted" and summary["steps"] == 3
 
 
 def test_what_a_run_leaves(tmp_path: Path, text_file: Path) -> None:

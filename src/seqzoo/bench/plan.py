@@ -14,7 +14,7 @@ from seqzoo.config.values import Count, Described, Device, Dtype, Flag, Seconds,
 from seqzoo.errors import UserError
 from seqzoo.models.zoo import check_model, families, family, full_name
 
-SETTINGS = "seqzoo.bench.plan:BenchSettings"  # as the schema and --help read it
+SETTINGS = "seqzoo.bench.plan:BenchSettings"  # as `declared` reads it
 Mode = Literal["train", "prefill", "decode"]
 MODES: tuple[Mode, ...] = ("train", "prefill", "decode")
 Modes = Annotated[list[Mode] | Mode, Described("a list of some of train, prefill, decode")]

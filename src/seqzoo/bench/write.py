@@ -23,7 +23,13 @@ measured a state that grows is the slower one."""
 
 
 def write(results: Results, folder: Path) -> str:
-    """Write every file of a bench into its directory; returns the tables in Markdown."""
+    """Write every file of a bench into its directory, the measurements first; returns the tables in
+    Markdown."""
+    measured = {
+        "bench.json": json.dumps(results, indent=1) + "\n",
+        "bench.csv": text.to_csv(COLUMNS, results["points"]),
+    }
+    text.write(folder, measured)
     found = list(tables(results))
     markdown = "".join(f"\n### {title}\n\n{text.markdown(*table)}" for title, table in found)
     whole = figure(results, measured_panels(results))
@@ -31,13 +37,11 @@ def write(results: Results, folder: Path) -> str:
     for title, table in found:
         parts += [page.heading(title), page.table(*table)]
     figures.save({"bench": whole}, folder)
-    files = {
-        "bench.json": json.dumps(results, indent=1) + "\n",
-        "bench.csv": text.to_csv(COLUMNS, results["points"]),
+    pages = {
         "bench.md": f"```text\n{about(results)}\n```\n{markdown}\n{NOTES}\n",
         "report.html": page.page("seqzoo bench", *parts),
     }
-    text.write(folder, files)
+    text.write(folder, pages)
     write_tensorboard(results, folder / "tensorboard")
     return markdown
 

@@ -99,7 +99,7 @@ def _check_keys_of_architecture(values: Mapping[str, Any]) -> None:
 
 
 def check_folder(wanted: str) -> None:
-    """Refuse a run directory that cannot be made, or is the working directory itself."""
+    """Refuse a run directory that cannot be made, or has no name."""
     if not wanted:
         raise UserError("hydra.run.dir or hydra.sweep.dir is empty: give a folder, or leave it out")
     folder = Path(wanted).absolute()

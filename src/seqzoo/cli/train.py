@@ -42,6 +42,8 @@ def main(arguments: list[str]) -> int:
         check_folder(config["hydra"]["sweep" if options.multirun else "run"]["dir"])
     texts = [override.input_line for override in overrides]
     if options.multirun and options.cfg == "job":
+        if options.package:
+            raise UserError(f"--package {options.package}: leave it out with -m, or leave -m out")
         print_yaml(configs)
         return 0
     if options.cfg or options.info:

@@ -5,7 +5,8 @@ A package declares an entry point of the group `seqzoo.plugins` that names a mod
 an attribute `plugin`, a `Plugin`. A module that is not installed as a plugin is named with
 `plugins=[module]`, or in the variable SEQZOO_PLUGINS; a script or a notebook that has such an
 attribute is the module `__main__`. The module should import no torch: everything in a `Plugin` is
-an import path, `"package.module:object"`, loaded when it is used.
+an import path, `"package.module:object"`, loaded when it is used. To add one after the variable was
+read, call `use`.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from seqzoo.errors import UserError
 
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -44,6 +43,7 @@ def _device(name: str) -> str:
     return name
 
 
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1), Described("a whole number from 0 to 2**63 - 1")]
 Device = Annotated[str, AfterValidator(_device), Described("auto, cpu, cuda or cuda:N")]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Tokenizer = Literal["char", "byte", "bpe"]
@@ -105,13 +105,15 @@ def describe(annotation: Any) -> str:
 
 
 def choices(annotation: Any) -> list[Any]:
-    """The values an annotation lists: those of `Literal`, and true and false of a flag."""
+    """The values an annotation lists, also as items: those of `Literal`, and true and false of a
+    flag."""
     if annotation is bool:
         return [True, False]
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
-    if get_origin(annotation) in (Union, UnionType):
-        return [value for part in get_args(annotation) for value in choices(part)]
+    if get_origin(annotation) in (Union, UnionType, Annotated, list):
+        parts = get_args(annotation)[: 1 if get_origin(annotation) is Annotated else None]
+        return list(dict.fromkeys(value for part in parts for value in choices(part)))
     return [None] if annotation is NoneType else []
 
 

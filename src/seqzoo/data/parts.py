@@ -75,9 +75,9 @@ def hold_out(
             chosen = _choose(order, counts, held_out_size(len(train), wanted))
             if wanted and not chosen:
                 raise UserError(
-                    f"task.{part}_{unit}: {name} has too few different {('sources', 'texts')[key]} "
-                    f"({len(counts)} in {len(train)} rows) to hold some out: give 20 or more, or a "
-                    f"file for {part}"
+                    f"task.{part}_{unit}: {name} has {len(counts)} different "
+                    f"{('sources', 'texts')[key]} in {len(train)} rows, of which none can be held "
+                    f"out: give more of them, a larger task.{part}_{unit}, or a file for {part}"
                 )
             given = [row for row in complete[0] if row[key] in chosen]
             complete[0] = [row for row in complete[0] if row[key] not in chosen]

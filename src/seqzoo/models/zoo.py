@@ -211,6 +211,9 @@ def build(
         UserError: an unknown name or key, a value that is not allowed, or more weights than there
             is memory for.
     """
+    from seqzoo.ops.registry import load_forms
+
+    load_forms()
     sizes = {key: keys.pop(key, None) for key in ("source_vocab_size", "n_classes")}
     sizes = {key: size for key, size in sizes.items() if size is not None}
     model, whole = complete(name, architecture, **keys)
@@ -228,6 +231,7 @@ def build(
         with torch.device("meta"):
             n_bytes = 4 * assemble().n_parameters()
         raise UserError(
-            f"model.dim={model['dim']}, model.n_layers={model['n_layers']}: the weights alone need "
-            f"{n_bytes:,} bytes of memory, more than there is: lower model.dim"
+            f"model.dim={model['dim']}, model.n_layers={model['n_layers']}, a vocabulary of "
+            f"{vocab_size:,}: the weights alone need {n_bytes:,} bytes of memory, which could not "
+            "be allocated: lower one of them"
         ) from None

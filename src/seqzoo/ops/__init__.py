@@ -1,7 +1,7 @@
 """Pure sequence maths: each operation has a `naive` definition, written from its paper's equations,
 beside its fast forms. `registry` chooses which form runs; `watch` collects attention weights."""
 
-from seqzoo.ops.registry import BACKENDS, Backend, backend, backends, load_forms, recording
+from seqzoo.ops.registry import BACKENDS, Backend, backend, backends, recording
 from seqzoo.ops.tensors import float32_or_wider, unit
 from seqzoo.ops.watch import watching
 
@@ -15,5 +15,3 @@ __all__ = [
     "unit",
     "watching",
 ]
-
-load_forms()  # last, as the forms import this package; torch.compile could not trace it

@@ -155,7 +155,11 @@ _loaded_at = -1  # the `changes` of plugins then
 
 
 def load_forms() -> None:
-    """Import the functions of all forms: ours, and those of the plugins in use."""
+    """Import the functions of all forms: ours, and those of the plugins in use.
+
+    `choose` does it, but not where torch.compile traces it, as imports cannot be traced; so `build`
+    does it too.
+    """
     global _loaded_at
     for operation, forms in backends().items():
         _loaded[operation] = {

@@ -152,11 +152,13 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_text(self.path / "summary.json", json.dumps(dict(summary), indent=1) + "\n")
 
-    def mark_failed(self, reason: str, status: str = "failed") -> None:
-        """Write a summary of a run that ended without one: its status and the reason."""
+    def mark_failed(
+        self, reason: str, status: str = "failed", facts: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write a summary of a run that ended without one: its status, the reason, and `facts`."""
         config = self.config
         named = {section: config[section]["name"] for section in ("model", "task")}
-        self.write_summary({**named, "status": status, "error": reason})
+        self.write_summary({**(facts or {}), **named, "status": status, "error": reason})
 
     def has_checkpoint(self) -> bool:
         """Whether the run can be resumed."""

@@ -192,7 +192,7 @@ class Run:
     # ---- classification
 
     def classify(self, texts: Sequence[str]) -> list[tuple[str, float]]:
-        """The likeliest label of each text and its probability.
+        """The likeliest label of each text and its probability; of an empty text `""` and 0.
 
         Raises:
             UserError: the task is no classification; one text that is not in a list.

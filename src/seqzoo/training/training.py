@@ -281,7 +281,9 @@ class Training:
             self.summary["status"] = "failed"
             if isinstance(error, KeyboardInterrupt):
                 self.summary["status"] = "interrupted"
-                directory.mark_failed("stopped by a second signal", status="interrupted")
+                reached = {"steps": self.step, "tokens": self.tokens}
+                facts = {**directory.summary, **reached}
+                directory.mark_failed("stopped by a second signal", "interrupted", facts)
             raise
         finally:
             self.terminal.close()

@@ -19,7 +19,5 @@ def add(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     run = load_run(options, "classify")
     for texts in [options.texts] if options.texts else standard_input():
-        found = iter(run.classify([text for text in texts if text]))
-        for text in texts:  # an empty one is answered by an empty line
-            label, probability = next(found) if text else ("", 0.0)
+        for text, (label, probability) in zip(texts, run.classify(texts), strict=True):
             print(f"{label}\t{100 * probability:.1f} %\t{text}" if text else "", flush=True)

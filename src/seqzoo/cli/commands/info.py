@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
         return 0
     sizes = {}
     given = options.overrides
-    if len(given) == 1 and ("/" in given[0].partition("=")[0] or Path(given[0]).is_dir()):
+    if len(given) == 1 and (Path(given[0]).is_dir() or "/" in given[0] and "=" not in given[0]):
         directory = RunDirectory.open(Path(given[0]))
         config, sizes = directory.config, directory.sizes()
         check_requirements(config, directory.path, "model")
