@@ -435,7 +435,7 @@ def test_pair_file_errors(write):
     for files, needed in (
         ({"path": three}, ["task.path", "3 column", "line 2", "<TAB>"]),
         ({"path": "none.tsv"}, ["task.path: no such file: none.tsv"]),
-        ({"path": good}, ["task.val_pairs", "different sources (1 in 30 rows)"]),
+        ({"path": good}, ["task.val_pairs", "1 different sources in 30 rows"]),
         ({"path": good, "test_path": one}, ["task.test_path", "1 column", "line 1"]),
         ({"val_path": good}, ["task.val_path", "task.path"]),
         ({"source": one, "target": two}, ["task.source has 1 ", "task.target has 2"]),
