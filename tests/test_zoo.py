@@ -41,7 +41,7 @@ def test_options_reach_the_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", ("lstm", "transformer"))
 def test_a_model_too_large_for_memory_is_refused(name: str) -> None:
-    with pytest.raises(seqzoo.UserError, match=r"model.dim=10000000.*,\d+ bytes.*lower one of them"):
+    with pytest.raises(seqzoo.UserError, match=r"model.dim=10000000.*,\d+ bytes.*lower one"):
         seqzoo.build(name, vocab_size=13, dim=10_000_000, n_layers=1)
 
 
