@@ -14,6 +14,7 @@ from seqzoo.data import labelled, plays
 from seqzoo.data.labelled import LABELLED_CORPORA, SPECIALS
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.errors import UserError
+from seqzoo.models import cost
 from seqzoo.models.zoo import FAMILIES, build
 from seqzoo.state import leaves
 from seqzoo.tasks.classification import Classification, macro_f1, predict
@@ -176,6 +177,16 @@ def test_what_the_trainer_reads_of_a_model():
     assert not model.state_grows and growing.state_grows
     assert len(model.blocks) == len(list(model.stacks[0]))
     assert model.n_parameters() == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("bidirectional", (False, True))
+def test_what_a_classifier_costs(bidirectional):
+    """Bytes of the state and FLOPs for `seqzoo info` and `compare`; both ways there is no state."""
+    keys = {"dim": 16, "n_layers": 1, "bidirectional": bidirectional}
+    table = cost.describe({"name": "gru", "architecture": "classifier", **keys}, 50, n_classes=3)
+    assert ("state bytes" in table) != bidirectional
+    model = classifier("gru", bidirectional=bidirectional)
+    assert cost.flops_of_training(model, 8) > 0
 
 
 # The data

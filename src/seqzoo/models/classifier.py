@@ -76,7 +76,7 @@ class Classifier(TokenModel):
         super().__init__(embedding, norm_in, dropout)
         self.stacks = nn.ModuleList(nn.ModuleList(layers) for layers in stacks)
         self.norms = nn.ModuleList(norms)
-        self.pooling, self.bidirectional, self.max_len = pooling, bidirectional, max_len
+        self.pooling, self.reads_both_ways, self.max_len = pooling, bidirectional, max_len
         self.head = nn.Linear(len(stacks) * embedding.embedding_dim, n_classes)
 
     def forward(
@@ -102,7 +102,7 @@ class Classifier(TokenModel):
         sizes = [T] * B if lengths is None else list(lengths)
         if len(sizes) != B or not all(1 <= n <= T for n in sizes):
             raise ValueError(f"lengths {sizes} of {B} rows must be from 1 to {T}")
-        if self.bidirectional:
+        if self.reads_both_ways:
             if state is not None:
                 raise ValueError("a text that is read from both ends has to be read at once")
             read = self._two_stacks if len(self.stacks) == 2 else self._one_full_stack

@@ -20,26 +20,27 @@ from seqzoo.state import State, nbytes
 LENGTHS = (1, 64, 256, 1024, 4096)
 
 
-def describe(
-    keys: Mapping[str, Any], vocab_size: int = 65, source_vocab_size: int | None = None
-) -> str:
+def describe(keys: Mapping[str, Any], vocab_size: int = 65, **sizes: Any) -> str:
     """Parameters, FLOPs a token and state bytes at several lengths, as text.
 
     Args:
         keys: the model's configuration.
         vocab_size: number of tokens V.
-        source_vocab_size: of the source, as for `build`.
+        **sizes: `source_vocab_size` and `n_classes`, as for `build`; by default 2 classes.
     """
-    model = build(vocab_size=vocab_size, source_vocab_size=source_vocab_size, **keys).eval()
+    if keys.get("architecture") == "classifier":
+        sizes = {"n_classes": 2, **sizes}
+    model = build(vocab_size=vocab_size, **sizes, **keys).eval()
     lines = [
         f"{keys['name']}: " + ", ".join(f"{k} {v}" for k, v in keys.items() if k != "name"),
         f"parameters          {model.n_parameters():>14,}   (vocabulary {vocab_size})",
         *(f"  {part:<18}{count:>14,}" for part, count in parameters(model).items()),
         f"FLOPs a token       {flops_per_token(model, 64):>14,}   (read in parallel, T = 64)",
-        *(["after a source of as many tokens:"] if model.reads_source else []),
-        "",
-        f"{'context T':>10} {'state bytes':>14} {'FLOPs of token T':>18}",
     ]
+    if model.reads_both_ways:  # the whole text at once: there is no state between tokens
+        return "\n".join(lines)
+    lines += ["after a source of as many tokens:"] if model.reads_source else []
+    lines += ["", f"{'context T':>10} {'state bytes':>14} {'FLOPs of token T':>18}"]
     for length in LENGTHS:
         if model.max_len is None or length <= model.max_len:
             size, flops = step_at(model, length)
@@ -68,7 +69,9 @@ def flops_of_token(model: LanguageModel) -> tuple[int, int]:
 def flops_of_training(model: LanguageModel, length: int) -> float:
     """FLOPs a token of training on sequences of `length` tokens, read token by token: three times
     the forward pass, as the backward pass needs twice as many. With an encoder: the mean over a
-    source and a target of half the length each."""
+    source and a target of half the length each. A text that is read both ways is read at once."""
+    if model.reads_both_ways:
+        return 3 * flops_per_token(model, length)
     if not model.reads_source:
         return 3 * _mean_of_tokens(*flops_of_token(model), length)
     half = max(1, length // 2)
@@ -101,7 +104,7 @@ def step_at(model: LanguageModel, length: int) -> tuple[int, int]:
 
 def _initial_state(model: LanguageModel, length: int) -> State:
     """The state before the first token; with an encoder, after a source of `length` tokens."""
-    return model.start(_tokens(length), 0)[1]
+    return model.start(_tokens(length), 0)[1] if model.reads_source else None
 
 
 def _mean_of_tokens(first: float, growth: float, length: int) -> float:

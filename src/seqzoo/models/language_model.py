@@ -93,10 +93,12 @@ class TokenModel(nn.Module):
     Attributes:
         reads_source: whether an encoder reads the source.
         needs_equal_lengths: whether the sources of a batch must have one length.
+        reads_both_ways: whether all tokens have to be read in one call, without a state.
     """
 
     reads_source = False
     needs_equal_lengths = False
+    reads_both_ways = False
 
     def __init__(self, embedding: nn.Embedding, norm_in: nn.Module, dropout: float) -> None:
         super().__init__()
