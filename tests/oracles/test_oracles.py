@@ -202,7 +202,7 @@ def as_run(model: LanguageModel, folder: Path, name: str, **keys: object) -> Run
     from seqzoo.data.tokenizers import Tokenizer
     from seqzoo.models.zoo import model_keys
 
-    config = {"model": model_keys(name, **keys), "task": {"seq_len": 64}}
+    config = {"model": model_keys(name, **keys), "task": {"name": "charlm", "seq_len": 64}}
     directory = RunDirectory(folder / "run")
     directory.path.mkdir(exist_ok=True)
     directory.write_config({**config, "optim": {}, "trainer": {}})
