@@ -75,6 +75,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def in_trained(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of `trained`, as the working directory."""
+    monkeypatch.chdir(trained)
+    return trained
+
+
 def _fill(folder: Path) -> None:
     shutil.copy(textwrap.__file__, folder / "text.txt")
     (folder / "empty.txt").write_text("")
@@ -127,7 +134,7 @@ BAD = [  # (request, what the line must say)
     ("train hydra.run.dir=", "is empty: give a folder"),
     ("train -m hydra.sweep.dir= model=rnn,gru", "is empty: give a folder"),
     ("train -m --cfg hydra", "leave -m out, or give --cfg job"),
-    ("train -p model", "--package: says how --cfg prints: add --cfg job"),
+    ("train -p model", "--package: only works with --cfg: add --cfg job"),
     ("train -m --cfg job -p model", "--package model: leave it out with -m"),
     ("info /nope", "/nope: no run directory"),
     ("train plugins=[no_such_module]", "plugins=[no_such_module]: cannot be imported"),
@@ -247,14 +254,12 @@ def test_refusals_do_not_load_torch(place: Path) -> None:
 @pytest.mark.parametrize("device", ["cuda:99", "foo"])
 @pytest.mark.parametrize("command", ["generate runs/a", "eval runs/a", "translate runs/b"])
 def test_device_that_is_not_there(
-    trained: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    in_trained: Path,
     seqzoo: Seqzoo,
     capfd: pytest.CaptureFixture[str],
     command: str,
     device: str,
 ) -> None:
-    monkeypatch.chdir(trained)
     assert seqzoo(*command.split(), "--device", device) == 2
     assert capfd.readouterr().err.count("\n") == 1
 
@@ -414,13 +419,11 @@ def test_resume_extends(
     "given", ["model.dim=32", "model=gru", "optim.lr=0.5", "trainer.foo=1", "task.seq_len=8"]
 )
 def test_resume_refuses(
-    trained: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    in_trained: Path,
     seqzoo: Seqzoo,
     capfd: pytest.CaptureFixture[str],
     given: str,
 ) -> None:
-    monkeypatch.chdir(trained)
     assert seqzoo("train", "resume=runs/a", given) == 2
     error = capfd.readouterr().err
     assert given.partition("=")[0] in error and error.count("\n") == 1
@@ -458,12 +461,10 @@ def test_a_file_name_is_taken_as_it_is(place: Path, seqzoo: Seqzoo) -> None:
 
 
 def test_generate_and_eval(
-    trained: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    in_trained: Path,
     seqzoo: Seqzoo,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(trained)
     texts = []
     for checkpoint in ("best", "last"):
         given = ["--tokens", "20", "--seed", "1", "--checkpoint", checkpoint]
@@ -482,14 +483,13 @@ def test_generate_and_eval(
 
 
 def test_translate(
-    trained: Path,
+    in_trained: Path,
     monkeypatch: pytest.MonkeyPatch,
     seqzoo: Seqzoo,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     import io
 
-    monkeypatch.chdir(trained)
     assert seqzoo("translate", "runs/b", "number 1", "number 2", "--beam", "3") == 0
     assert len(capfd.readouterr().out.splitlines()) == 2
     assert seqzoo("translate", "runs/b", "number 1", "number 2") == 0
@@ -502,14 +502,13 @@ def test_translate(
 
 
 def test_classify_answers_every_line(
-    trained: Path,
+    in_trained: Path,
     monkeypatch: pytest.MonkeyPatch,
     seqzoo: Seqzoo,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     import io
 
-    monkeypatch.chdir(trained)
     for lines in ("odd 1\n\neven 2\n", "\n"):
         monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
         assert seqzoo("classify", "c") == 0
@@ -518,12 +517,10 @@ def test_classify_answers_every_line(
 
 
 def test_commands_name_the_right_one(
-    trained: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    in_trained: Path,
     seqzoo: Seqzoo,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(trained)
     assert seqzoo("translate", "runs/a", "one") == 2
     assert "use seqzoo generate" in capfd.readouterr().err
     assert seqzoo("generate", "runs/b") == 2
@@ -531,12 +528,10 @@ def test_commands_name_the_right_one(
 
 
 def test_what_is_printed_fits_a_terminal(
-    trained: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    in_trained: Path,
     seqzoo: Seqzoo,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(trained)
     summary = json.loads(Path("runs/a/summary.json").read_text())
     summary |= {"model": "linear_transformer", "parameters": 123_456_789, "steps": 100_000}
     summary |= {"tokens": 819_200_000, "train_seconds": 3600.0, "tokens_per_second": 227_555.5}

@@ -501,7 +501,7 @@ def my_corpora():
 
 
 def my_pair_corpora(*, limit):
-    return pairs.make_pairs("mine", "pairs", [("a", "b")] * limit, [], [])
+    return pairs.Pairs.of("mine", "pairs", [("a", "b")] * limit, [], [])
 
 
 def test_declarations_are_those_of_the_files():

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from seqzoo.bench import plan
 from seqzoo.cli import help as helps
 from seqzoo.cli.compose import GROUPS, add_search_path
 from seqzoo.cli.main import COMMANDS, command_parser
@@ -134,7 +135,7 @@ def _keys(before: list[str]) -> dict[str, tuple[Any, Any]]:
 
 
 def _keys_of_bench() -> dict[str, tuple[Any, Any]]:
-    annotations = declared(helps.BENCH_SETTINGS).keys
+    annotations = declared(plan.SETTINGS).keys
     values = files.defaults("bench", "default")
     return {f"bench.{key}": (value, annotations.get(key)) for key, value in values.items()}
 

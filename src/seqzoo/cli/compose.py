@@ -150,7 +150,7 @@ def compose(overrides: Sequence[Any], name: str = "train") -> list[dict[str, Any
 
 
 def _in_our_words(error: Exception, overrides: Sequence[Any], name: str) -> UserError:
-    """What Hydra says of a request, in one line."""
+    """The refusal of a request for which Hydra raised an error."""
     reason = " ".join(str(error).split())
     if match := re.match("Could not override '(.*?)'", reason):
         section, choice, *_ = *re.split("[./]", match[1]), ""

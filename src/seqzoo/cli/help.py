@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from seqzoo.bench import plan
 from seqzoo.cli.checks import TRAINER
 from seqzoo.cli.compose import GROUPS, NAMED
 from seqzoo.config import files
@@ -51,7 +52,6 @@ seqzoo info [RUN | KEY=VALUE ...]: parameters, FLOPs a token and state bytes of 
   seqzoo info runs/charlm/lstm/2026-01-31_12-00-00
 
 Keys are those of `seqzoo train --help`."""
-BENCH_SETTINGS = "seqzoo.bench.plan:BenchSettings"
 
 
 def declarations(config: Mapping[str, Any]) -> dict[str, Declaration]:
@@ -93,7 +93,7 @@ def train_help(config: Mapping[str, Any]) -> str:
 def bench_help(values: Mapping[str, Any]) -> str:
     """The help of `seqzoo bench`."""
     comments = files.comments("bench", "default")
-    return BENCH + "\n".join(section_help("bench", comments, values, declared(BENCH_SETTINGS)))
+    return BENCH + "\n".join(section_help("bench", comments, values, declared(plan.SETTINGS)))
 
 
 def section_help(

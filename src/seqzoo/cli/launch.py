@@ -27,6 +27,11 @@ def report(error: object) -> None:
     print(f"seqzoo: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
 
 
+def silence(stream: TextIO) -> None:
+    """Throw away what is written to a stream whose reader has left, as `head` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def prepare(task: Mapping[str, Any]) -> Any:
     """The task's data; runs of a sweep with the same task share it."""
     return _prepare(json.dumps(task, sort_keys=True))
@@ -94,7 +99,7 @@ def _fit(
 
 
 class _Output:
-    """Standard output, which goes on in silence after its reader has left, as `head` does."""
+    """Standard output that may lose its reader: see `silence`."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -113,7 +118,7 @@ class _Output:
         try:
             call(*text)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            silence(self._stream)
 
 
 def attempt(config: Mapping[str, Any], directory: RunDirectory, **options: Any) -> tuple[int, Any]:

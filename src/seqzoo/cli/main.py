@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
 
-from seqzoo.cli.launch import INTERRUPTED, REFUSED, report
+from seqzoo.cli.launch import INTERRUPTED, REFUSED, report, silence
 from seqzoo.cli.parser import Parser
 from seqzoo.errors import UserError, nearest
 
@@ -54,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         report(error)
         status = REFUSED
-    except BrokenPipeError:  # the reader of the output has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        silence(sys.stdout)
         status = 0
     except KeyboardInterrupt:
         status = INTERRUPTED

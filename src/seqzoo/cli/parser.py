@@ -105,7 +105,7 @@ def read_options(command: str, arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_intermixed_args(arguments)
     for name in ("package", "resolve"):
         if getattr(options, name, None) and options.cfg is None:
-            raise UserError(f"--{name}: says how --cfg prints: add --cfg job, or leave it out")
+            raise UserError(f"--{name}: only works with --cfg: add --cfg job, or leave it out")
     if options.config_dir is not None:
         files.add_folder(options.config_dir)
     return options

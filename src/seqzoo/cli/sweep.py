@@ -89,8 +89,7 @@ def _run(cfg: Any) -> tuple[int, float | None]:
         launch.report(error)
         return launch.REFUSED, None
     config["resume"] = None
-    status, summary = launch.attempt(config, directory)
-    return status, launch.best_metric(summary) if summary else None
+    return _train(config, directory)
 
 
 def _skip_or_resume(directory: RunDirectory) -> tuple[int, float | None]:
@@ -100,5 +99,11 @@ def _skip_or_resume(directory: RunDirectory) -> tuple[int, float | None]:
         return launch.DONE, launch.best_metric(directory.summary)
     print(f"resuming {directory.path}", flush=True)
     config = resume.complete(directory.config)
-    status, summary = launch.attempt(config, directory, resuming=True)
+    return _train(config, directory, resuming=True)
+
+
+def _train(
+    config: dict[str, Any], directory: RunDirectory, *, resuming: bool = False
+) -> tuple[int, float | None]:
+    status, summary = launch.attempt(config, directory, resuming=resuming)
     return status, launch.best_metric(summary) if summary else None

@@ -111,9 +111,11 @@ def choices(annotation: Any) -> list[Any]:
         return [True, False]
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
-    if get_origin(annotation) in (Union, UnionType, Annotated, list):
-        parts = get_args(annotation)[: 1 if get_origin(annotation) is Annotated else None]
-        return list(dict.fromkeys(value for part in parts for value in choices(part)))
+    if get_origin(annotation) is Annotated:
+        return choices(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType, list):
+        listed = (value for part in get_args(annotation) for value in choices(part))
+        return list(dict.fromkeys(listed))
     return [None] if annotation is NoneType else []
 
 

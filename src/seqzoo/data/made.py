@@ -13,7 +13,7 @@ from num2words import CONVERTER_CLASSES
 from seqzoo.data.cache import cached
 from seqzoo.data.files import split_lines
 from seqzoo.data.named import unknown_name
-from seqzoo.data.pairs import Pairs, make_pairs
+from seqzoo.data.pairs import Pairs
 from seqzoo.data.parts import PARTS, Row, held_out_size
 from seqzoo.errors import UserError
 
@@ -71,7 +71,7 @@ def numbers(
     }
     folder = cached("numbers", key, build)
     note = f"numbers below {limit:,} spelled in {source_lang} and {target_lang}"
-    return make_pairs("numbers", note, *(_load_table(folder / f"{part}.tsv") for part in PARTS))
+    return Pairs.of("numbers", note, *(_load_table(folder / f"{part}.tsv") for part in PARTS))
 
 
 def reversals(
@@ -99,7 +99,7 @@ def reversals(
     n_val = wanted * val_pairs // max(1, val_pairs + test_pairs)
     note = f"strings of up to {longest} letters, and their reversals"
     parts = (train, list(held_out)[:n_val], list(held_out)[n_val:])
-    return make_pairs("reverse", note, *([(text, text[::-1]) for text in part] for part in parts))
+    return Pairs.of("reverse", note, *([(text, text[::-1]) for text in part] for part in parts))
 
 
 def _of_every_size(draw: random.Random, limit: int, n: int, reserved: set[int]) -> list[int]:

@@ -158,9 +158,6 @@ def read_pairs(keys: Mapping[str, Any]) -> Pairs:
     return Rows.of(name, note, *hold_out(name, parts, key=0, unit="pairs", **sizes))
 
 
-make_pairs = Rows.of
-
-
 def encode_pairs(
     pairs: Pairs,
     existing: Mapping[str, Tokenizer] = {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
@@ -87,7 +88,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-class TokenModel(nn.Module):
+class TokenModel(nn.Module, ABC):
     """What every architecture has: embedded tokens are read by layers, and a state is carried.
 
     Attributes:
@@ -110,9 +111,9 @@ class TokenModel(nn.Module):
         return x
 
     @property
+    @abstractmethod
     def blocks(self) -> list[nn.Module]:
         """Every layer, each to be compiled on its own."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def example_state(self) -> State:

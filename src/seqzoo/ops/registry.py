@@ -136,7 +136,7 @@ def record(operation: str, form: str) -> None:
 def choose(operation: str, x: Tensor, length: int) -> Callable[..., Any]:
     """The form to run for an input x of an operation over `length` tokens."""
     compiling = torch.compiler.is_compiling()
-    if _loaded_at != plugins.changes and not compiling:
+    if not compiling:
         load_forms()
     forms = _loaded[operation]
     name = None if compiling else _forced.get()
@@ -155,12 +155,15 @@ _loaded_at = -1  # the `changes` of plugins then
 
 
 def load_forms() -> None:
-    """Import the functions of all forms: ours, and those of the plugins in use.
+    """Import the functions of all forms: ours, and those of the plugins in use; once, until plugins
+    are added.
 
     `choose` does it, but not where torch.compile traces it, as imports cannot be traced; so `build`
     does it too.
     """
     global _loaded_at
+    if _loaded_at == plugins.changes:
+        return
     for operation, forms in backends().items():
         _loaded[operation] = {
             name: (load(form.function), form.when) for name, form in forms.items()

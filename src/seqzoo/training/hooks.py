@@ -8,6 +8,7 @@ Python.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from seqzoo.config.schema import checked
@@ -57,7 +58,7 @@ class Log(Hook):
         training.meter.begin()
 
 
-class OnTheWay(Hook):
+class OnTheWay(Hook, ABC):
     """Acts on every step that is due but the last, which `on_end` follows.
 
     Attributes:
@@ -72,8 +73,9 @@ class OnTheWay(Hook):
             self.done_at = training.step
             self.act(training)
 
+    @abstractmethod
     def act(self, training: Training) -> None:
-        raise NotImplementedError
+        """What is done on a step."""
 
 
 class Evaluate(OnTheWay):

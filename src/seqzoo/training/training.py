@@ -189,12 +189,11 @@ class Training:
             for split in ("val",) if quick else self.task.splits():
                 metrics |= self.task.evaluate(self.model, split, quick=quick)
         self.model.train()
+        seconds: float | None = None
         if at is None:
-            self.metrics = metrics
+            at, seconds, self.metrics = self.step, position["seconds"], metrics
             self.loggers.scalars(metrics, position)
-        self.terminal.evaluation(
-            self.step if at is None else at, position["seconds"] if at is None else None, metrics
-        )
+        self.terminal.evaluation(at, seconds, metrics)
         return metrics
 
     # ---- checkpoints

@@ -36,8 +36,9 @@ def main(arguments: list[str]) -> int:
     from seqzoo.bench import plan
 
     plans = [plan.make(config) for config in configs]
-    folder = Path(wanted := hydra[0]["sweep" if options.multirun else "run"]["dir"])
+    wanted = hydra[0]["sweep" if options.multirun else "run"]["dir"]
     check_folder(wanted)
+    folder = Path(wanted)
     command = shlex.join(["seqzoo", "bench", *arguments])
     for number, (config, one) in enumerate(zip(configs, plans, strict=True)):
         _measure(config, one, folder / str(number) if options.multirun else folder, command)
