@@ -22,6 +22,7 @@ from torch import Tensor
 
 from seqzoo.config import plugins
 from seqzoo.config.schema import load
+from seqzoo.ops.native import available
 
 Condition = Callable[[Tensor, int], bool]  # (an input of the operation, its length in tokens)
 
@@ -67,11 +68,13 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "sdpa": Backend("seqzoo.ops.attention:sdpa"),
     },
     "linear_scan": {
+        "native": Backend("seqzoo.ops.native.forms:linear_scan", when=available),
         "naive": Backend("seqzoo.ops.linear_scan:naive", when=one_token),
         "loop": Backend("seqzoo.ops.linear_scan:loop", when=on_cpu),
         "scan": Backend("seqzoo.ops.linear_scan:scan"),
     },
     "matrix_state": {
+        "native": Backend("seqzoo.ops.native.forms:matrix_state", when=available),
         "naive": Backend("seqzoo.ops.matrix_state:naive", when=one_token),
         "chunked": Backend("seqzoo.ops.matrix_state:chunked"),
     },
@@ -80,6 +83,7 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "torch": Backend("seqzoo.ops.recurrent:fused"),
     },
     "wkv4": {
+        "native": Backend("seqzoo.ops.native.forms:wkv4", when=available),
         "naive": Backend("seqzoo.ops.wkv4:naive", when=one_token),
         "chunked": Backend("seqzoo.ops.wkv4:chunked"),
         "scan": Backend("seqzoo.ops.wkv4:scan", when=never),  # `chunked` falls back to it

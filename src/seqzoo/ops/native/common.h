@@ -1,0 +1,148 @@
+// Vectors of one cache line, and the arguments that Python hands over.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+template <class T>
+struct Lanes {
+  static constexpr int n = 64 / sizeof(T);
+  typedef T Vec __attribute__((vector_size(64)));
+  typedef T Loose __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));  // anywhere
+};
+
+template <class T>
+using Vec = typename Lanes<T>::Vec;
+
+template <class T>
+inline Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename Lanes<T>::Loose*>(p);
+}
+
+template <class T>
+inline void store(T* p, Vec<T> x) {
+  *reinterpret_cast<typename Lanes<T>::Loose*>(p) = x;
+}
+
+// The same of the first `count` lanes only; the others are 0, or not written.
+template <class T>
+inline Vec<T> load(const T* p, int64_t count) {
+  if (count >= Lanes<T>::n) return load(p);
+  Vec<T> x = {};
+  for (int64_t i = 0; i < count; ++i) x[i] = p[i];
+  return x;
+}
+
+template <class T>
+inline void store(T* p, Vec<T> x, int64_t count) {
+  if (count >= Lanes<T>::n) return store(p, x);
+  for (int64_t i = 0; i < count; ++i) p[i] = x[i];
+}
+
+// A copy of few numbers, without the call of a function.
+template <class T>
+inline void copy(const T* from, int64_t count, T* to) {
+  int64_t i = 0;
+  for (; i + Lanes<T>::n <= count; i += Lanes<T>::n) store(to + i, load(from + i));
+  for (; i < count; ++i) to[i] = from[i];
+}
+
+// Whole numbers of the width of T, lane by lane.
+template <class T>
+using Whole = decltype(Vec<T>{} < Vec<T>{});
+
+// x with its lanes in another order: lane i is lane i ^ `flip`.
+template <class T>
+inline Vec<T> flipped(Vec<T> x, int flip) {
+  Whole<T> order;
+  for (int i = 0; i < Lanes<T>::n; ++i) order[i] = i ^ flip;
+  return __builtin_shuffle(x, order);
+}
+
+template <class T>
+inline T sum(Vec<T> x) {
+#pragma GCC unroll 4
+  for (int flip = Lanes<T>::n / 2; flip; flip /= 2) x += flipped<T>(x, flip);
+  return x[0];
+}
+
+// The sums of two vectors at once.
+template <class T>
+inline void sums(Vec<T> x, Vec<T> y, T* of_x, T* of_y) {
+  constexpr int n = Lanes<T>::n;
+  Whole<T> low, high;
+  for (int i = 0; i < n / 2; ++i) {
+    low[i] = i, low[n / 2 + i] = n + i;
+    high[i] = n / 2 + i, high[n / 2 + i] = n + n / 2 + i;
+  }
+  Vec<T> both = __builtin_shuffle(x, y, low) + __builtin_shuffle(x, y, high);
+#pragma GCC unroll 4
+  for (int flip = n / 4; flip; flip /= 2) both += flipped<T>(both, flip);
+  *of_x = both[0], *of_y = both[n / 2];
+}
+
+// e^x for x <= 0, to the last digit but one; 0 where that is below the smallest normal number.
+template <class T>
+inline Vec<T> exp_of_negative(Vec<T> x) {
+  constexpr bool wide = sizeof(T) == 8;
+  constexpr T least = wide ? T(-708) : T(-87), log2_e = T(1.4426950408889634);
+  constexpr T high = wide ? T(6.93147180369123816490e-01) : T(0.693359375);
+  constexpr T low = wide ? T(1.90821492927058770002e-10) : T(-2.12194440e-4);
+  const Vec<T> within = x < least ? Vec<T>{} + least : x;
+  const auto power = __builtin_convertvector(within * log2_e - T(0.5), Whole<T>);  // nearest
+  const Vec<T> n = __builtin_convertvector(power, Vec<T>), r = within - n * high - n * low;
+  Vec<T> y = {};
+#pragma GCC unroll 16
+  for (int i = wide ? 13 : 7; i > 0; --i) y = T(1) + y * r / T(i);  // the series of e^r
+  const auto scale = (power + (wide ? 1023 : 127)) << (wide ? 52 : 23);
+  Vec<T> two;
+  std::memcpy(&two, &scale, sizeof two);
+  return x < least ? Vec<T>{} : y * two;
+}
+
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// Memory that begins at a cache line, filled with zeros.
+template <class T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t size) : memory_(size + Lanes<T>::n) {
+    const auto address = reinterpret_cast<uintptr_t>(memory_.data());
+    data_ = reinterpret_cast<T*>((address + 63) / 64 * 64);
+  }
+  Buffer(Buffer&&) = default;  // a vector keeps its memory where it is
+  operator T*() { return data_; }
+
+ private:
+  std::vector<T> memory_;
+  T* data_;
+};
+
+// A tensor of up to four dimensions, the last contiguous unless it is counted by `stride`.
+template <class T>
+struct View {
+  T* data;
+  int64_t stride[4];
+  explicit operator bool() const { return data != nullptr; }
+  T* at(int64_t i, int64_t j = 0, int64_t k = 0) const {
+    return data + i * stride[0] + j * stride[1] + k * stride[2];
+  }
+};
+
+// Whole numbers and tensors, in the order in which `seqzoo.ops.native.call` wrote them.
+class Arguments {
+ public:
+  explicit Arguments(const int64_t* values) : next_(values) {}
+  int64_t number() { return *next_++; }
+  template <class T>
+  View<T> tensor() {
+    View<T> view;
+    view.data = reinterpret_cast<T*>(*next_++);
+    for (auto& stride : view.stride) stride = *next_++;
+    return view;
+  }
+
+ private:
+  const int64_t* next_;
+};

@@ -1,0 +1,131 @@
+"""Forms of operations in C++. Each backward pass computes again what its forward pass did not keep:
+the states between two of every SEGMENT tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from seqzoo.ops.matrix_state import Tokens
+from seqzoo.ops.native import call
+from seqzoo.ops.wkv4 import WKVState
+
+SEGMENT = 32  # as in the kernels
+
+
+def matrix_state(
+    tokens: Tokens,
+    S: Tensor,
+    u: Tensor | None,
+    *,
+    min_log_w: float | None = None,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Token by token, the state of a head in the first-level cache. It reads no chunks."""
+    B, H, T, _ = tokens.v.shape
+    tokens = tokens.each(lambda x: _in_rows(x.expand(B, H, T, x.shape[-1])))
+    u = None if u is None else _in_rows(u)
+    out: tuple[Tensor, Tensor] = _MatrixState.apply(*tokens, u, _in_rows(S))  # type: ignore[no-untyped-call]
+    return out
+
+
+class _MatrixState(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        q, _, v, log_w, a, _, _, S = inputs
+        sizes, training = _sizes(q, v, log_w), any(ctx.needs_input_grad)
+        B, H, T, K, V, _ = sizes
+        y, end = v.new_empty(B, T, H, V).transpose(1, 2), torch.empty_like(S)
+        read = v.new_empty(B, H, T, V) if training and a is not None else None  # b_t^T S_{t-1}
+        kept = v.new_empty(B, H, -(-T // SEGMENT), K * V) if training else None
+        call("matrix_state_forward", *sizes, *inputs, y, end, read, kept)
+        if training:
+            ctx.save_for_backward(*inputs, read, kept)
+            ctx.set_materialize_grads(False)
+        return y, end
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_y: Tensor | None, of_end: Tensor | None) -> tuple[Any, ...]:
+        *inputs, read, kept = ctx.saved_tensors
+        q, _, v, log_w, _, _, u, S = inputs
+        to = [None if x is None else torch.empty_like(x) for x in inputs]
+        if not ctx.needs_input_grad[3]:
+            to[3] = None
+        if u is not None:
+            to[6] = u.new_empty(len(q), *u.shape)  # for each row of the batch
+        unread = of_y is None  # then no query has a gradient
+        of_y = torch.zeros_like(v) if of_y is None else _in_rows(of_y)
+        of_end = torch.zeros_like(S) if of_end is None else _in_rows(of_end)
+        call("matrix_state_backward", *_sizes(q, v, log_w), *inputs, of_y, of_end, read, kept, *to)
+        if u is not None:
+            to[6] = to[6].sum(0)
+        return (None if unread else to[0], *to[1:])
+
+
+def _sizes(q: Tensor, v: Tensor, log_w: Tensor) -> tuple[int, ...]:
+    return *v.shape[:3], q.shape[-1], v.shape[-1], log_w.shape[-1]
+
+
+def wkv4(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
+    """Token by token, some channels at once; exact for any keys."""
+    rows = map(_in_rows, (k, v, w, u, *state))
+    y, end = _WKV4.apply(*rows)  # type: ignore[no-untyped-call]
+    return y, WKVState(*end.unbind(0))
+
+
+class _WKV4(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        k = inputs[0]
+        B, T, D = k.shape
+        training = any(ctx.needs_input_grad)
+        y, end = k.new_empty(B, T, D), k.new_empty(3, B, D)
+        kept = k.new_empty(B, -(-T // SEGMENT), 3, D) if training else None
+        call("wkv4_forward", B, T, D, *inputs, y, end, kept)
+        if training:
+            ctx.save_for_backward(*inputs, kept, end)
+        return y, end
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_y: Tensor, of_end: Tensor) -> tuple[Tensor, ...]:
+        *inputs, kept, end = ctx.saved_tensors
+        k = inputs[0]
+        B, T, D = k.shape
+        of_k, of_v, of_start = k.new_empty(B, T, D), k.new_empty(B, T, D), k.new_empty(3, B, D)
+        of_w, of_u = k.new_empty(B, D), k.new_empty(B, D)  # for each row of the batch
+        given = (kept, _in_rows(of_y), _in_rows(of_end), end)
+        call("wkv4_backward", B, T, D, *inputs, *given, of_k, of_v, of_w, of_u, of_start)
+        return of_k, of_v, of_w.sum(0), of_u.sum(0), *of_start.unbind(0)
+
+
+def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+    """Token by token, some channels at once."""
+    states: Tensor = _LinearScan.apply(*map(_in_rows, (a, b, h)))  # type: ignore[no-untyped-call]
+    return states
+
+
+class _LinearScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+        states = b.new_empty(b.shape)
+        call("linear_scan_forward", *b.shape, a, b, h, states)
+        ctx.save_for_backward(a, h, states)
+        return states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_states: Tensor) -> tuple[Tensor, ...]:
+        a, h, states = ctx.saved_tensors
+        to = states.new_empty(a.shape), states.new_empty(a.shape), states.new_empty(h.shape)
+        call("linear_scan_backward", *a.shape, a, h, states, _in_rows(of_states), *to)
+        return to
+
+
+def _in_rows(x: Tensor) -> Tensor:
+    """x with its last dimension contiguous, as the kernels read it."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
