@@ -379,6 +379,15 @@ def test_failure_of_the_program_shows_its_traceback(
     assert json.loads((place / "run/summary.json").read_text())["status"] == "failed"
 
 
+def test_a_batch_too_large_for_memory_is_one_line(
+    place: Path, seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert seqzoo("train", *SMALL, f"task.batch_size={10**15}", "hydra.run.dir=run") == 2
+    said = "seqzoo: out of memory: lower task.batch_size=1000000000000000 or model.dim\n"
+    assert capfd.readouterr().err == said
+    assert json.loads((place / "run/summary.json").read_text())["status"] == "failed"
+
+
 def test_training_goes_on_when_the_reader_of_its_output_leaves(place: Path) -> None:
     command = [sys.executable, "-m", "seqzoo", "train", *SMALL, "hydra.run.dir=run"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

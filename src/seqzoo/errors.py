@@ -1,4 +1,5 @@
-"""The one exception for a request that cannot be met, and how a message about a name ends."""
+"""The one exception for a request that cannot be met, and how a message about a name ends; which
+errors mean that there is no memory."""
 
 from __future__ import annotations
 
@@ -13,6 +14,12 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether there was no memory left: torch says it in the text of a RuntimeError."""
+    said = ("allocate", "out of memory")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:

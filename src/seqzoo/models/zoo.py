@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqzoo.config import files, plugins
 from seqzoo.config.schema import Declaration, check, check_keys, declared, load
-from seqzoo.errors import UserError, unknown
+from seqzoo.errors import UserError, is_out_of_memory, unknown
 
 if TYPE_CHECKING:
     from seqzoo.models.language_model import LanguageModel
@@ -224,7 +224,7 @@ def build(
     try:
         return assemble()
     except RuntimeError as error:
-        if "allocate" not in str(error):
+        if not is_out_of_memory(error):
             raise
         import torch
 
