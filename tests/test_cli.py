@@ -398,9 +398,13 @@ def test_training_goes_on_when_the_reader_of_its_output_leaves(place: Path) -> N
     assert json.loads((place / "run/summary.json").read_text())["status"] == "finished"
 
 
-def test_two_runs_of_one_directory(place: Path, seqzoo: Seqzoo) -> None:
-    for _ in range(2):
+def test_two_runs_of_one_directory(
+    place: Path, seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for told in (False, True):
         assert seqzoo("train", *SMALL, "hydra.run.dir=runs/same") == 0
+        line = "runs/same: taken by an earlier run: runs/same_2 is used\n"
+        assert (line in capfd.readouterr().out) == told
     assert (place / "runs/same/summary.json").exists()
     assert (place / "runs/same_2/summary.json").exists()
 

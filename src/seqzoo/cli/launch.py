@@ -45,6 +45,15 @@ def _prepare(task: str) -> Any:
 forget_data = _prepare.cache_clear  # files may have changed
 
 
+def claim(wanted: str | Path, *, quiet: bool = False) -> RunDirectory:
+    """A new run directory, and a line where it is not the one that was wanted."""
+    folder = short(Path(wanted).absolute())
+    directory = RunDirectory.claim(folder)
+    if directory.path != folder and not quiet:
+        print(f"{folder}: taken by an earlier run: {directory.path} is used", flush=True)
+    return directory
+
+
 def run(
     config: Mapping[str, Any],
     directory: RunDirectory,
