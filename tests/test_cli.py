@@ -164,6 +164,7 @@ BAD = [  # (request, what the line must say)
     ("train trainer.device=foo", "trainer.device=foo"),
     ("train trainer.compile=perhaps", "true or false"),
     ("train task.path=5", "task.path=5"),
+    ("train task.path=text.txt task.corpus=python", "task.corpus=python, and files too"),
     ("train task.carry=maybe", "auto, true, false"),
     ("train task.tokenizer=words", "char, byte, bpe"),
     ("train task.corpus=shakespear", "did you mean shakespeare"),

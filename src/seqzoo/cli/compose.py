@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.config import files, moved, plugins
+from seqzoo.config.combinations import corpus_or_files
 from seqzoo.config.values import shown
 from seqzoo.errors import UserError, unknown
 
@@ -30,7 +31,8 @@ def parse(texts: Sequence[str], *, multirun: bool = False) -> list[Any]:
     """The overrides, read by Hydra's own parser.
 
     Raises:
-        UserError: text that is no override, a key that has moved, several values without `-m`.
+        UserError: text that is no override, a key that has moved, several values without `-m`, a
+            corpus beside a file.
     """
     overrides = [_parse_one(text) for text in texts]
     for text, override in zip(texts, overrides, strict=True):
@@ -45,6 +47,9 @@ def parse(texts: Sequence[str], *, multirun: bool = False) -> list[Any]:
         if key in SECTIONS and not override.is_sweep_override():
             _check_choice(text, override)
         _use_what_is_named(key, override.value())
+    # A file goes before the corpus of a recipe, and not before one that is given with it.
+    single = {o.key_or_group: o.value() for o in overrides if not o.is_sweep_override()}
+    corpus_or_files({key: single.get(f"task.{key}") for key in ("corpus", "path")}, "task.")
     return overrides
 
 
