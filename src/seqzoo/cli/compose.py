@@ -38,13 +38,18 @@ def parse(texts: Sequence[str], *, multirun: bool = False) -> list[Any]:
     for text, override in zip(texts, overrides, strict=True):
         key = override.key_or_group
         given = override.input_line.partition("=")[2]
+        if override.is_delete():
+            raise UserError(
+                f"{text}: nothing is removed with ~: give KEY=VALUE; hook=[], logger=[] or "
+                "experiment=[] for none"
+            )
         moved.refuse_moved(key, given)
         if override.is_sweep_override() and not multirun:
             raise UserError(
                 f"{text}: several values: add -m to run with each of them, or give a list, "
                 f"{text.partition('=')[0]}=[{given}]"
             )
-        if key in SECTIONS and not override.is_sweep_override():
+        if key in (*SECTIONS, "experiment") and not override.is_sweep_override():
             _check_choice(text, override)
         _use_what_is_named(key, override.value())
     # A file goes before the corpus of a recipe, and not before one that is given with it.
@@ -55,10 +60,13 @@ def parse(texts: Sequence[str], *, multirun: bool = False) -> list[Any]:
 
 def _check_choice(text: str, override: Any) -> None:
     """Refuse a section without the name of a choice."""
-    section = override.key_or_group
-    if override.is_delete() or not isinstance(override.value(), str | list):
+    section, value = override.key_or_group, override.value()
+    names = value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) for name in names):
         if section in NAMED:
             raise UserError(f"{text}: give a list of names; {section}=[] for none")
+        if section == "experiment":
+            raise unknown(section, shown(value), files.names(section))
         example = f"{section}={files.names(section)[0]}"
         raise UserError(f"{text}: every run has one {section}: give a name, such as {example}")
 
@@ -190,9 +198,6 @@ def _combinations(overrides: Sequence[Any], loader: Any) -> Iterator[list[str]]:
             values = list(override.sweep_string_iterator())
         else:
             values = [override.input_line.partition("=")[2]]
-        if override.is_delete():
-            choices.append([override.input_line])
-            continue
         if not (override.is_hydra_override() or files.names(key) or _of_named(key)):
             key = "++" + key.lstrip("+")
         choices.append([f"{key}={value}" for value in values])
