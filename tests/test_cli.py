@@ -138,6 +138,7 @@ BAD = [  # (request, what the line must say)
     ("train -p model", "--package: only works with --cfg: add --cfg job"),
     ("train -m --cfg job -p model", "--package model: leave it out with -m"),
     ("info /nope", "/nope: no run directory"),
+    ("info bench model=gru", "a run takes no overrides: give bench alone"),
     ("train plugins=[no_such_module]", "plugins=[no_such_module]: cannot be imported"),
     ("train trainer.max_step=3", "did you mean 'max_steps'?"),
     ("train model=transformer model.n_head=2", "did you mean 'n_heads'?"),
@@ -215,7 +216,7 @@ BAD = [  # (request, what the line must say)
     ("eval runs --split all", "'val', 'test'"),
     ("generat runs", "did you mean 'generate'?"),
     ("--fast", "--fast"),
-    ("verify lstn", "did you mean 'lstm'?"),
+    ("verify model=lstn", "seqzoo: model=lstn", "did you mean 'lstm'?"),
     ("dashboard missing", "missing: no TensorBoard logs"),
     ("completion fish", "'bash', 'zsh'"),
 ]
