@@ -529,7 +529,8 @@ def test_classify_answers_every_line(
         monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
         assert seqzoo("classify", "c") == 0
         answers = capfd.readouterr().out.splitlines()
-        assert [answer.rpartition("\t")[2] for answer in answers] == lines.splitlines()
+        assert [answer.split("\t")[2] for answer in answers] == lines.splitlines()
+    assert answers == ["\t0.0 %\t"]
 
 
 def test_commands_name_the_right_one(
