@@ -34,21 +34,20 @@ def parse(texts: Sequence[str], *, multirun: bool = False) -> list[Any]:
         UserError: text that is no override, a key that has moved, several values without `-m`, a
             corpus beside a file.
     """
-    overrides = [_parse_one(text) for text in texts]
+    overrides = [_parse_one(re.sub(r"^~(logger|hook)$", r"\1=[]", text)) for text in texts]
     for text, override in zip(texts, overrides, strict=True):
         key = override.key_or_group
         given = override.input_line.partition("=")[2]
-        if override.is_delete():
-            raise UserError(
-                f"{text}: nothing is removed with ~: give KEY=VALUE; hook=[], logger=[] or "
-                "experiment=[] for none"
-            )
         moved.refuse_moved(key, given)
         if override.is_sweep_override() and not multirun:
             raise UserError(
                 f"{text}: several values: add -m to run with each of them, or give a list, "
                 f"{text.partition('=')[0]}=[{given}]"
             )
+        if override.is_delete():
+            if key in SECTIONS:
+                raise UserError(f"{text}: every run has one {key}: leave it out, or give a name")
+            continue
         if key in (*SECTIONS, "experiment") and not override.is_sweep_override():
             _check_choice(text, override)
         _use_what_is_named(key, override.value())
@@ -165,6 +164,8 @@ def compose(overrides: Sequence[Any], name: str = "train") -> list[dict[str, Any
 def _in_our_words(error: Exception, overrides: Sequence[Any], name: str) -> UserError:
     """The refusal of a request for which Hydra raised an error."""
     reason = " ".join(str(error).split())
+    if match := re.search("Could not delete.*'(.*?)'", reason):
+        return UserError(f"~{match[1]}: there is none to remove: see `seqzoo {name} --cfg all`")
     if match := re.match("Could not override '(.*?)'", reason):
         section, choice, *_ = *re.split("[./]", match[1]), ""
         if section in NAMED:
@@ -198,6 +199,9 @@ def _combinations(overrides: Sequence[Any], loader: Any) -> Iterator[list[str]]:
             values = list(override.sweep_string_iterator())
         else:
             values = [override.input_line.partition("=")[2]]
+        if override.is_delete():
+            choices.append([override.input_line])
+            continue
         if not (override.is_hydra_override() or files.names(key) or _of_named(key)):
             key = "++" + key.lstrip("+")
         choices.append([f"{key}={value}" for value in values])
