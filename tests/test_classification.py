@@ -226,7 +226,7 @@ def test_table_errors(write):
         ({"path": write("none.tsv", ["a\tb", "\tb"])}, ["no label", "line 2"]),
         ({"path": write("empty.tsv", ["a\t", "b\tb"])}, ["no text", "line 1"]),
         ({"path": "missing.tsv"}, ["task.path: no such file: missing.tsv"]),
-        ({"path": good, "val_path": write("v.tsv", ["c\tx"])}, ["'c'", "val part", "a, b"]),
+        ({"path": good, "val_path": write("v.tsv", ["c\tx"])}, ["label=c", "val part", "a, b"]),
         (
             {"path": write("same.tsv", [f"a\tt{i}" for i in range(40)])},
             ["'a' alone", "two classes"],
@@ -237,7 +237,7 @@ def test_table_errors(write):
         ),
         ({"val_path": good}, ["task.val_path", "task.path"]),
         ({"path": good, "corpus": "shakespeare"}, ["task.corpus=shakespeare", "files"]),
-        ({"corpus": "shakespear"}, ["task.corpus", "did you mean shakespeare?"]),
+        ({"corpus": "shakespear"}, ["task.corpus", "did you mean 'shakespeare'?"]),
         ({"path": good, "max_len": 0}, ["task.max_len=0"]),
     ):
         assert_refused(lambda files=files: load(**files), *needed)
@@ -254,7 +254,7 @@ def test_hub_texts(tmp_path):
     assert_refused(lambda: load(corpus=name), "task.column", "body")
     assert_refused(
         lambda: load(corpus=name, column="body", label_column="moods"),
-        *("task.label_column", "did you mean mood?"),
+        *("task.label_column", "did you mean 'mood'?"),
     )
 
 
