@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from calls import assert_refused
 from seqzoo.config.files import defaults
 from seqzoo.config.schema import accepted, check, declared
 from seqzoo.data import labelled, plays
 from seqzoo.data.labelled import LABELLED_CORPORA, SPECIALS
 from seqzoo.data.tokenizers import Tokenizer
-from seqzoo.errors import UserError
 from seqzoo.models import cost
 from seqzoo.models.zoo import FAMILIES, build
 from seqzoo.state import leaves
@@ -57,25 +57,6 @@ def task(data, seed=1, **changes):
     path = "seqzoo.tasks.classification:Classification"
     taken = {key: value for key, value in keys.items() if key in accepted(path)}
     return Classification(data, seed=seed, **taken)
-
-
-def assert_refused(call, *needed):
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in needed:
-        assert part in message
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(name, lines):
-        path = tmp_path / name
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        return str(path)
-
-    return write
 
 
 @pytest.fixture

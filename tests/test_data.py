@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from num2words import num2words
 from tokenizers import Tokenizer as LibraryTokenizer
 
+from calls import assert_refused
 from seqzoo.config import combinations
 from seqzoo.config.files import defaults
 from seqzoo.config.schema import accepted, check, declared
@@ -70,15 +71,6 @@ def library(tokenizer, path):
     inner = LibraryTokenizer.from_file(str(path))
     inner.encode_special_tokens = True
     return inner
-
-
-def assert_refused(call, *needed):
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in needed:
-        assert part in message
 
 
 # Tokenizers
@@ -373,16 +365,6 @@ def test_numbers_errors():
         ({"source": "a.txt", "path": "a.tsv"}, ["task.source", "task.path"]),
     ):
         assert_refused(lambda change=change: read_pairs(**{**NUMBERS, **change}), *needed)
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(name, lines):
-        path = tmp_path / name
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        return str(path)
-
-    return write
 
 
 def test_no_source_is_in_two_parts(write):
