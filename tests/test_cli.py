@@ -170,7 +170,7 @@ BAD = [  # (request, what the line must say)
     ("train task.path=text.txt task.corpus=python", "task.corpus=python, and files too"),
     ("train task.carry=maybe", "auto, true, false"),
     ("train task.tokenizer=words", "char, byte, bpe"),
-    ("train task.corpus=shakespear", "did you mean shakespeare"),
+    ("train task.corpus=shakespear", "did you mean 'shakespeare'?"),
     ("train task.path=${nope}", "nope"),
     ("train word", "word: not KEY=VALUE"),
     ("train model=rnn,gru", "add -m"),
