@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,15 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text(Path(argparse.__file__).read_text()[:40_000])
     return path
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, Iterable[str]], str]:
+    """Writes lines into a file of a name; returns its path."""
+
+    def write(name: str, lines: Iterable[str]) -> str:
+        path = tmp_path / name
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return str(path)
+
+    return write

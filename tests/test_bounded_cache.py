@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 import seqzoo
-from seqzoo.cli.main import main
+from calls import status
 from seqzoo.config.values import CACHE_POLICIES, N_SINKS, cache_policy
 from seqzoo.ops.attention import causal_attention
 from seqzoo.ops.bounded_cache import CachePolicy, attend, empty
@@ -120,11 +120,6 @@ def test_commands_take_a_cache(tmp_path: Path, text_file: Path) -> None:
     """A cache as large as the window changes no number, a small one does, and a model without one
     refuses the option."""
 
-    def run(*arguments: object) -> int:
-        with pytest.raises(SystemExit) as left:
-            main([str(argument) for argument in arguments])
-        return int(left.value.code or 0)
-
     def measured(out: str) -> float:
         (line,) = (line for line in out.splitlines() if line.split()[:1] == ["val/loss"])
         return float(line.split()[1])
@@ -134,17 +129,17 @@ def test_commands_take_a_cache(tmp_path: Path, text_file: Path) -> None:
     small += ["task.val_max_chars=600", "task.seq_len=32", f"task.path={text_file}"]
     for model in ("transformer", "lstm"):
         folder = f"hydra.run.dir={tmp_path / model}"
-        assert run("train", f"model={model}", "task=charlm", *small, folder) == 0
+        assert status("train", f"model={model}", "task=charlm", *small, folder) == 0
 
     def evaluate(*more: str) -> float:
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            assert run("eval", tmp_path / "transformer", "--device", "cpu", *more) == 0
+            assert status("eval", tmp_path / "transformer", "--device", "cpu", *more) == 0
         return measured(out.getvalue())
 
     whole = evaluate()
     assert evaluate("--cache", "tova:32") == pytest.approx(whole, abs=2e-3)
     assert abs(evaluate("--cache", "window:1") - whole) > 2e-3
-    assert run("generate", tmp_path / "transformer", "--cache", "h2o:8", "--tokens", 9) == 0
-    assert run("eval", tmp_path / "lstm", "--cache", "tova:8") == 2
-    assert run("eval", tmp_path / "transformer", "--cache", "lru:8") == 2
+    assert status("generate", tmp_path / "transformer", "--cache", "h2o:8", "--tokens", 9) == 0
+    assert status("eval", tmp_path / "lstm", "--cache", "tova:8") == 2
+    assert status("eval", tmp_path / "transformer", "--cache", "lru:8") == 2

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from calls import assert_refused
 from seqzoo.config.files import defaults
 from seqzoo.config.schema import accepted, check, declared
 from seqzoo.data import labelled, plays
 from seqzoo.data.labelled import LABELLED_CORPORA, SPECIALS
 from seqzoo.data.tokenizers import Tokenizer
-from seqzoo.errors import UserError
 from seqzoo.models import cost
 from seqzoo.models.zoo import FAMILIES, build
 from seqzoo.state import leaves
@@ -57,25 +57,6 @@ def task(data, seed=1, **changes):
     path = "seqzoo.tasks.classification:Classification"
     taken = {key: value for key, value in keys.items() if key in accepted(path)}
     return Classification(data, seed=seed, **taken)
-
-
-def assert_refused(call, *needed):
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in needed:
-        assert part in message
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(name, lines):
-        path = tmp_path / name
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        return str(path)
-
-    return write
 
 
 @pytest.fixture
@@ -226,7 +207,7 @@ def test_table_errors(write):
         ({"path": write("none.tsv", ["a\tb", "\tb"])}, ["no label", "line 2"]),
         ({"path": write("empty.tsv", ["a\t", "b\tb"])}, ["no text", "line 1"]),
         ({"path": "missing.tsv"}, ["task.path: no such file: missing.tsv"]),
-        ({"path": good, "val_path": write("v.tsv", ["c\tx"])}, ["'c'", "val part", "a, b"]),
+        ({"path": good, "val_path": write("v.tsv", ["c\tx"])}, ["label=c", "val part", "a, b"]),
         (
             {"path": write("same.tsv", [f"a\tt{i}" for i in range(40)])},
             ["'a' alone", "two classes"],
@@ -237,7 +218,7 @@ def test_table_errors(write):
         ),
         ({"val_path": good}, ["task.val_path", "task.path"]),
         ({"path": good, "corpus": "shakespeare"}, ["task.corpus=shakespeare", "files"]),
-        ({"corpus": "shakespear"}, ["task.corpus", "did you mean shakespeare?"]),
+        ({"corpus": "shakespear"}, ["task.corpus", "did you mean 'shakespeare'?"]),
         ({"path": good, "max_len": 0}, ["task.max_len=0"]),
     ):
         assert_refused(lambda files=files: load(**files), *needed)
@@ -254,7 +235,7 @@ def test_hub_texts(tmp_path):
     assert_refused(lambda: load(corpus=name), "task.column", "body")
     assert_refused(
         lambda: load(corpus=name, column="body", label_column="moods"),
-        *("task.label_column", "did you mean mood?"),
+        *("task.label_column", "did you mean 'mood'?"),
     )
 
 

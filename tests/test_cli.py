@@ -110,6 +110,7 @@ BAD = [  # (request, what the line must say)
     ("train model=lstn", "did you mean 'lstm'?"),
     ("train task=charml", "did you mean 'charlm'?"),
     ("train experiment=nope", "experiment=nope"),
+    ("train experiment=1", "experiment=1: no such experiment; allowed: multi30k"),
     ("train modle=gru", "did you mean 'model'?"),
     ("train lr=0.1", "did you mean 'optim.lr'?"),
     ("train trainer.lr=0.1", "trainer.lr is now optim.lr: give optim.lr=0.1"),
@@ -127,8 +128,9 @@ BAD = [  # (request, what the line must say)
     ("train hook.early_stopping.patience=2", "add hook=[early_stopping]"),
     ("train logger.wandb.project=mine", "add logger=[wandb]"),
     ("train logger=null", "logger=null: give a list of names; logger=[] for none"),
-    ("train ~hook", "~hook: give a list of names; hook=[] for none"),
-    ("train ~model", "~model: every run has one model: give a name, such as model="),
+    ("train ~foo", "~foo: there is none to remove: see `seqzoo train --cfg all`"),
+    ("train ~model", "~model: every run has one model: leave it out, or give a name"),
+    ("train hook=[1]", "hook=[1]: give a list of names; hook=[] for none"),
     ("train model=1", "model=1: every run has one model: give a name"),
     ("train hydra.foo=1", "hydra.foo: no such key: see `seqzoo train --cfg all`"),
     ("train hydra.run.dir=", "is empty: give a folder"),
@@ -137,13 +139,14 @@ BAD = [  # (request, what the line must say)
     ("train -p model", "--package: only works with --cfg: add --cfg job"),
     ("train -m --cfg job -p model", "--package model: leave it out with -m"),
     ("info /nope", "/nope: no run directory"),
+    ("info bench model=gru", "a run takes no overrides: give bench alone"),
     ("train plugins=[no_such_module]", "plugins=[no_such_module]: cannot be imported"),
     ("train trainer.max_step=3", "did you mean 'max_steps'?"),
     ("train model=transformer model.n_head=2", "did you mean 'n_heads'?"),
     ("train model=transformer model.n_heads=3", "try model.dim=126 or model.n_heads="),
     ("train +model.foo=1", "model.foo: no such key"),
     ("train ++model.dim.foo=1", "model.dim"),
-    ("train ~model.dim", "model.dim: missing"),
+    ("train model.name=rwkv7", "missing: give it, such as"),
     ("train model=null", "model=null"),
     ("train model=", "model="),
     ("train model.name=[1]", "model: give a name"),
@@ -164,9 +167,10 @@ BAD = [  # (request, what the line must say)
     ("train trainer.device=foo", "trainer.device=foo"),
     ("train trainer.compile=perhaps", "true or false"),
     ("train task.path=5", "task.path=5"),
+    ("train task.path=text.txt task.corpus=python", "task.corpus=python, and files too"),
     ("train task.carry=maybe", "auto, true, false"),
     ("train task.tokenizer=words", "char, byte, bpe"),
-    ("train task.corpus=shakespear", "did you mean shakespeare"),
+    ("train task.corpus=shakespear", "did you mean 'shakespeare'?"),
     ("train task.path=${nope}", "nope"),
     ("train word", "word: not KEY=VALUE"),
     ("train model=rnn,gru", "add -m"),
@@ -213,7 +217,7 @@ BAD = [  # (request, what the line must say)
     ("eval runs --split all", "'val', 'test'"),
     ("generat runs", "did you mean 'generate'?"),
     ("--fast", "--fast"),
-    ("verify lstn", "did you mean 'lstm'?"),
+    ("verify model=lstn", "seqzoo: model=lstn", "did you mean 'lstm'?"),
     ("dashboard missing", "missing: no TensorBoard logs"),
     ("completion fish", "'bash', 'zsh'"),
 ]
@@ -379,6 +383,15 @@ def test_failure_of_the_program_shows_its_traceback(
     assert json.loads((place / "run/summary.json").read_text())["status"] == "failed"
 
 
+def test_a_batch_too_large_for_memory_is_one_line(
+    place: Path, seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert seqzoo("train", *SMALL, f"task.batch_size={10**15}", "hydra.run.dir=run") == 2
+    said = "seqzoo: out of memory: lower task.batch_size=1000000000000000 or model.dim\n"
+    assert capfd.readouterr().err == said
+    assert json.loads((place / "run/summary.json").read_text())["status"] == "failed"
+
+
 def test_training_goes_on_when_the_reader_of_its_output_leaves(place: Path) -> None:
     command = [sys.executable, "-m", "seqzoo", "train", *SMALL, "hydra.run.dir=run"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -389,9 +402,13 @@ def test_training_goes_on_when_the_reader_of_its_output_leaves(place: Path) -> N
     assert json.loads((place / "run/summary.json").read_text())["status"] == "finished"
 
 
-def test_two_runs_of_one_directory(place: Path, seqzoo: Seqzoo) -> None:
-    for _ in range(2):
+def test_two_runs_of_one_directory(
+    place: Path, seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for told in (False, True):
         assert seqzoo("train", *SMALL, "hydra.run.dir=runs/same") == 0
+        line = "runs/same: taken by an earlier run: runs/same_2 is used\n"
+        assert (line in capfd.readouterr().out) == told
     assert (place / "runs/same/summary.json").exists()
     assert (place / "runs/same_2/summary.json").exists()
 
@@ -513,7 +530,8 @@ def test_classify_answers_every_line(
         monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
         assert seqzoo("classify", "c") == 0
         answers = capfd.readouterr().out.splitlines()
-        assert [answer.rpartition("\t")[2] for answer in answers] == lines.splitlines()
+        assert [answer.split("\t")[2] for answer in answers] == lines.splitlines()
+    assert answers == ["\t0.0 %\t"]
 
 
 def test_commands_name_the_right_one(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from calls import status
 from seqzoo.analysis.compare import runs, write
 from seqzoo.analysis.compare.runs import TrainingRun
-from seqzoo.cli import main as cli
 from seqzoo.errors import UserError
 from seqzoo.runs.directory import RunDirectory
 
@@ -30,12 +30,8 @@ SMALL = [
 def sweep(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Path:
     """A folder of four runs: two models at two lengths."""
     folder = tmp_path_factory.mktemp("sweep")
-    with pytest.raises(SystemExit) as left:
-        cli.main(
-            ["train", "-m", "model=gru,transformer", "task.seq_len=8,16", *SMALL[1:]]
-            + [f"task.path={text_file}", f"hydra.sweep.dir={folder}"]
-        )
-    assert left.value.code == 0
+    keys = ["task.seq_len=8,16", f"task.path={text_file}", f"hydra.sweep.dir={folder}"]
+    assert status("train", "-m", "model=gru,transformer", *keys, *SMALL[1:]) == 0
     return folder
 
 
@@ -60,9 +56,7 @@ def test_flops_are_tokens_times_what_one_takes(sweep: Path) -> None:
 
 
 def test_compare_command(sweep: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        cli.main(["compare", str(sweep), "--out", str(tmp_path / "out")])
-    assert left.value.code == 0
+    assert status("compare", sweep, "--out", tmp_path / "out") == 0
     assert "gru seq_len=8" in capfd.readouterr().out
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {f"compare.{kind}" for kind in ("csv", "json", "md", "png", "svg")} | {
@@ -135,9 +129,7 @@ def test_refusals(
     sweep: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     given = arguments if arguments[0] == "missing" else [str(sweep), *arguments]
-    with pytest.raises(SystemExit) as left:
-        cli.main(["compare", *given])
-    assert left.value.code == 2 and message in capfd.readouterr().err
+    assert status("compare", *given) == 2 and message in capfd.readouterr().err
 
 
 def test_runs_that_failed_at_once(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from num2words import num2words
 from tokenizers import Tokenizer as LibraryTokenizer
 
+from calls import assert_refused
 from seqzoo.config import combinations
 from seqzoo.config.files import defaults
 from seqzoo.config.schema import accepted, check, declared
@@ -70,15 +71,6 @@ def library(tokenizer, path):
     inner = LibraryTokenizer.from_file(str(path))
     inner.encode_special_tokens = True
     return inner
-
-
-def assert_refused(call, *needed):
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in needed:
-        assert part in message
 
 
 # Tokenizers
@@ -242,7 +234,7 @@ def test_corpus_errors(tmp_path, monkeypatch):
     assert_refused(
         lambda: read_corpus("shakespear", None),
         "task.corpus",
-        "did you mean shakespeare?",
+        "did you mean 'shakespeare'?",
         "python",
     )
     monkeypatch.setattr(source_code.sysconfig, "get_path", lambda name: str(tmp_path))
@@ -360,29 +352,19 @@ def test_fast_spelling_is_num2words(lang, limit):
 
 def test_numbers_errors():
     for change, needed in (
-        ({"source_lang": "eng"}, ["task.source_lang", "'eng'", "did you mean en?"]),
-        ({"target_lang": "xx"}, ["task.target_lang", "'xx'", "de"]),
+        ({"source_lang": "eng"}, ["task.source_lang", "eng", "did you mean 'en'?"]),
+        ({"target_lang": "xx"}, ["task.target_lang", "=xx", "de"]),
         ({"target_lang": "kn", "limit": 10**15}, ["task.target_lang", "'kn'", "task.limit"]),
         ({"limit": 19}, ["task.limit", "20"]),
         ({"limit": 10**19}, ["task.limit"]),
         ({"n_pairs": 0}, ["task.n_pairs=0", "from 1 up"]),
         ({"val_pairs": -1}, ["task.val_pairs=-1"]),
-        ({"corpus": "number"}, ["task.corpus", "did you mean numbers?"]),
+        ({"corpus": "number"}, ["task.corpus", "did you mean 'numbers'?"]),
         ({"corpus": "numbers", "path": "a.tsv"}, ["task.corpus=numbers", "files"]),
         ({"lowercase": True}, ["task.lowercase=true", "task.corpus=numbers"]),
         ({"source": "a.txt", "path": "a.tsv"}, ["task.source", "task.path"]),
     ):
         assert_refused(lambda change=change: read_pairs(**{**NUMBERS, **change}), *needed)
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(name, lines):
-        path = tmp_path / name
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        return str(path)
-
-    return write
 
 
 def test_no_source_is_in_two_parts(write):
@@ -456,7 +438,7 @@ def test_hub_pairs(tmp_path):
     )
     change = {**NUMBERS, "target_lang": "dee"}
     assert_refused(
-        lambda: read_pairs(corpus=str(tmp_path), **change), "task.target_lang", "did you mean de?"
+        lambda: read_pairs(corpus=str(tmp_path), **change), "task.target_lang", "did you mean 'de'?"
     )
 
 

@@ -143,7 +143,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
             "bridge": "state",
             "encoder_layers": 1,
         },
-        r"model.dim \(16\) .* architecture.source_heads=4": {"source_heads": 7},
+        r"model.dim \(16\) .* architecture.source_heads=8": {"source_heads": 7},
         "share_embeddings=false": {"source_vocab_size": 30},
         "dot, bahdanau, luong": {"attention": "cosine"},
         "bridge=state has none": {"bridge": "state", "attention": "luong"},

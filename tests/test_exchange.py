@@ -9,18 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 import seqzoo
-from seqzoo.cli.main import main
+from calls import status
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.exchange import rwkv, rwkv_names, world
 
 D, V, L, H = 16, 256, 2, 2
-
-
-def status(*arguments: object) -> int:
-    """The exit status of the command line."""
-    with pytest.raises(SystemExit) as left:
-        main([str(argument) for argument in arguments])
-    return int(left.value.code or 0)
 
 
 def official(version: int) -> dict[str, torch.Tensor]:

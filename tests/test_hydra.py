@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import seqzoo
-from seqzoo.cli.main import main
+from calls import status
 
 SMALL = (
     "task.batch_size=4 task.seq_len=16 task.sample_tokens=5 task.val_max_chars=600 model.dim=16 "
@@ -30,14 +30,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_file: Path) -> P
     return tmp_path
 
 
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    return int(left.value.code or 0)
-
-
 def train(*overrides: str) -> int:
-    return run("train", "task.path=text.txt", *SMALL, *overrides)
+    return status("train", "task.path=text.txt", *SMALL, *overrides)
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -116,7 +110,7 @@ def test_resume_auto_finds_any_model(place: Path, capsys: pytest.CaptureFixture[
     assert train("model=rnn", "hydra.run.dir=runs/charlm/rnn/b") == 0
     interrupt(place / "runs/charlm/gru/a")
     capsys.readouterr()
-    assert run("train", "resume=auto", "trainer.max_steps=6") == 0
+    assert status("train", "resume=auto", "trainer.max_steps=6") == 0
     assert "resuming runs/charlm/gru/a" in capsys.readouterr().out
     assert summary(place / "runs/charlm/gru/a")["steps"] == 6
     interrupt(place / "runs/charlm/gru/a")
@@ -129,15 +123,15 @@ def test_resume_auto_goes_on_with_the_same_experiment_only(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = ("experiment=tinyshakespeare_rnn", "task.path=text.txt", *SMALL[1:])
-    assert run("train", *recipe, "hydra.run.dir=runs/charlm/rnn/a") == 0
+    assert status("train", *recipe, "hydra.run.dir=runs/charlm/rnn/a") == 0
     interrupt(place / "runs/charlm/rnn/a")
     capsys.readouterr()
-    assert run("train", *recipe, "resume=auto", "model.dropout=0.5") == 0
+    assert status("train", *recipe, "resume=auto", "model.dropout=0.5") == 0
     assert "nothing unfinished" in capsys.readouterr().out
     again = (*recipe, "resume=auto", "trainer.max_steps=6")
-    assert run("train", *again) == 0
+    assert status("train", *again) == 0
     assert "resuming runs/charlm/rnn/a" in capsys.readouterr().out
-    assert run("train", "resume=runs/charlm/rnn/a", "experiment=tinyshakespeare_lstm") == 2
+    assert status("train", "resume=runs/charlm/rnn/a", "experiment=tinyshakespeare_lstm") == 2
 
 
 # ---- folders and files of the user's own
@@ -151,15 +145,15 @@ def test_a_users_own_folder_of_files(place: Path, capsys: pytest.CaptureFixture[
     study = "defaults:\n  - train\n  - _self_\nmodel:\n  n_layers: 3\n"
     (place / "own/study.yaml").write_text(study)
     for flag in ("--config-dir", "-cd"):
-        assert run("train", flag, "own", "experiment=mine", "--cfg", "job") == 0
+        assert status("train", flag, "own", "experiment=mine", "--cfg", "job") == 0
         printed = yaml.safe_load(capsys.readouterr().out)
         assert printed["model"]["name"] == "gru" and printed["model"]["dim"] == 24
-    assert run("train", "-cd", "own", "-cn", "study", "--cfg", "job") == 0
+    assert status("train", "-cd", "own", "-cn", "study", "--cfg", "job") == 0
     assert yaml.safe_load(capsys.readouterr().out)["model"]["n_layers"] == 3
-    assert run("train", "--help", "-cd", "own") == 0
+    assert status("train", "--help", "-cd", "own") == 0
     assert "mine" in capsys.readouterr().out
     assert (
-        run("train", f"hydra.searchpath=[file://{place}/own]", "experiment=mine", "--cfg", "job")
+        status("train", f"hydra.searchpath=[file://{place}/own]", "experiment=mine", "--cfg", "job")
         == 0
     )
     assert yaml.safe_load(capsys.readouterr().out)["model"]["dim"] == 24
@@ -169,7 +163,7 @@ def test_a_users_own_folder_of_files(place: Path, capsys: pytest.CaptureFixture[
 def test_hydras_own_flags(
     place: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
 ) -> None:
-    assert run("train", *flags, "model=gru") == 0
+    assert status("train", *flags, "model=gru") == 0
     assert "hydra" in capsys.readouterr().out
     assert not (place / "runs").exists()
 
@@ -220,8 +214,8 @@ def test_a_run_of_an_earlier_release_is_read_and_resumed(
     loaded = seqzoo.load(place / "old")
     assert loaded.config["optim"]["lr"] == 0.004 and loaded.config["architecture"]
     capsys.readouterr()
-    assert run("eval", "old") == 0
+    assert status("eval", "old") == 0
     assert "val/stream_loss\t" in capsys.readouterr().out
-    assert run("train", "resume=old", "trainer.max_steps=6") == 0
+    assert status("train", "resume=old", "trainer.max_steps=6") == 0
     assert summary(place / "old")["steps"] == 6
-    assert run("info", "old") == 0
+    assert status("info", "old") == 0

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import seqzoo
+from calls import status
 from seqzoo import ops
 from seqzoo.analysis.inspect import contexts, figures, write
 from seqzoo.analysis.inspect.measure import attention_weights, dependence, sensitivity
-from seqzoo.cli import main as cli
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.mixers.linear_attention import LinearAttention
 from seqzoo.models.zoo import FAMILIES
@@ -173,18 +173,13 @@ def test_inspect_command(
     small = ["task.seq_len=16", "task.batch_size=2", "task.sample_tokens=5", "trainer.max_steps=2"]
     keys = ["model.dim=16", "model.n_layers=2", f"task.path={text_file}", "hydra.run.dir=run"]
 
-    def command(*arguments: str) -> None:
-        with pytest.raises(SystemExit) as left:
-            cli.main(arguments)
-        assert left.value.code == 0
-
-    command("train", f"model={name}", *small, *keys)
+    assert status("train", f"model={name}", *small, *keys) == 0
     capfd.readouterr()
     with monkeypatch.context() as patched:
         drawn = []
         draw = figures.figures
         patched.setattr(write, "figures", lambda *given: drawn.append(draw(*given)) or drawn[0])
-        command("inspect", "run", "--length", "24", "--texts", "2")
+        assert status("inspect", "run", "--length", "24", "--texts", "2") == 0
     for figure in drawn[0].values():
         assert all(axes.get_ylabel() for axes in figure.axes if axes.get_label() == "<colorbar>")
     for axes in drawn[0]["embeddings"].axes:
@@ -212,6 +207,5 @@ def test_the_largest_attention_weight_is_black() -> None:
 
 
 def test_help_says_which_runs_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        cli.main(["inspect", "--help"])
+    assert status("inspect", "--help") == 0
     assert "It takes runs of task=charlm." in capsys.readouterr().out

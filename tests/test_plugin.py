@@ -14,9 +14,9 @@ import torch
 import yaml
 
 import seqzoo
+from calls import status
 from seqzoo import laws, ops
 from seqzoo.cli import completion
-from seqzoo.cli import main as cli
 from seqzoo.config import files, plugins, requires
 from seqzoo.errors import UserError
 
@@ -255,17 +255,13 @@ def test_yaml_files_of_a_users_own(
     assert not completion.candidates("seqzoo train model=na")
     for arguments in (["--help", "model=narrow"], ["experiment=brief", "--cfg", "job"]):
         os.environ.pop(files.VARIABLE, None)
-        with pytest.raises(SystemExit) as left:
-            cli.main(["train", named, *arguments])
-        assert left.value.code == 0
+        assert status("train", named, *arguments) == 0
         shown = capsys.readouterr().out
         assert ("narrow" in shown and "model.dim=24" in shown) or "dim: 24" in shown
     sizes = ["task.seq_len=16", "task.batch_size=4", "task.sample_tokens=8"]
     limits = [*SHORT, "trainer.max_steps=1", "hydra.run.dir=run"]
-    with pytest.raises(SystemExit) as left:
-        given = ["experiment=brief", f"task.path={text_file}", *sizes, *limits]
-        cli.main(["train", named, *given])
-    assert left.value.code == 0
+    given = ["experiment=brief", f"task.path={text_file}", *sizes, *limits]
+    assert status("train", named, *given) == 0
     assert config_of(Path("run"))["model"]["dim"] == 24
 
 
@@ -290,10 +286,8 @@ def test_a_missing_plugin_is_named(
 ) -> None:
     *before, last = arguments
     given = [*before, f"{last}{trained}"] if before else [last, str(trained)]
-    with pytest.raises(SystemExit) as left:
-        cli.main(given)
+    assert status(*given) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert left.value.code == 2
     assert f"model=leaky {FROM}: install its package" in line
 
 
@@ -345,9 +339,7 @@ def test_no_module_is_imported_that_only_a_run_names(
         ["compare", str(folder), f"--out={tmp_path / 'compared'}"],
         ["train", f"resume={folder}", "trainer.max_steps=3"],
     ):
-        with pytest.raises(SystemExit) as left:
-            cli.main(arguments)
-        assert left.value.code == 0
+        assert status(*arguments) == 0
     assert json.loads((folder / "summary.json").read_text())["steps"] == 3
     assert "side_effect" not in sys.modules
     assert "requires" not in config_of(folder)

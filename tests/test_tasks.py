@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 import seqzoo
+from calls import status
 from seqzoo import tasks
-from seqzoo.cli.main import main
 from seqzoo.config.files import defaults
 from seqzoo.decoding.sampling import generate, sample
 from seqzoo.models.zoo import FAMILIES
@@ -30,12 +30,6 @@ SMALL = [
     "schedule.warmup_steps=5",
     "trainer.log_every=5",
 ]
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(a) for a in arguments])
-    return int(stop.value.code or 0)
 
 
 def losses(folder: Path) -> list[float]:
@@ -58,7 +52,7 @@ def test_charlm(
         "task.sample_tokens=20",
         *SMALL,
     ]
-    assert run(*training, "trainer.max_steps=60", f"hydra.run.dir={folder}") == 0
+    assert status(*training, "trainer.max_steps=60", f"hydra.run.dir={folder}") == 0
     said = capsys.readouterr().out
     assert "seqzoo generate" in said and "parameters" in said
     curve = losses(folder)
@@ -66,19 +60,19 @@ def test_charlm(
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["val/stream_loss"] < 3.2 and summary["val/loss"] < 3.2
 
-    assert run("eval", folder) == 0
+    assert status("eval", folder) == 0
     measured = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
     assert float(measured["val/loss"]) == pytest.approx(summary["val/loss"], abs=1e-3)
     assert float(measured["val/stream_loss"]) == pytest.approx(summary["val/stream_loss"], abs=1e-3)
 
-    assert run("train", f"resume={folder}", "trainer.max_steps=70") == 0
+    assert status("train", f"resume={folder}", "trainer.max_steps=70") == 0
     assert json.loads((folder / "summary.json").read_text())["steps"] == 70
     capsys.readouterr()
 
     written = []
     for seed in (1, 1, 2):
         assert (
-            run(
+            status(
                 "generate",
                 folder,
                 "--prompt",
@@ -112,7 +106,7 @@ def test_translation(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
         "task.batch_tokens=512",
         *SMALL,
     ]
-    assert run(*training, "trainer.max_steps=50", f"hydra.run.dir={folder}") == 0
+    assert status(*training, "trainer.max_steps=50", f"hydra.run.dir={folder}") == 0
     curve = losses(folder)
     assert curve[-1] < curve[0] - 0.5
     summary = json.loads((folder / "summary.json").read_text())
@@ -120,11 +114,11 @@ def test_translation(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert 0 <= summary[f"val/{metric}"] <= 100 and 0 <= summary[f"test/{metric}"] <= 100
     assert "val/bleu" not in summary  # numbers are written in less than four words
     assert all("version:2" in summary[f"{name}_signature"] for name in ("bleu", "chrf"))
-    assert run("train", f"resume={folder}", "trainer.max_steps=55") == 0
+    assert status("train", f"resume={folder}", "trainer.max_steps=55") == 0
     capsys.readouterr()
-    assert run("eval", folder, "--split", "test") == 0
+    assert status("eval", folder, "--split", "test") == 0
     assert "test/exact\t" in capsys.readouterr().out
-    assert run("translate", folder, "forty-two", "seven") == 0
+    assert status("translate", folder, "forty-two", "seven") == 0
     one_by_one = capsys.readouterr().out.splitlines()
     assert len(one_by_one) == 2 and all(line.strip() for line in one_by_one)
     command = [sys.executable, "-m", "seqzoo", "translate", str(folder)]

@@ -813,6 +813,11 @@ def test_a_run_directory_read_back(tmp_path: Path, text_file: Path) -> None:
     directory.mark_failed("out of memory")
     assert directory.summary["status"] == "failed" and directory.unfinished()
     assert directory.summary["model"] == "lstm"
+    changed = {**directory.config, "optim": {"name": "adamw", "lr": 1e-5}}
+    directory.write_config(changed)
+    directory.describe_model(changed, directory.sizes(), {})
+    for read in (directory, RunDirectory.open(directory.model)):
+        assert read.config["optim"]["lr"] == 1e-5
 
 
 def test_the_mean_of_checkpoints(tmp_path: Path) -> None:

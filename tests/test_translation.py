@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 import seqzoo
+from calls import status
 from seqzoo import tasks
-from seqzoo.cli.main import main
 from seqzoo.config.files import defaults
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.tasks.next_token import IGNORE, TokenBatch, replace_by_predictions
@@ -179,12 +179,6 @@ def test_samples_and_figures_change_nothing(attention: str) -> None:
     assert len(figures) == 3 and torch.equal(before, torch.get_rng_state())
 
 
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as left:
-        main([str(argument) for argument in arguments])
-    return int(left.value.code or 0)
-
-
 @pytest.mark.parametrize(
     "name, keys",
     [
@@ -224,7 +218,7 @@ def test_by_command(
         "trainer.device=cpu",
         *keys,
     ]
-    assert run(*training, "trainer.max_steps=60", f"hydra.run.dir={folder}") == 0
+    assert status(*training, "trainer.max_steps=60", f"hydra.run.dir={folder}") == 0
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     curve = [line["train/loss"] for line in lines if "train/loss" in line]
     assert curve[-1] < curve[0] - 0.1
@@ -232,37 +226,36 @@ def test_by_command(
     assert summary["exported"] in ("best", "average") and "val/loss" in summary["average"]
     assert len(list((folder / "checkpoints").glob("step-*"))) >= 3
     again = (f"resume={folder}", "architecture=encoder_decoder", "trainer.max_steps=65")
-    assert run("train", *again) == 0
+    assert status("train", *again) == 0
     capsys.readouterr()
-    assert run("eval", folder, "--split", "test", "--beam", 1) == 0
+    assert status("eval", folder, "--split", "test", "--beam", 1) == 0
     assert "test/token_accuracy" in capsys.readouterr().out
     summary = json.loads((folder / "summary.json").read_text())
-    assert run("compare", folder, "--out", tmp_path / "side") == 0
+    assert status("compare", folder, "--out", tmp_path / "side") == 0
     _, _, row = capsys.readouterr().out.split("by letters")[1].splitlines()[:3]
     assert float(row.split("|")[2]) == pytest.approx(summary["test/exact"], rel=0.01)
     assert (tmp_path / "side" / "lengths.svg").exists()
-    assert run("translate", folder, "abc", "", "de") == 0
+    assert status("translate", folder, "abc", "", "de") == 0
     one_by_one = capsys.readouterr().out.splitlines()
     assert len(one_by_one) == 3 and one_by_one[1] == ""
-    assert run("translate", folder, "abc€", "€β") == 0
+    assert status("translate", folder, "abc€", "€β") == 0
     assert "not in the vocabulary: '€' 'β'" in capsys.readouterr().err
-    assert run("translate", folder, "abc", "--n-best", 2) == 0
+    assert status("translate", folder, "abc", "--n-best", 2) == 0
     best = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in best] == ["1", "1"] and best[0][2] == one_by_one[0]
     assert float(best[0][1]) >= float(best[1][1])
     monkeypatch.setattr(sys, "stdin", io.StringIO("ab\n" * 514))
-    assert run("translate", folder, "--n-best", 1) == 0
+    assert status("translate", folder, "--n-best", 1) == 0
     numbered = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
     assert numbered == [str(i) for i in range(1, 515)]
-    assert run("export", folder, "--format", "hf", "--out", tmp_path / "hf") == 2
+    assert status("export", folder, "--format", "hf", "--out", tmp_path / "hf") == 2
     assert "an encoder_decoder" in capsys.readouterr().err
-    assert (
-        run("train", f"resume={folder}", "architecture=decoder_only", "trainer.max_steps=70") == 2
-    )
+    other = ["architecture=decoder_only", "trainer.max_steps=70"]
+    assert status("train", f"resume={folder}", *other) == 2
     assert "keeps its model" in capsys.readouterr().err
-    assert run("info", folder) == 0
+    assert status("info", folder) == 0
     figure = tmp_path / "looked.png"
-    looked = run("translate", folder, "abc", "--attention", figure)
+    looked = status("translate", folder, "abc", "--attention", figure)
     if name == "gru":
         assert looked == 2 and "no attention to its source" in capsys.readouterr().err
         command = [sys.executable, "-m", "seqzoo", "translate", str(folder)]
@@ -290,7 +283,7 @@ def test_by_command(
 def test_wrong_requests(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("train", *arguments) == 2
+    assert status("train", *arguments) == 2
     assert message in capsys.readouterr().err
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from seqzoo.bench import measure, results
 from seqzoo.bench.plan import Plan, Point
-from seqzoo.errors import UserError
+from seqzoo.errors import UserError, is_out_of_memory
 
 OK, MEMORY, SLOW, FAILED, SKIPPED = "ok", "out of memory", "too slow", "failed", "skipped"
 REFUSED = "refused"  # by a UserError
@@ -72,7 +72,7 @@ def _call(to: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -
     except UserError as error:
         answer = REFUSED, str(error)
     except Exception as error:
-        memory = isinstance(error, MemoryError) or "memory" in str(error).lower()
+        memory = is_out_of_memory(error)
         reason = str(error).splitlines()[0] if memory and str(error) else traceback.format_exc()
         answer = MEMORY if memory else FAILED, reason
     to.send(answer)

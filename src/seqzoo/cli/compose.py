@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.config import files, moved, plugins
+from seqzoo.config.combinations import corpus_or_files
 from seqzoo.config.values import shown
 from seqzoo.errors import UserError, unknown
 
@@ -30,9 +31,10 @@ def parse(texts: Sequence[str], *, multirun: bool = False) -> list[Any]:
     """The overrides, read by Hydra's own parser.
 
     Raises:
-        UserError: text that is no override, a key that has moved, several values without `-m`.
+        UserError: text that is no override, a key that has moved, several values without `-m`, a
+            corpus beside a file.
     """
-    overrides = [_parse_one(text) for text in texts]
+    overrides = [_parse_one(re.sub(r"^~(logger|hook)$", r"\1=[]", text)) for text in texts]
     for text, override in zip(texts, overrides, strict=True):
         key = override.key_or_group
         given = override.input_line.partition("=")[2]
@@ -42,18 +44,28 @@ def parse(texts: Sequence[str], *, multirun: bool = False) -> list[Any]:
                 f"{text}: several values: add -m to run with each of them, or give a list, "
                 f"{text.partition('=')[0]}=[{given}]"
             )
-        if key in SECTIONS and not override.is_sweep_override():
+        if override.is_delete():
+            if key in SECTIONS:
+                raise UserError(f"{text}: every run has one {key}: leave it out, or give a name")
+            continue
+        if key in (*SECTIONS, "experiment") and not override.is_sweep_override():
             _check_choice(text, override)
         _use_what_is_named(key, override.value())
+    # A file goes before the corpus of a recipe, and not before one that is given with it.
+    single = {o.key_or_group: o.value() for o in overrides if not o.is_sweep_override()}
+    corpus_or_files({key: single.get(f"task.{key}") for key in ("corpus", "path")}, "task.")
     return overrides
 
 
 def _check_choice(text: str, override: Any) -> None:
     """Refuse a section without the name of a choice."""
-    section = override.key_or_group
-    if override.is_delete() or not isinstance(override.value(), str | list):
+    section, value = override.key_or_group, override.value()
+    names = value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) for name in names):
         if section in NAMED:
             raise UserError(f"{text}: give a list of names; {section}=[] for none")
+        if section == "experiment":
+            raise unknown(section, shown(value), files.names(section))
         example = f"{section}={files.names(section)[0]}"
         raise UserError(f"{text}: every run has one {section}: give a name, such as {example}")
 
@@ -152,6 +164,8 @@ def compose(overrides: Sequence[Any], name: str = "train") -> list[dict[str, Any
 def _in_our_words(error: Exception, overrides: Sequence[Any], name: str) -> UserError:
     """The refusal of a request for which Hydra raised an error."""
     reason = " ".join(str(error).split())
+    if match := re.search("Could not delete.*'(.*?)'", reason):
+        return UserError(f"~{match[1]}: there is none to remove: see `seqzoo {name} --cfg all`")
     if match := re.match("Could not override '(.*?)'", reason):
         section, choice, *_ = *re.split("[./]", match[1]), ""
         if section in NAMED:

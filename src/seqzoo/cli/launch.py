@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from seqzoo import tasks
 from seqzoo.config.requires import requirements
-from seqzoo.errors import UserError
+from seqzoo.errors import UserError, is_out_of_memory
 from seqzoo.runs.directory import RunDirectory
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130  # exit statuses; 130 is a shell's for Ctrl-C
@@ -45,6 +45,15 @@ def _prepare(task: str) -> Any:
 forget_data = _prepare.cache_clear  # files may have changed
 
 
+def claim(wanted: str | Path, *, quiet: bool = False) -> RunDirectory:
+    """A new run directory, and a line where it is not the one that was wanted."""
+    folder = short(Path(wanted).absolute())
+    directory = RunDirectory.claim(folder)
+    if directory.path != folder and not quiet:
+        print(f"{folder}: taken by an earlier run: {directory.path} is used", flush=True)
+    return directory
+
+
 def run(
     config: Mapping[str, Any],
     directory: RunDirectory,
@@ -56,7 +65,8 @@ def run(
     """Train, in a directory that is ours; its summary.
 
     Raises:
-        UserError: a request that is refused. A new run then leaves no directory.
+        UserError: a request that is refused, of which a new run leaves no directory; or one that is
+            too large for memory, whose run failed.
         Exception: the run failed; its summary has the status `failed`.
     """
     try:
@@ -72,9 +82,12 @@ def run(
     except FloatingPointError as error:
         directory.mark_failed(str(error))
         raise
-    except Exception:
+    except Exception as error:
         directory.mark_failed(traceback.format_exc())
-        raise
+        if not is_out_of_memory(error):
+            raise
+        batch = [f"task.{key}={n}" for key, n in config["task"].items() if key.startswith("batch_")]
+        raise UserError(f"out of memory: lower {' or '.join([*batch, 'model.dim'])}") from None
 
 
 def _fit(

@@ -84,7 +84,7 @@ def _run(cfg: Any) -> tuple[int, float | None]:
             runs = launch.runs_folder(folder, folder.parent.parent)
             if (found := resume.same_request(runs, config)) is not None:
                 return _skip_or_resume(found)
-        directory = RunDirectory.claim(folder)
+        directory = launch.claim(folder)
     except UserError as error:
         launch.report(error)
         return launch.REFUSED, None

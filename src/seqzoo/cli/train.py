@@ -128,7 +128,7 @@ def train(*overrides: str, hooks: Sequence[Any] = (), quiet: bool = False) -> Ru
     else:
         check_config(config)
         check_folder(wanted_folder)
-        directory = RunDirectory.claim(launch.short(Path(wanted_folder).absolute()))
+        directory = launch.claim(wanted_folder, quiet=quiet)
         config["resume"] = None
     launch.run(config, directory, resuming=resuming, hooks=hooks, quiet=quiet)
     return load(directory.path)

@@ -20,27 +20,17 @@ Keys = Mapping[str, Any]
 
 def heads_divide_width(keys: Keys, where: str) -> None:
     """Every head has dim / n_heads numbers."""
-    if not _known(keys, "dim", "n_heads"):
-        return
-    dim, heads = keys["dim"], keys["n_heads"]
-    if dim % heads:
-        raise UserError(
-            f"{where}dim ({dim}) must be divisible by {where}n_heads ({heads}): "
-            f"try {where}dim={dim - dim % heads or heads} or "
-            f"{where}n_heads={_nearest_divisor(dim, heads)}"
-        )
+    if _known(keys, "dim", "n_heads"):
+        dim, heads = keys["dim"], keys["n_heads"]
+        also = f"{where}dim={dim - dim % heads or heads} or "
+        _divides(f"{where}n_heads", heads, f"{where}dim", dim, also)
 
 
 def heads_divide_inner_width(keys: Keys, where: str) -> None:
     """Every head has expand * dim / n_heads numbers."""
-    if not _known(keys, "dim", "n_heads", "expand"):
-        return
-    inner, heads = keys["expand"] * keys["dim"], keys["n_heads"]
-    if inner % heads:
-        raise UserError(
-            f"{where}expand * {where}dim ({inner}) must be divisible by {where}n_heads ({heads}): "
-            f"try {where}n_heads={_nearest_divisor(inner, heads)}"
-        )
+    if _known(keys, "dim", "n_heads", "expand"):
+        inner = keys["expand"] * keys["dim"]
+        _divides(f"{where}n_heads", keys["n_heads"], f"{where}expand * {where}dim", inner)
 
 
 def head_size_is_even(keys: Keys, where: str) -> None:
@@ -79,27 +69,16 @@ def even_features_for_rope(keys: Keys, where: str) -> None:
 def kv_heads_divide_heads(keys: Keys, where: str) -> None:
     """Each head of keys and values serves equally many heads of queries."""
     heads, shared = keys.get("n_heads"), keys.get("n_kv_heads")
-    if heads and shared and heads % shared:
-        fits = max(d for d in range(1, shared + 1) if heads % d == 0)
-        raise UserError(
-            f"{where}n_heads ({heads}) must be divisible by {where}n_kv_heads ({shared}): "
-            f"try {where}n_kv_heads={fits}"
-        )
+    if heads and shared:
+        _divides(f"{where}n_kv_heads", shared, f"{where}n_heads", heads)
 
 
 def source_heads_divide_width(keys: Keys, where: str) -> None:
     """Every head of the attention to a source has dim / source_heads numbers."""
-    if not _known(keys, "dim", "source_heads"):
-        return
-    if keys.get("bridge", "attention") != "attention" or keys.get("attention", "dot") != "dot":
-        return
-    dim, heads = keys["dim"], keys["source_heads"]
-    if dim % heads:
-        fits = max(h for h in range(1, heads) if dim % h == 0)
-        raise UserError(
-            f"{_of_model(where)}dim ({dim}) must be divisible by {where}source_heads ({heads}): "
-            f"try {where}source_heads={fits}"
-        )
+    dots = keys.get("bridge", "attention") == "attention" and keys.get("attention", "dot") == "dot"
+    if dots and _known(keys, "dim", "source_heads"):
+        dim, heads = keys["dim"], keys["source_heads"]
+        _divides(f"{where}source_heads", heads, f"{_of_model(where)}dim", dim)
 
 
 def state_bridge_fits(keys: Keys, where: str) -> None:
@@ -135,10 +114,15 @@ def _of_model(where: str) -> str:
     return "model." if where == "architecture." else where
 
 
-def _nearest_divisor(width: int, heads: int) -> int:
-    """The divisor of a width that is nearest to a number of heads; of two, the larger."""
-    divisors = (h for h in range(1, width + 1) if width % h == 0)
-    return min(divisors, key=lambda h: (abs(h - heads), -h))
+def _divides(key: str, heads: int, whole: str, size: int, also: str = "") -> None:
+    """Refuse a number of heads that does not divide a size, and offer the nearest that does; of
+    two, the larger."""
+    if size % heads:
+        divisors = (h for h in range(1, size + 1) if size % h == 0)
+        fits = min(divisors, key=lambda h: (abs(h - heads), -h))
+        raise UserError(
+            f"{whole} ({size}) must be divisible by {key} ({heads}): try {also}{key}={fits}"
+        )
 
 
 # ---- of the trainer

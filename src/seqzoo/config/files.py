@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from seqzoo.config import plugins
 from seqzoo.errors import UserError, unknown
@@ -22,6 +22,7 @@ CONFIGS = next(
     p for p in (_HERE.parents[1] / "configs", _HERE.parents[3] / "configs") if p.is_dir()
 )
 VARIABLE = "SEQZOO_CONFIG_DIRS"  # names further folders, for this process and those it starts
+T = TypeVar("T")
 
 
 def add_folder(folder: Path, option: str = "--config-dir") -> None:
@@ -61,11 +62,17 @@ def find(group: str, name: str) -> Path:
     raise unknown(group, name, names(group))
 
 
-def unregistered(group: str, name: str, known: Iterable[str]) -> UserError:
-    """The refusal of a choice that no table has, though there may be a file of it."""
+def entry(group: str, name: str, table: Mapping[str, T]) -> T:
+    """What a table has for a choice.
+
+    Raises:
+        UserError: nothing, though there may be a file of it; the nearest name is offered.
+    """
+    if name in table:
+        return table[name]
     if name not in names(group):
-        return unknown(group, name, known)
-    return UserError(
+        raise unknown(group, name, table)
+    raise UserError(
         f"{group}={name}: {find(group, name)} is there, but no plugin in use has a {group} of that "
         "name: add plugins=[MODULE], the module of its plugin"
     )

@@ -19,10 +19,10 @@ from seqzoo.config.values import Tokenizer as TokenizerKind
 from seqzoo.data.encoding import encode
 from seqzoo.data.files import read_table
 from seqzoo.data.hub import check_text_column, read_splits
-from seqzoo.data.named import is_hub_name, make_corpus, unknown_name
+from seqzoo.data.named import is_hub_name, make_corpus
 from seqzoo.data.parts import PARTS, Row, Rows, hold_out
 from seqzoo.data.tokenizers import Tokenizer
-from seqzoo.errors import UserError
+from seqzoo.errors import UserError, unknown
 
 LABELLED_CORPORA = {  # functions that return `Labelled`; a plugin's `labelled_corpora` adds to them
     "shakespeare": "seqzoo.data.plays:speeches",
@@ -175,7 +175,7 @@ def _read_hub(name: str, keys: Mapping[str, Any]) -> list[list[Row] | None]:
     def read(dataset: Any) -> list[Row]:
         check_text_column(name, dataset, column)
         if label_column not in dataset.features:
-            raise unknown_name("task.label_column", label_column, dataset.features)
+            raise unknown("task.label_column", label_column, dataset.features)
         names = getattr(dataset.features[label_column], "names", None)  # of the numbers, if known
         labels = (str(names[i] if names else i) for i in dataset[label_column])
         return [row for row in zip(labels, dataset[column], strict=True) if row[1]]
@@ -200,7 +200,7 @@ def _check_labels(data: Labelled, labels: Tokenizer) -> None:
     known = {labels.piece(index) for index in range(labels.vocab_size)}
     for part in PARTS:
         for label in sorted(set(data.column(part, 0)) - known):
-            raise unknown_name(f"a label of the {part} part of {data.name}", label, sorted(known))
+            raise unknown("label", label, known, f"; the {part} part of {data.name} has it")
 
 
 def _examples(

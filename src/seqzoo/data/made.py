@@ -12,10 +12,9 @@ from num2words import CONVERTER_CLASSES
 
 from seqzoo.data.cache import cached
 from seqzoo.data.files import split_lines
-from seqzoo.data.named import unknown_name
 from seqzoo.data.pairs import Pairs
 from seqzoo.data.parts import PARTS, Row, held_out_size
-from seqzoo.errors import UserError
+from seqzoo.errors import UserError, unknown
 
 _FORMAT = 3  # of the cached files: raise it when their content would change
 _MIN_LIMIT, _MAX_LIMIT = 20, 10**18
@@ -119,7 +118,7 @@ def _load_table(file: Path) -> list[Row]:
 def _check_language(option: str, lang: str) -> None:
     languages = [name for name in CONVERTER_CLASSES if name != "am"]  # it hangs on large values
     if lang not in languages:
-        raise unknown_name(option, lang, languages)
+        raise unknown(option, lang, languages)
 
 
 def _speller(option: str, lang: str, limit: int) -> Callable[[int], str]:

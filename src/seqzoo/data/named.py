@@ -1,12 +1,11 @@
 """Corpora by their names: the built-in ones, and those that plugins add."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from seqzoo.config.plugins import registered
 from seqzoo.config.schema import accepted, load
-from seqzoo.errors import UserError
+from seqzoo.errors import unknown
 
 
 def make_corpus(kind: str, builtin: Mapping[str, str], name: str, keys: Mapping[str, Any]) -> Any:
@@ -21,7 +20,7 @@ def make_corpus(kind: str, builtin: Mapping[str, str], name: str, keys: Mapping[
     """
     known = registered(kind, builtin)
     if name not in known:
-        raise unknown_name("task.corpus", name, known, "or owner/name of a hub data set")
+        raise unknown("task.corpus", name, known, ", or owner/name of a hub data set")
     taken = accepted(known[name])
     return load(known[name])(**{key: value for key, value in keys.items() if key in taken})
 
@@ -29,13 +28,3 @@ def make_corpus(kind: str, builtin: Mapping[str, str], name: str, keys: Mapping[
 def is_hub_name(kind: str, builtin: Mapping[str, str], name: str) -> bool:
     """Whether a corpus' name is `owner/name` of the hub."""
     return "/" in name and name not in registered(kind, builtin)
-
-
-def unknown_name(option: str, given: str, allowed: Iterable[str], also: str = "") -> UserError:
-    """The error for a name that is not among `allowed`, with the nearest one that is."""
-    names = list(allowed)
-    near = difflib.get_close_matches(given, names, n=1)
-    hint = f", did you mean {near[0]}?" if near else ":"
-    return UserError(
-        f"{option}: unknown name {given!r}{hint} use {', '.join(names)} {also}".rstrip()
-    )

@@ -7,9 +7,8 @@ from typing import Any
 
 from seqzoo.data.files import read_table, read_text, split_lines
 from seqzoo.data.hub import read_splits
-from seqzoo.data.named import unknown_name
 from seqzoo.data.parts import Row
-from seqzoo.errors import UserError
+from seqzoo.errors import UserError, unknown
 
 Part = list[Row] | None
 Paths = Mapping[str, str | None]  # by the key that they were given with, without `task.`
@@ -88,7 +87,7 @@ def read_hub(name: str, subset: str | None, source_lang: str, target_lang: str) 
             rows, languages = dataset, columns
         for option, lang in (("source_lang", source_lang), ("target_lang", target_lang)):
             if lang not in languages:
-                raise unknown_name(f"task.{option}", lang, tuple(languages), f"as {name} has them")
+                raise unknown(f"task.{option}", lang, tuple(languages), f", as {name} has them")
         return [(row[source_lang], row[target_lang]) for row in rows]
 
     return read_splits(name, subset, read)

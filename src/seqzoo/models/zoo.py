@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqzoo.config import files, plugins
 from seqzoo.config.schema import Declaration, check, check_keys, declared, load
-from seqzoo.errors import UserError, unknown
+from seqzoo.errors import UserError, is_out_of_memory
 
 if TYPE_CHECKING:
     from seqzoo.models.language_model import LanguageModel
@@ -102,9 +102,7 @@ def family(name: str) -> Family:
         UserError: no such model; the nearest name is offered.
     """
     known = families()
-    if full_name(name) not in known:
-        raise files.unregistered("model", name, [*known, *ALIASES])
-    return known[full_name(name)]
+    return files.entry("model", name, known | {old: known[new] for old, new in ALIASES.items()})
 
 
 def declaration(name: str) -> Declaration:
@@ -151,10 +149,8 @@ def check_architecture(keys: Mapping[str, Any], model: Mapping[str, Any]) -> Non
         UserError: as `check_model`.
     """
     name = keys["name"]
-    if name not in ARCHITECTURES:
-        raise unknown("architecture", name, ARCHITECTURES)
     check_keys(keys, files.defaults("architecture", name), "architecture.")
-    found = declared(ARCHITECTURES[name])
+    found = declared(files.entry("architecture", name, ARCHITECTURES))
     check(Declaration(found.keys), keys, "architecture.")
     for rule in found.rules:
         rule({**model, **keys}, "architecture.")
@@ -166,8 +162,6 @@ def complete(
     """The whole sections `model` and `architecture`: the files' values, with `keys` in place of
     some, checked."""
     name = full_name(name)
-    if architecture not in ARCHITECTURES:
-        raise unknown("architecture", architecture, ARCHITECTURES)
     model = files.defaults("model", name) if family(name) else {}
     whole = files.defaults("architecture", architecture)
     own = {key: value for key, value in keys.items() if key not in whole}
@@ -224,7 +218,7 @@ def build(
     try:
         return assemble()
     except RuntimeError as error:
-        if "allocate" not in str(error):
+        if not is_out_of_memory(error):
             raise
         import torch
 

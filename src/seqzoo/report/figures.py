@@ -73,20 +73,30 @@ def grid(figure: Figure, count: int, columns: int) -> list[Axes]:
 
 
 def heat_map(
-    axes: Axes, values: Any, rows: Sequence[str], columns: Sequence[str], label: str, **look: Any
-) -> None:
-    """A matrix with the names of its rows and columns, and a colour bar.
+    axes: Axes,
+    values: Any,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    label: str | None = None,
+    **look: Any,
+) -> Any:
+    """A matrix with the names of its rows and, above it, of its columns; returned for a colour bar.
 
     Args:
-        label: what the colours mean.
+        label: what the colours mean, for a colour bar of its own.
         **look: for matplotlib's `imshow`.
     """
     image = axes.imshow(values, **look)
-    axes.set_xticks(range(len(columns)), columns)
+    flat = LETTER_WIDTH * max(map(len, columns)) * len(columns)  # inches
+    upright = flat > axes.bbox.width / axes.figure.dpi
+    axes.set_xticks(range(len(columns)), columns, rotation=90 if upright else 0)
     axes.set_yticks(range(len(rows)), rows)
-    axes.tick_params(labelsize=7)
+    axes.tick_params(labelsize=7 if max(len(rows), len(columns)) > 30 else 9)
+    axes.xaxis.tick_top()
     axes.grid(False)
-    axes.figure.colorbar(image, ax=axes, shrink=0.8, label=label)
+    if label:
+        axes.figure.colorbar(image, ax=axes, shrink=0.8, label=label)
+    return image
 
 
 def name_points(axes: Axes, points: Any, names: Sequence[str]) -> None:

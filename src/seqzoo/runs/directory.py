@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,9 +106,9 @@ class RunDirectory:
 
     # ---- the configuration and the result
 
-    @property
+    @cached_property
     def config(self) -> dict[str, Any]:
-        """The whole configuration, in today's sections whichever release wrote it.
+        """The whole configuration, in today's sections whichever release wrote it. Read once.
 
         Raises:
             UserError: there is none, or it is not one of a run.
@@ -119,11 +120,10 @@ class RunDirectory:
         RunDirectory.open(self.path)  # refuses what is no run
         path = self.path / ("config.json" if self._is_model else "config.yaml")
         try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+            text = path.read_text(encoding="utf-8")
+            config = json.loads(text)["run"] if self._is_model else yaml.safe_load(text)
+        except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError):
             config = None
-        if self._is_model and isinstance(config, Mapping):
-            config = config.get("run")
         sections = ("model", "task", "trainer")
         if (
             not isinstance(config, Mapping)
@@ -140,6 +140,7 @@ class RunDirectory:
 
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         write_text(self.path / "config.yaml", text)
+        self.__dict__.pop("config", None)  # the one that was read
 
     @property
     def summary(self) -> dict[str, Any]:

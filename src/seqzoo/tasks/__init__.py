@@ -86,10 +86,7 @@ def entry(name: str) -> TaskEntry:
     Raises:
         UserError: no such task; the nearest name is offered.
     """
-    known = entries()
-    if name not in known:
-        raise files.unregistered("task", name, known)
-    return known[name]
+    return files.entry("task", name, entries())
 
 
 def supporting(command: str) -> list[str]:

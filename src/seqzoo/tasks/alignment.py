@@ -85,14 +85,11 @@ def draw(found: Alignment, *, layers: bool = True) -> Figure:
     width, height = max(3.0, 0.24 * len(source) + 1.2), max(2.5, 0.24 * len(target) + 1.2)
     whole = look.new_figure(columns * width, -(-len(maps) // columns) * height)
     black = max(float(weights[:MAX_SHOWN, :MAX_SHOWN].max()) for _, weights in maps)
+    greys: dict[str, Any] = {"cmap": "Greys", "vmin": 0, "vmax": black, "aspect": "auto"}
     panels = look.grid(whole, len(maps), columns)
     for axes, (name, weights) in zip(panels, maps, strict=True):
         shown = weights[:MAX_SHOWN, :MAX_SHOWN]
-        image = axes.imshow(shown, cmap="Greys", vmin=0, vmax=black, aspect="auto")
-        axes.set_xticks(range(len(source)), source, rotation=90, fontsize=7)
-        axes.set_yticks(range(len(target)), target, fontsize=7)
-        axes.xaxis.tick_top()
-        axes.grid(False)
+        image = look.heat_map(axes, shown, target, source, **greys)
         axes.set_title(name, fontsize=8)
     whole.colorbar(image, ax=panels, label="weight", aspect=40, fraction=0.05)
     sides = {"source": found.source, "target": found.target}

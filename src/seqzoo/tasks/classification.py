@@ -16,7 +16,7 @@ from seqzoo.data.labelled import EncodedLabelled, Examples
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.models.classifier import Classifier
 from seqzoo.models.language_model import evaluating
-from seqzoo.report.figures import new_figure, style
+from seqzoo.report.figures import heat_map, new_figure, style
 from seqzoo.state import State
 from seqzoo.tasks.batching import Epochs, by_length, lengths, padded
 from seqzoo.tasks.task import Forward, Metric
@@ -241,11 +241,8 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
     figure = new_figure(column * n + 2.0, max(2.8, 0.4 * n + 1.4))
     axes: Any = figure.subplots()
-    image = axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
-    axes.set_xticks(range(n), names, rotation=90 if n > 4 else 0)
-    axes.set_yticks(range(n), names)
-    axes.xaxis.tick_top()
-    axes.grid(False)
+    greys = {"cmap": "Greys", "vmin": 0, "vmax": 1}
+    heat_map(axes, shares, names, names, "share of the true class", **greys)
     axes.set_ylabel("true class")
     axes.set_xlabel("predicted class")
     axes.xaxis.set_label_position("top")
@@ -253,7 +250,6 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
         colour = "white" if shares[true, predicted] > 0.5 else "black"
         text = f"{counts[true, predicted]}"
         axes.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=7)
-    figure.colorbar(image, ax=axes, label="share of the true class")
     return figure
 
 

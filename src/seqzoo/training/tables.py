@@ -67,8 +67,4 @@ def path_of(kind: str, name: str) -> str:
     Raises:
         UserError: none of that name; the nearest name is offered.
     """
-    field, builtin = TABLES[kind]
-    known = registered(field, builtin)
-    if name not in known:
-        raise files.unregistered(kind, name, known)
-    return str(known[name])
+    return str(files.entry(kind, name, registered(*TABLES[kind])))

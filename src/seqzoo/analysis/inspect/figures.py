@@ -151,7 +151,6 @@ def _contexts(found: Contexts, name: str) -> Figure:
     words = found.words[:MAP_WORDS]
     shown, label = found.to_mean[: len(words)], "mean cosine distance"
     look.heat_map(right, shown, words, found.stages, label, vmin=0, aspect="auto")
-    right.tick_params("x", rotation=45)
     right.set_title("a word's vectors to their mean, the most frequent words first", fontsize=9)
     whole.suptitle(f"{name}: how far a word's vectors differ between its contexts")
     return whole

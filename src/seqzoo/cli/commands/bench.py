@@ -12,7 +12,6 @@ from seqzoo.cli.compose import compose, parse, print_yaml
 from seqzoo.cli.help import bench_help
 from seqzoo.cli.parser import read_options
 from seqzoo.errors import UserError
-from seqzoo.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
     from seqzoo.bench.plan import Plan
@@ -48,7 +47,7 @@ def main(arguments: list[str]) -> int:
 def _measure(config: dict[str, Any], one: Plan, folder: Path, command: str) -> None:
     from seqzoo.bench import runner, write
 
-    directory = RunDirectory.claim(launch.short(folder.absolute()))
+    directory = launch.claim(folder)
     directory.write_config(config)
     try:
         found = runner.run(one, command)

@@ -9,6 +9,7 @@ from seqzoo.cli.compose import compose, parse
 from seqzoo.cli.help import INFO
 from seqzoo.cli.parser import read_options
 from seqzoo.config.requires import check_requirements
+from seqzoo.errors import UserError
 from seqzoo.models.zoo import build_keys
 from seqzoo.runs.directory import RunDirectory
 
@@ -20,8 +21,10 @@ def main(arguments: list[str]) -> int:
         return 0
     sizes = {}
     given = options.overrides
-    if len(given) == 1 and (Path(given[0]).is_dir() or "/" in given[0] and "=" not in given[0]):
-        directory = RunDirectory.open(Path(given[0]))
+    if runs := [one for one in given if Path(one).is_dir() or "/" in one and "=" not in one]:
+        if len(given) > 1:
+            raise UserError(f"{' '.join(given)}: a run takes no overrides: give {runs[0]} alone")
+        directory = RunDirectory.open(Path(runs[0]))
         config, sizes = directory.config, directory.sizes()
         check_requirements(config, directory.path, "model")
     else:

@@ -12,7 +12,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    names = [full_name(name) for name in options.models] or list(families())
+    names = [full_name(name.removeprefix("model=")) for name in options.models] or list(families())
     for name in names:
         family(name)
     from seqzoo.laws import verify

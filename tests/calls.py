@@ -1,0 +1,25 @@
+"""What tests of several files call."""
+
+from collections.abc import Callable
+
+import pytest
+
+from seqzoo.cli.main import main
+from seqzoo.errors import UserError
+
+
+def status(*arguments: object) -> int:
+    """The exit status of a command in this process."""
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    return int(left.value.code or 0)
+
+
+def assert_refused(call: Callable[[], object], *needed: str) -> None:
+    """The error is one line, in which everything that is needed stands."""
+    with pytest.raises(UserError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in needed:
+        assert part in message
