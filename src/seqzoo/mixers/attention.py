@@ -20,10 +20,8 @@ from seqzoo.ops.watch import unwatched
 class KVCache(NamedTuple):
     """Keys and values of the tokens read: a multi-state RNN (Oren et al. 2024, arXiv 2401.06104).
 
-    Keys are stored turned to their positions, so a cut cache needs no turning again. Every step
-    makes a new cache by `torch.cat`: writing into a preallocated one would change a state that is
-    still in use elsewhere. The copy is a fifth of a step at 2,048 tokens, a third at 8,192
-    (docs/results.md, "The cache").
+    Keys are stored turned to their positions, so a cut cache needs no turning again. Both grow in
+    memory with room after them, which the state before does not see (`ops.attention.append`).
     """
 
     k: Tensor  # (B, H, S, K)
@@ -102,12 +100,11 @@ class CausalAttention(nn.Module):
             y, bounded = bounded_cache.attend(self.policy, q, k, v, bounded)
             return self.out(y.transpose(1, 2).flatten(2)).to(x.dtype), bounded
         if state is not None:
-            k = torch.cat((state.k.to(k.dtype), k), 2)
-            v = torch.cat((state.v.to(v.dtype), v), 2)
+            y, k, v = attention.attend_after(q, k, v, state.k, state.v)
         else:
             k, v = k.contiguous(), v.contiguous()  # a view would keep the queries in memory
-        y = attention.causal_attention(q, k, v).transpose(1, 2).reshape(B, T, D)
-        return self.out(y).to(x.dtype), KVCache(k, v, first + T)
+            y = attention.causal_attention(q, k, v)
+        return self.out(y.transpose(1, 2).flatten(2)).to(x.dtype), KVCache(k, v, first + T)
 
 
 class FullAttention(CausalAttention):

@@ -5,12 +5,22 @@ B batch, H heads, T queries (the newest tokens), S >= T keys seen, K key size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from seqzoo.ops.registry import choose
 from seqzoo.ops.watch import watch
+
+Cached = tuple[Tensor, Tensor, Tensor]  # the output of the new tokens; all keys and values
+# What reads one token after a cache, where a step is recorded (`decoding.step`).
+one_token_reader: ContextVar[Callable[..., Cached] | None] = ContextVar(
+    "seqzoo_one_token_reader", default=None
+)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -30,6 +40,48 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     k, v = _for_every_head(q, k, v)
     y: Tensor = choose("attention", q, S)(q, k, v, causal=True)
     return y
+
+
+def attend_after(q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor) -> Cached:
+    """`causal_attention` of new tokens to a cache and to themselves; and the cache after them.
+
+    Args:
+        q (B, H, T, K), k, v (B, G, T, K): of the new tokens; past_k, past_v: (B, G, S, K).
+    """
+    read = one_token_reader.get()
+    if read is not None and q.shape[2] == 1:
+        return read(q, k, v, past_k, past_v)
+    k, v = append(past_k, k), append(past_v, v)
+    return causal_attention(q, k, v), k, v
+
+
+class _Room(NamedTuple):
+    """Memory for more entries than a cache has, and how many it holds."""
+
+    memory: Tensor  # (B, G, capacity, K)
+    filled: list[int]  # one number, which all views of the memory share
+
+
+def append(past: Tensor, new: Tensor) -> Tensor:
+    """past (B, G, S, K) with new (B, G, T, K) after it: (B, G, S + T, K).
+
+    Without gradients the result has room for more after it, twice as much each time it is used up,
+    so that the next call only writes `new`. `past` keeps its values: a second continuation of the
+    same `past` finds the room taken, and copies.
+    """
+    (B, G, S, K), T = past.shape, new.shape[2]
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.cat((past.to(new.dtype), new), 2)
+    room: _Room | None = getattr(past, "room", None)
+    fits = room is not None and room.filled[0] == S and S + T <= room.memory.shape[2]
+    if room is None or not fits or past.dtype != new.dtype:
+        room = _Room(new.new_empty(B, G, max(64, 2 * (S + T)), K), [0])
+        room.memory[:, :, :S] = past
+    room.memory[:, :, S : S + T] = new
+    room.filled[0] = S + T
+    after = room.memory[:, :, : S + T]
+    after.room = room  # type: ignore[attr-defined]
+    return after
 
 
 def full_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:

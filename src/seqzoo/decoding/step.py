@@ -1,0 +1,106 @@
+"""One decoding step of a model, prepared: recorded once, then replayed for every token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqzoo import ops
+from seqzoo.models.language_model import TokenModel
+from seqzoo.ops import attention
+from seqzoo.ops.native import available
+from seqzoo.ops.native.program import Recorder, Unrecordable
+from seqzoo.state import State, leaves, rebuild
+
+WORTH = 16  # tokens from which recording a step, some tens of milliseconds, pays
+
+
+class PreparedStep:
+    """``step(tokens)`` is the logits (B, V) that ``model(tokens[:, None], state)`` gives for tokens
+    (B,); the state is inside.
+
+    The model's weights must stay as they are. The next call overwrites the logits.
+
+    Args:
+        state: before the first token; it keeps its values.
+        room: tokens that can be read, which a cache has to have memory for.
+
+    Raises:
+        Unrecordable: what the model computes cannot be replayed.
+    """
+
+    def __init__(self, model: TokenModel, state: State, rows: int, room: int) -> None:
+        self._template, self.room = state, room
+        self._caches: dict[int, Tensor] = {}  # by the addresses of their memory
+        with torch.inference_mode(False), torch.no_grad():
+            self._tokens = torch.zeros(rows, 1, dtype=torch.int64)
+            self._length = torch.zeros(1, dtype=torch.int64)  # of every cache
+            own = [leaf.clone() for leaf in leaves(state)]
+            self._record(model, state, own)
+
+    def _record(self, model: TokenModel, state: State, own: list[Tensor]) -> None:
+        recorder = Recorder()
+        with recorder, ops.backend("naive"):
+            recorder.follow(self._tokens, self._length, *own)
+            token = attention.one_token_reader.set(lambda *given: self._attend(recorder, *given))
+            try:
+                logits, after = model(self._tokens, rebuild(state, own))
+            finally:
+                attention.one_token_reader.reset(token)
+        self._leaves: list[Tensor] = []
+        for before, leaf in zip(own, leaves(after), strict=True):
+            cache = self._caches.get(leaf.data_ptr())
+            if cache is None and before.shape != leaf.shape:
+                raise Unrecordable("a state that grows")
+            if cache is None:
+                recorder.copy(before, leaf)
+            self._leaves.append(before if cache is None else cache)
+        recorder.add("affine", 1, 1, 1, 1, self._length, self._length, 1.0, 1.0)
+        self._logits, self._replay = logits[:, -1], recorder.finish()
+        for before, leaf in zip(own, leaves(state), strict=True):
+            before.copy_(leaf)  # a model may write to what it was given, so once more
+
+    def _attend(
+        self, recorder: Recorder, q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor
+    ) -> attention.Cached:
+        """Attention to a cache with room for all tokens to come, as one instruction."""
+        (B, H, _, K), (G, S) = q.shape, past_k.shape[1:3]
+        if q.dtype != torch.float32:
+            raise Unrecordable(f"attention in {q.dtype}")
+        with recorder.paused():
+            self._length.fill_(S)
+            memory = q.new_zeros(2, B, G, S + self.room, K)
+            memory[0, :, :, :S], memory[1, :, :, :S] = past_k, past_v
+            y = q.new_zeros(B, H, 1, K)
+        recorder.follow(memory, y)
+        recorder.add("attend", B, H, G, K, y, q, k, v, memory[0], memory[1], self._length)
+        self._caches |= {part.data_ptr(): part for part in memory.unbind(0)}
+        return y, *memory.unbind(0)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        if not self.room:
+            raise IndexError("no room for another token")
+        self.room -= 1
+        self._tokens[:, 0] = tokens
+        self._replay()
+        return self._logits
+
+    def state(self) -> State:
+        """The state after the tokens read so far: a copy."""
+        length = int(self._length)
+        own = (x[:, :, :length] if x.data_ptr() in self._caches else x for x in self._leaves)
+        return rebuild(self._template, [x.clone() for x in own])
+
+
+def prepare(model: TokenModel, state: State, rows: int, room: int) -> PreparedStep | None:
+    """A prepared step for up to `room` tokens of `rows` rows; None where it does not pay, or where
+    there is none for the model or the device."""
+    weight: Any = model.embedding.weight
+    if room < WORTH or weight.dtype != torch.float32 or not available(weight, 1):
+        return None
+    try:
+        return PreparedStep(model, state, rows, room)
+    except Unrecordable:
+        return None

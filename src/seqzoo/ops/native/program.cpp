@@ -1,0 +1,516 @@
+// Replays the operations of one decoding step on the memory in which they were recorded.
+// A program is a list of words: for each instruction its code, the number of its words, and those.
+#include <cmath>
+#include <cstdio>
+
+#include "common.h"
+
+namespace {
+
+enum Code : int64_t {
+  // one input
+  COPY, NEG, EXP, SIGMOID, TANH, RELU, SILU, GELU, GELU_TANH, RSQRT, SQRT, SQUARE, COS, SIN, LOG,
+  LOG_SIGMOID, SOFTPLUS, ELU, ABS, RECIPROCAL, CLAMP, POWER, POWER_OF, AFFINE, GE, GT, LE, LT,
+  // two and three
+  ADD, SUB, MUL, DIV, MAXIMUM, MINIMUM, LERP, ADDCMUL, WHERE,
+  // of their own
+  MATMUL, SUM, MEAN, AMAX, SOFTMAX, LAYER_NORM, GROUP_NORM, EMBEDDING, ATTEND
+};
+
+enum Type : int64_t { FLOAT32, FLOAT64, INT64, BOOL };
+
+constexpr int DIMS = 4;
+constexpr int64_t SMALL = 1 << 14;  // products below which a second thread costs more than it saves
+
+struct Operand {
+  char* data;
+  int64_t type, stride[DIMS];
+};
+
+class Words {
+ public:
+  explicit Words(const int64_t* at) : at_(at) {}
+  int64_t number() { return *at_++; }
+  double real() {
+    double x;
+    std::memcpy(&x, at_++, sizeof x);
+    return x;
+  }
+  Operand operand() {
+    Operand x;
+    x.data = reinterpret_cast<char*>(*at_++);
+    x.type = *at_++;
+    for (auto& stride : x.stride) stride = *at_++;
+    return x;
+  }
+
+ private:
+  const int64_t* at_;
+};
+
+// ---- element by element
+
+using F = Vec<float>;
+
+inline F lanes(float x) { return F{} + x; }
+
+inline F exponential(F x) {
+  const F e = exp_of_negative<float>(x < 0 ? x : -x);
+  return x < 0 ? e : 1.0f / e;
+}
+
+inline F sigmoid(F x) {
+  const F e = exp_of_negative<float>(x < 0 ? x : -x);
+  return (x < 0 ? e : lanes(1)) / (1.0f + e);
+}
+
+// Where |x| is small, the series: there 1 - e^-2|x| has few digits left.
+inline F hyperbolic_tangent(F x) {
+  const F a = x < 0 ? -x : x, e = exp_of_negative<float>(-2.0f * a), s = x * x;
+  const F far = (1.0f - e) / (1.0f + e);
+  const F near = x * (1.0f + s * (-1.0f / 3 + s * (2.0f / 15 + s * (-17.0f / 315 + s * (62.0f / 2835)))));
+  return a < 0.15f ? near : (x < 0 ? -far : far);
+}
+
+template <class T>
+inline T scalar(int64_t code, T x, double p, double q) {
+  switch (code) {
+    case COPY: return x;
+    case NEG: return -x;
+    case EXP: return std::exp(x);
+    case SIGMOID: return T(1) / (T(1) + std::exp(-x));
+    case TANH: return std::tanh(x);
+    case RELU: return x > 0 ? x : T(0);
+    case SILU: return x / (T(1) + std::exp(-x));
+    case GELU: return T(0.5) * x * (T(1) + std::erf(x * T(0.7071067811865476)));
+    case GELU_TANH:
+      return T(0.5) * x * (T(1) + std::tanh(T(0.7978845608028654) * (x + T(0.044715) * x * x * x)));
+    case RSQRT: return T(1) / std::sqrt(x);
+    case SQRT: return std::sqrt(x);
+    case SQUARE: return x * x;
+    case COS: return std::cos(x);
+    case SIN: return std::sin(x);
+    case LOG: return std::log(x);
+    case LOG_SIGMOID: return std::min(x, T(0)) - std::log1p(std::exp(-std::abs(x)));
+    case SOFTPLUS: return x > 20 ? x : std::log1p(std::exp(x));
+    case ELU: return x > 0 ? x : std::expm1(x);
+    case ABS: return std::abs(x);
+    case RECIPROCAL: return T(1) / x;
+    case CLAMP: return std::min(std::max(x, T(p)), T(q));
+    case POWER: return std::pow(x, T(p));
+    case POWER_OF: return std::pow(T(p), x);
+    case AFFINE: return T(p) * x + T(q);
+    case GE: return x >= p;
+    case GT: return x > p;
+    case LE: return x <= p;
+    default: return x < p;
+  }
+}
+
+inline F vector(int64_t code, F x, float p, float q) {
+  switch (code) {
+    case COPY: return x;
+    case NEG: return -x;
+    case EXP: return exponential(x);
+    case SIGMOID: return sigmoid(x);
+    case TANH: return hyperbolic_tangent(x);
+    case RELU: return x > 0 ? x : F{};
+    case SILU: return x * sigmoid(x);
+    case SQUARE: return x * x;
+    case RECIPROCAL: return 1.0f / x;
+    case GELU_TANH: return 0.5f * x * (1.0f + hyperbolic_tangent(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+    case AFFINE: return p * x + q;
+    default:
+      F y;
+      for (int i = 0; i < Lanes<float>::n; ++i) y[i] = scalar<float>(code, x[i], p, q);
+      return y;
+  }
+}
+
+template <class T, class R>
+inline R two(int64_t code, R x, R y, R z, T p) {
+  switch (code) {
+    case ADD: return x + p * y;
+    case SUB: return x - p * y;
+    case MUL: return x * y;
+    case DIV: return x / y;
+    case MAXIMUM: return x > y ? x : y;
+    case MINIMUM: return x < y ? x : y;
+    case LERP: return x + z * (y - x);
+    default: return x + p * y * z;  // ADDCMUL
+  }
+}
+
+template <class T>
+inline T* typed(const Operand& x, int64_t a, int64_t b, int64_t c) {
+  return reinterpret_cast<T*>(x.data) + a * x.stride[0] + b * x.stride[1] + c * x.stride[2];
+}
+
+// Calls f(a, b, c) for the outer dimensions of a shape.
+template <class Body>
+inline void outer(const int64_t* size, Body f) {
+  for (int64_t a = 0; a < size[0]; ++a)
+    for (int64_t b = 0; b < size[1]; ++b)
+      for (int64_t c = 0; c < size[2]; ++c) f(a, b, c);
+}
+
+inline F fetch(const float* x, int64_t stride, int64_t i, int64_t count) {
+  if (stride == 1) return load(x + i, count);
+  if (stride == 0) return lanes(*x);
+  F y = {};
+  for (int64_t j = 0; j < std::min<int64_t>(count, Lanes<float>::n); ++j) y[j] = x[(i + j) * stride];
+  return y;
+}
+
+inline void put(float* x, int64_t stride, int64_t i, F y, int64_t count) {
+  if (stride == 1) return store(x + i, y, count);
+  for (int64_t j = 0; j < std::min<int64_t>(count, Lanes<float>::n); ++j) x[(i + j) * stride] = y[j];
+}
+
+template <class From, class To>
+void convert(const int64_t* size, const Operand& out, const Operand& in) {
+  outer(size, [&](int64_t a, int64_t b, int64_t c) {
+    To* to = typed<To>(out, a, b, c);
+    const From* from = typed<From>(in, a, b, c);
+    for (int64_t i = 0; i < size[3]; ++i) to[i * out.stride[3]] = To(from[i * in.stride[3]]);
+  });
+}
+
+template <class From>
+void convert_from(const int64_t* size, const Operand& out, const Operand& in) {
+  if (out.type == FLOAT32) convert<From, float>(size, out, in);
+  else if (out.type == FLOAT64) convert<From, double>(size, out, in);
+  else if (out.type == INT64) convert<From, int64_t>(size, out, in);
+  else convert<From, bool>(size, out, in);
+}
+
+template <int64_t CODE>
+void map_floats(const int64_t* size, const Operand& out, const Operand& in, float p, float q) {
+  outer(size, [&](int64_t a, int64_t b, int64_t c) {
+    float* to = typed<float>(out, a, b, c);
+    const float* from = typed<float>(in, a, b, c);
+    for (int64_t i = 0; i < size[3]; i += Lanes<float>::n)
+      put(to, out.stride[3], i, vector(CODE, fetch(from, in.stride[3], i, size[3] - i), p, q), size[3] - i);
+  });
+}
+
+template <class T, class To = T>
+void map_any(int64_t code, const int64_t* size, const Operand& out, const Operand& in, double p, double q) {
+  outer(size, [&](int64_t a, int64_t b, int64_t c) {
+    To* to = typed<To>(out, a, b, c);
+    const T* from = typed<T>(in, a, b, c);
+    for (int64_t i = 0; i < size[3]; ++i)
+      to[i * out.stride[3]] = To(scalar<double>(code, from[i * in.stride[3]], p, q));
+  });
+}
+
+void map_one(int64_t code, Words w) {
+  int64_t size[DIMS];
+  for (auto& n : size) n = w.number();
+  const Operand out = w.operand(), in = w.operand();
+  const double p = w.real(), q = w.real();
+  if (code == COPY && (in.type != out.type || in.type != FLOAT32)) {
+    if (in.type == FLOAT32) convert_from<float>(size, out, in);
+    else if (in.type == FLOAT64) convert_from<double>(size, out, in);
+    else if (in.type == INT64) convert_from<int64_t>(size, out, in);
+    else convert_from<bool>(size, out, in);
+  } else if (code > AFFINE) {
+    if (in.type == FLOAT32) map_any<float, bool>(code, size, out, in, p, q);
+    else if (in.type == FLOAT64) map_any<double, bool>(code, size, out, in, p, q);
+    else map_any<int64_t, bool>(code, size, out, in, p, q);
+  } else if (in.type == FLOAT64) {
+    map_any<double>(code, size, out, in, p, q);
+  } else if (in.type == INT64) {
+    map_any<int64_t>(code, size, out, in, p, q);
+  } else {
+    switch (code) {
+      case COPY: return map_floats<COPY>(size, out, in, p, q);
+      case NEG: return map_floats<NEG>(size, out, in, p, q);
+      case EXP: return map_floats<EXP>(size, out, in, p, q);
+      case SIGMOID: return map_floats<SIGMOID>(size, out, in, p, q);
+      case TANH: return map_floats<TANH>(size, out, in, p, q);
+      case RELU: return map_floats<RELU>(size, out, in, p, q);
+      case SILU: return map_floats<SILU>(size, out, in, p, q);
+      case SQUARE: return map_floats<SQUARE>(size, out, in, p, q);
+      case GELU_TANH: return map_floats<GELU_TANH>(size, out, in, p, q);
+      case RECIPROCAL: return map_floats<RECIPROCAL>(size, out, in, p, q);
+      case AFFINE: return map_floats<AFFINE>(size, out, in, p, q);
+      default:
+        outer(size, [&](int64_t a, int64_t b, int64_t c) {
+          float* to = typed<float>(out, a, b, c);
+          const float* from = typed<float>(in, a, b, c);
+          for (int64_t i = 0; i < size[3]; ++i)
+            to[i * out.stride[3]] = scalar<float>(code, from[i * in.stride[3]], p, q);
+        });
+    }
+  }
+}
+
+template <int64_t CODE>
+void map_two_floats(const int64_t* size, const Operand& out, const Operand& x, const Operand& y, const Operand& z,
+                    float p) {
+  outer(size, [&](int64_t a, int64_t b, int64_t c) {
+    float* to = typed<float>(out, a, b, c);
+    const float *fx = typed<float>(x, a, b, c), *fy = typed<float>(y, a, b, c), *fz = typed<float>(z, a, b, c);
+    for (int64_t i = 0; i < size[3]; i += Lanes<float>::n) {
+      const int64_t count = size[3] - i;
+      const F third = CODE == LERP || CODE == ADDCMUL ? fetch(fz, z.stride[3], i, count) : F{};
+      const F result = two<float, F>(CODE, fetch(fx, x.stride[3], i, count), fetch(fy, y.stride[3], i, count), third, p);
+      put(to, out.stride[3], i, result, count);
+    }
+  });
+}
+
+template <class T>
+void map_two_any(int64_t code, const int64_t* size, const Operand& out, const Operand& x, const Operand& y,
+                 const Operand& z, double p) {
+  outer(size, [&](int64_t a, int64_t b, int64_t c) {
+    T* to = typed<T>(out, a, b, c);
+    const T *fx = typed<T>(x, a, b, c), *fy = typed<T>(y, a, b, c), *fz = typed<T>(z, a, b, c);
+    for (int64_t i = 0; i < size[3]; ++i) {
+      const T third = z.data ? fz[i * z.stride[3]] : T(0);
+      to[i * out.stride[3]] = two<T, T>(code, fx[i * x.stride[3]], fy[i * y.stride[3]], third, T(p));
+    }
+  });
+}
+
+void map_two(int64_t code, Words w) {
+  int64_t size[DIMS];
+  for (auto& n : size) n = w.number();
+  const Operand out = w.operand(), x = w.operand(), y = w.operand(), z = w.operand();
+  const double p = w.real();
+  if (out.type == FLOAT64) return map_two_any<double>(code, size, out, x, y, z, p);
+  if (out.type == INT64) return map_two_any<int64_t>(code, size, out, x, y, z, p);
+  switch (code) {
+    case ADD: return map_two_floats<ADD>(size, out, x, y, z, p);
+    case SUB: return map_two_floats<SUB>(size, out, x, y, z, p);
+    case MUL: return map_two_floats<MUL>(size, out, x, y, z, p);
+    case DIV: return map_two_floats<DIV>(size, out, x, y, z, p);
+    case MAXIMUM: return map_two_floats<MAXIMUM>(size, out, x, y, z, p);
+    case MINIMUM: return map_two_floats<MINIMUM>(size, out, x, y, z, p);
+    case LERP: return map_two_floats<LERP>(size, out, x, y, z, p);
+    default: return map_two_floats<ADDCMUL>(size, out, x, y, z, p);
+  }
+}
+
+void choose(Words w) {  // WHERE: out, condition, x, y
+  int64_t size[DIMS];
+  for (auto& n : size) n = w.number();
+  const Operand out = w.operand(), condition = w.operand(), x = w.operand(), y = w.operand();
+  outer(size, [&](int64_t a, int64_t b, int64_t c) {
+    float* to = typed<float>(out, a, b, c);
+    const bool* is = typed<bool>(condition, a, b, c);
+    const float *fx = typed<float>(x, a, b, c), *fy = typed<float>(y, a, b, c);
+    for (int64_t i = 0; i < size[3]; ++i)
+      to[i * out.stride[3]] = is[i * condition.stride[3]] ? fx[i * x.stride[3]] : fy[i * y.stride[3]];
+  });
+}
+
+// ---- products
+
+inline float dot(const float* x, const float* y, int64_t n) {
+  F a = {}, b = {};
+  int64_t i = 0;
+  for (; i + 2 * Lanes<float>::n <= n; i += 2 * Lanes<float>::n) {
+    a += load(x + i) * load(y + i);
+    b += load(x + i + Lanes<float>::n) * load(y + i + Lanes<float>::n);
+  }
+  for (; i < n; i += Lanes<float>::n) a += load(x + i, n - i) * load(y + i, n - i);
+  return sum<float>(a + b);
+}
+
+// Rows [first, last) of y = W x, W (N, K) with rows of stride `row`; four rows share the loads of x.
+void rows_times(const float* W, int64_t row, const float* x, int64_t K, int64_t first, int64_t last, float* y,
+                int64_t step) {
+  constexpr int n = Lanes<float>::n;
+  int64_t r = first;
+  if (K % n == 0)
+    for (; r + 4 <= last; r += 4) {
+      const float *a = W + r * row, *b = a + row, *c = b + row, *d = c + row;
+      F sa = {}, sb = {}, sc = {}, sd = {};
+      for (int64_t k = 0; k < K; k += n) {
+        const F v = load(x + k);
+        sa += v * load(a + k), sb += v * load(b + k), sc += v * load(c + k), sd += v * load(d + k);
+      }
+      sums<float>(sa, sb, y + r * step, y + (r + 1) * step);
+      sums<float>(sc, sd, y + (r + 2) * step, y + (r + 3) * step);
+    }
+  for (; r < last; ++r) y[r * step] = dot(W + r * row, x, K);
+}
+
+// Columns [first, last) of y = x W, W (K, N) with rows of stride `row`; 64 columns at a time stay
+// in registers.
+void columns_times(const float* W, int64_t row, const float* x, int64_t x_step, int64_t K, int64_t first,
+                   int64_t last, float* y) {
+  constexpr int n = Lanes<float>::n;
+  int64_t c = first;
+  for (; c + 4 * n <= last; c += 4 * n) {
+    F s[4] = {};
+    for (int64_t k = 0; k < K; ++k)
+      for (int j = 0; j < 4; ++j) s[j] += x[k * x_step] * load(W + k * row + c + j * n);
+    for (int j = 0; j < 4; ++j) store(y + c + j * n, s[j]);
+  }
+  for (; c < last; c += n) {
+    F s = {};
+    for (int64_t k = 0; k < K; ++k) s += x[k * x_step] * load(W + k * row + c, last - c);
+    store(y + c, s, last - c);
+  }
+}
+
+// out (A, M, N) = x (A, M, K) times W (A, K, N), plus a bias (N) if there is one.
+void matmul(Words w) {
+  const int64_t A = w.number(), M = w.number(), K = w.number(), N = w.number();
+  const Operand out = w.operand(), x = w.operand(), W = w.operand(), bias = w.operand();
+  const bool by_rows = W.stride[1] == 1 && x.stride[2] == 1, by_columns = W.stride[2] == 1 && out.stride[2] == 1;
+  auto part = [&](int64_t first, int64_t last) {
+    for (int64_t a = 0; a < A; ++a)
+      for (int64_t m = 0; m < M; ++m) {
+        float* to = typed<float>(out, a, m, 0);
+        const float *from = typed<float>(x, a, m, 0), *matrix = typed<float>(W, a, 0, 0);
+        if (by_rows) {
+          rows_times(matrix, W.stride[2], from, K, first, last, to, out.stride[2]);
+        } else if (by_columns) {
+          columns_times(matrix, W.stride[1], from, x.stride[2], K, first, last, to);
+        } else {
+          for (int64_t j = first; j < last; ++j) {
+            float total = 0;
+            for (int64_t k = 0; k < K; ++k) total += from[k * x.stride[2]] * matrix[k * W.stride[1] + j * W.stride[2]];
+            to[j * out.stride[2]] = total;
+          }
+        }
+        if (bias.data) {
+          const float* b = reinterpret_cast<const float*>(bias.data);
+          for (int64_t j = first; j < last; ++j) to[j * out.stride[2]] += b[j * bias.stride[0]];
+        }
+      }
+  };
+  if (A * M * K * N <= SMALL) return part(0, N);
+  const int64_t blocks = (N + 63) / 64;
+#pragma omp parallel for schedule(static)
+  for (int64_t block = 0; block < blocks; ++block) part(block * 64, std::min(N, block * 64 + 64));
+}
+
+// ---- over a last dimension of D numbers
+
+void reduce(int64_t code, Words w) {  // sums over the last dimension
+  int64_t size[DIMS];
+  for (auto& n : size) n = w.number();
+  const Operand out = w.operand(), in = w.operand();
+  outer(size, [&](int64_t a, int64_t b, int64_t c) {
+    const float* from = typed<float>(in, a, b, c);
+    F total = code == AMAX ? lanes(*from) : F{};
+    float rest = code == AMAX ? *from : 0;
+    int64_t i = 0;
+    for (; i + Lanes<float>::n <= size[3]; i += Lanes<float>::n) {
+      const F x = fetch(from, in.stride[3], i, Lanes<float>::n);
+      total = code == AMAX ? (x > total ? x : total) : total + x;
+    }
+    for (; i < size[3]; ++i) {
+      const float x = from[i * in.stride[3]];
+      rest = code == AMAX ? std::max(rest, x) : rest + x;
+    }
+    if (code == AMAX)
+      for (int j = 0; j < Lanes<float>::n; ++j) rest = std::max(rest, total[j]);
+    else
+      rest += sum<float>(total);
+    *typed<float>(out, a, b, c) = code == MEAN ? rest / size[3] : rest;
+  });
+}
+
+void exponentials(const float* from, float* to, int64_t D) {
+  float top = from[0];
+  for (int64_t i = 1; i < D; ++i) top = std::max(top, from[i]);
+  F total = {};
+  for (int64_t i = 0; i < D; i += Lanes<float>::n) {
+    F e = exp_of_negative<float>(load(from + i, D - i) - top);
+    for (int64_t j = D - i; j < Lanes<float>::n; ++j) e[j] = 0;
+    total += e;
+    store(to + i, e, D - i);
+  }
+  const float scale = 1 / sum<float>(total);
+  for (int64_t i = 0; i < D; ++i) to[i] *= scale;
+}
+
+void softmax(Words w) {
+  const int64_t R = w.number(), D = w.number();
+  const Operand out = w.operand(), in = w.operand();
+  for (int64_t r = 0; r < R; ++r)
+    exponentials(typed<float>(in, r, 0, 0), typed<float>(out, r, 0, 0), D);
+}
+
+// R rows in groups of D numbers, each of mean 0 and variance 1; weight and bias of G groups, or one.
+void normalise(Words w) {
+  const int64_t R = w.number(), D = w.number(), G = w.number();
+  const Operand out = w.operand(), in = w.operand(), weight = w.operand(), bias = w.operand();
+  const float eps = w.real();
+  for (int64_t r = 0; r < R; ++r) {
+    const float* from = reinterpret_cast<const float*>(in.data) + r * D;
+    float* to = reinterpret_cast<float*>(out.data) + r * D;
+    const int64_t at = r % G * D;
+    F total = {}, squares = {};
+    for (int64_t i = 0; i < D; i += Lanes<float>::n) total += load(from + i, D - i);
+    const float mean = sum<float>(total) / D;
+    for (int64_t i = 0; i < D; i += Lanes<float>::n) {
+      F x = load(from + i, D - i) - mean;
+      for (int64_t j = D - i; j < Lanes<float>::n; ++j) x[j] = 0;
+      squares += x * x;
+    }
+    const float scale = 1 / std::sqrt(sum<float>(squares) / D + eps);
+    for (int64_t i = 0; i < D; i += Lanes<float>::n) {
+      F x = (load(from + i, D - i) - mean) * scale;
+      if (weight.data) x *= load(reinterpret_cast<const float*>(weight.data) + at + i, D - i);
+      if (bias.data) x += load(reinterpret_cast<const float*>(bias.data) + at + i, D - i);
+      store(to + i, x, D - i);
+    }
+  }
+}
+
+void embed(Words w) {
+  const int64_t R = w.number(), D = w.number();
+  const Operand out = w.operand(), table = w.operand(), index = w.operand();
+  for (int64_t r = 0; r < R; ++r)
+    copy<float>(typed<float>(table, *typed<int64_t>(index, r, 0, 0), 0, 0), D, typed<float>(out, r, 0, 0));
+}
+
+// Softmax attention of one query a row to a cache (B, G, capacity, K) that the token's own key and
+// value are written to first, at the place that `length` points to.
+void attend(Words w) {
+  const int64_t B = w.number(), H = w.number(), G = w.number(), K = w.number();
+  const Operand out = w.operand(), q = w.operand(), k = w.operand(), v = w.operand();
+  const Operand keys = w.operand(), values = w.operand(), length = w.operand();
+  const int64_t S = *reinterpret_cast<const int64_t*>(length.data);
+  const float scale = 1 / std::sqrt(float(K));
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t g = 0; g < G; ++g)
+      for (int64_t i = 0; i < K; ++i) {
+        typed<float>(keys, b, g, S)[i] = typed<float>(k, b, g, 0)[i * k.stride[3]];
+        typed<float>(values, b, g, S)[i] = typed<float>(v, b, g, 0)[i * v.stride[3]];
+      }
+#pragma omp parallel for if (B * H * S * K > SMALL)
+  for (int64_t job = 0; job < B * H; ++job) {
+    const int64_t b = job / H, h = job % H, g = h / (H / G);
+    Buffer<float> query(round_up(K, Lanes<float>::n)), weights(round_up(S + 1, Lanes<float>::n));
+    for (int64_t i = 0; i < K; ++i) query[i] = typed<float>(q, b, h, 0)[i * q.stride[3]] * scale;
+    rows_times(typed<float>(keys, b, g, 0), keys.stride[2], query, K, 0, S + 1, weights, 1);
+    exponentials(weights, weights, S + 1);
+    columns_times(typed<float>(values, b, g, 0), values.stride[2], weights, 1, S + 1, 0, K, typed<float>(out, b, h, 0));
+  }
+}
+
+}  // namespace
+
+extern "C" void program_run_float32(const int64_t* words) {
+  for (const int64_t* at = words + 1; at < words + 1 + *words; at += 2 + at[1]) {
+    const int64_t code = at[0];
+    const Words w(at + 2);
+    if (code <= LT) map_one(code, w);
+    else if (code < WHERE) map_two(code, w);
+    else if (code == WHERE) choose(w);
+    else if (code == MATMUL) matmul(w);
+    else if (code <= AMAX) reduce(code, w);
+    else if (code == SOFTMAX) softmax(w);
+    else if (code <= GROUP_NORM) normalise(w);
+    else if (code == EMBEDDING) embed(w);
+    else attend(w);
+  }
+}
