@@ -20,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from seqzoo import ops
 from seqzoo.bench import memory
 from seqzoo.bench.plan import BenchSettings, Point
+from seqzoo.decoding.step import WORTH
+from seqzoo.decoding.step import prepare as prepare_step
 from seqzoo.models.cost import flops_of_token, solve_width
 from seqzoo.models.zoo import build
 from seqzoo.state import State, nbytes
@@ -188,14 +190,23 @@ def prefill(forward: Forward, tokens: Tensor) -> Call:
 
 
 def decoding_step(forward: Forward, tokens: Tensor) -> Call:
-    """One token after T - 1 others, each time from the same state: the cost of token T."""
-    forward.model.eval()
+    """One token after T - 1 others, and each time so: the cost of token T. By the prepared step
+    that `generate` uses, in float32, where there is one."""
+    model = forward.model.eval()
+    first = tokens[:, :-2]
     with torch.inference_mode():
-        before = forward(tokens[:, :-2], None)[1] if tokens.shape[1] > 2 else None
+        state = model(first)[1] if first.shape[1] else None
+        prepared = state and prepare_step(model, state, len(tokens), WORTH)
+        if first.shape[1] and not prepared:
+            state = forward(first, None)[1]
 
     def step() -> State:
         with torch.inference_mode():
-            return forward(tokens[:, -1:], before)[1]
+            if not prepared:
+                return forward(tokens[:, -1:], state)[1]
+            prepared.rewind()
+            prepared(tokens[:, -1])
+            return state
 
     return step
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from seqzoo.decoding.step import PreparedStep, prepare
 from seqzoo.models.language_model import LanguageModel, evaluating
-from seqzoo.state import State, select, trim
+from seqzoo.state import State, grows, select, trim
 
 
 @torch.inference_mode()
@@ -43,12 +44,21 @@ def generate(
         (B,) the next token of each row.
     """
     B, device = prompt.shape[0], prompt.device
-    unread, text = prompt, prompt  # of the rows that have not ended, which `rows` lists
+    unread, text = prompt, prompt  # of the rows that are still read, which `rows` lists
     rows = torch.arange(B, device=device)
+    going = torch.ones(B, dtype=torch.bool, device=device)  # of those: the ones that have not ended
+    step = None
     with evaluating(model):
-        for _ in range(max_tokens):
-            logits, text, state = _read(model, unread, text, state, window)
-            token = sample(logits[:, -1].float(), temperature, top_k, top_p, generator)
+        for generated in range(max_tokens):
+            if step is not None and step.room:
+                logits = step(unread[:, 0])
+            else:
+                state = step.state() if step is not None else state
+                logits, text, state = _read(model, unread, text, state, window)
+                logits = logits[:, -1]
+                step = _prepared(model, text, state, window, max_tokens - generated - 1)
+            token = unread.new_full((len(rows),), 0 if stop is None else stop)
+            token[going] = sample(logits[going].float(), temperature, top_k, top_p, generator)
             tokens = torch.full((B,), 0 if stop is None else stop, device=device)
             tokens[rows] = token
             yield tokens
@@ -57,10 +67,25 @@ def generate(
                 going = token != stop
                 if not going.any():
                     return
-                if not going.all():
+                if 2 * going.sum() <= len(going) or step is None and not going.all():
+                    state, step = select(step.state() if step is not None else state, going), None
                     rows, unread, text = rows[going], unread[going], text[going]
-                    state = select(state, going)
-            text = torch.cat((text, unread), 1)
+                    going = going[going]
+            if model.max_len is not None:
+                text = torch.cat((text, unread), 1)
+
+
+def _prepared(
+    model: LanguageModel, text: Tensor, state: State, window: int | None, tokens: int
+) -> PreparedStep | None:
+    """A prepared step for the next tokens, as many as there are positions for; a state that grows
+    is moved to more memory after as many as it has, and is not prepared where it is cut."""
+    read = text.shape[1]
+    if model.max_len is not None:
+        tokens = min(tokens, min(model.max_len, window or model.max_len) - 1 - read)
+    if grows(state):
+        tokens = 0 if window is not None else min(tokens, max(1024, read))
+    return prepare(model, state, len(text), tokens)
 
 
 def _read(

@@ -12,6 +12,7 @@ from seqzoo.models.language_model import TokenModel
 from seqzoo.ops import attention
 from seqzoo.ops.native import available
 from seqzoo.ops.native.program import Recorder, Unrecordable
+from seqzoo.ops.registry import record
 from seqzoo.state import State, leaves, rebuild
 
 WORTH = 16  # tokens from which recording a step, some tens of milliseconds, pays
@@ -39,6 +40,7 @@ class PreparedStep:
             self._length = torch.zeros(1, dtype=torch.int64)  # of every cache
             own = [leaf.clone() for leaf in leaves(state)]
             self._record(model, state, own)
+        self._first = int(self._length), room
 
     def _record(self, model: TokenModel, state: State, own: list[Tensor]) -> None:
         recorder = Recorder()
@@ -83,9 +85,15 @@ class PreparedStep:
         if not self.room:
             raise IndexError("no room for another token")
         self.room -= 1
+        record("step", "prepared")
         self._tokens[:, 0] = tokens
         self._replay()
         return self._logits
+
+    def rewind(self) -> None:
+        """Have room again for as many tokens as at first, by forgetting those in the caches."""
+        length, self.room = self._first
+        self._length.fill_(length)
 
     def state(self) -> State:
         """The state after the tokens read so far: a copy."""
@@ -98,7 +106,12 @@ def prepare(model: TokenModel, state: State, rows: int, room: int) -> PreparedSt
     """A prepared step for up to `room` tokens of `rows` rows; None where it does not pay, or where
     there is none for the model or the device."""
     weight: Any = model.embedding.weight
-    if room < WORTH or weight.dtype != torch.float32 or not available(weight, 1):
+    if (
+        room < WORTH
+        or torch.is_autocast_enabled(weight.device.type)
+        or weight.dtype != torch.float32
+        or not available(weight, 1)
+    ):
         return None
     try:
         return PreparedStep(model, state, rows, room)

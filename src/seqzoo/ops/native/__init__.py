@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from seqzoo.ops.native.build import build
+from seqzoo.ops.native.compiler import build
 
 DIMENSIONS = 4  # strides that a kernel gets of each tensor
 

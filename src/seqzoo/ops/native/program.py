@@ -193,9 +193,7 @@ def _aligned(out: Tensor, *inputs: Tensor) -> list[Tensor]:
     dims = [(out.shape[d], [x.stride(d) for x in tensors]) for d in order if out.shape[d] != 1]
     joined: list[tuple[int, list[int]]] = []
     for size, strides in dims:
-        if joined and all(
-            a == size * b for a, b in zip(joined[-1][1], strides, strict=True)
-        ):
+        if joined and all(a == size * b for a, b in zip(joined[-1][1], strides, strict=True)):
             joined[-1] = (joined[-1][0] * size, strides)
         else:
             joined.append((size, strides))
@@ -338,7 +336,16 @@ def _layer_norm(_: Recorder, out: Tensor, x: Tensor, shape: Any, w: Any, b: Any,
 
 
 def _group_norm(
-    _: Recorder, out: Tensor, x: Tensor, w: Any, b: Any, N: int, C: int, HxW: int, G: int, eps: float
+    _: Recorder,
+    out: Tensor,
+    x: Tensor,
+    w: Any,
+    b: Any,
+    N: int,
+    C: int,
+    HxW: int,
+    G: int,
+    eps: float,
 ) -> Any:
     if HxW != 1 or not x.is_contiguous() or x.dtype != torch.float32:
         raise _Other

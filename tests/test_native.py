@@ -1,0 +1,227 @@
+"""Kernels in C++, and the step that they replay, against the same by torch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqzoo import ops
+from seqzoo.decoding.sampling import generate
+from seqzoo.decoding.step import PreparedStep
+from seqzoo.models.zoo import FAMILIES, build
+from seqzoo.ops import native
+from seqzoo.ops.attention import append
+from seqzoo.ops.linear_scan import linear_scan
+from seqzoo.ops.matrix_state import matrix_state
+from seqzoo.ops.native.compiler import build as build_kernels
+from seqzoo.ops.native.program import Recorder, Unrecordable
+from seqzoo.ops.wkv4 import WKVState, empty_state, wkv4
+from seqzoo.state import leaves
+from test_decoding import small
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason="no C++ compiler")
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
+
+
+def difference(expected: Tensor, given: Tensor) -> float:
+    expected, given = expected.detach(), given.detach()
+    return float((expected - given).abs().max() / expected.abs().max().clamp(min=1))
+
+
+def compare(f, inputs: list[Tensor]) -> None:
+    """Outputs and gradients of the native form are those of the definition."""
+    found = []
+    for form in ("naive", "native"):
+        with ops.backend(form), ops.recording() as forms:
+            outputs = f(*inputs)
+        assert any(name.endswith(form) for name in forms)
+        random = torch.Generator().manual_seed(1)
+        loss = sum((torch.randn(y.shape, generator=random).to(y) * y).sum() for y in outputs)
+        found.append([*outputs, *torch.autograd.grad(loss, inputs)])
+    for expected, given in zip(*found, strict=True):
+        assert difference(expected, given) < TOLERANCE[expected.dtype]
+
+
+def randn(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("K, V", [(8, 5), (16, 16), (40, 33), (64, 100)])
+@pytest.mark.parametrize("decay", [None, "head", "channel"])
+@pytest.mark.parametrize("delta, bonus", [(False, False), (True, False), (False, True)])
+def test_matrix_state(dtype, K, V, decay, delta, bonus) -> None:
+    B, H = 2, 3
+    for T in (1, 70):  # within a segment of 32 tokens, and over some
+        named = {
+            "q": randn(B, T, H, K, seed=1, dtype=dtype).transpose(1, 2),
+            "k": randn(B, H, T, K, seed=2, dtype=dtype) / K**0.5,
+            "v": randn(B, H, T, V, seed=3, dtype=dtype),
+            "S": randn(B, H, K, V, seed=4, dtype=dtype),
+        }
+        if decay:
+            width = K if decay == "channel" else 1
+            named["log_w"] = -randn(B, H, T, width, seed=5, dtype=dtype).exp()
+        if delta:
+            named["b"] = torch.nn.functional.normalize(
+                randn(B, H, T, K, seed=6, dtype=dtype), dim=-1
+            )
+            named["a"] = -0.7 * named["b"]
+        if bonus:
+            named["u"] = randn(H, K, seed=7, dtype=dtype)
+        inputs = [x.requires_grad_() for x in named.values()]
+        compare(lambda *xs, named=named: matrix_state(**dict(zip(named, xs, strict=True))), inputs)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("D", [5, 16, 40])
+@pytest.mark.parametrize("spread", [1, 30])
+def test_wkv4_and_linear_scan(dtype, D, spread) -> None:
+    B = 3
+    for T in (1, 32, 33, 100):
+        k, v = (randn(B, T, D, seed=i, dtype=dtype) * (spread, 1)[i] for i in range(2))
+        w, u = -randn(D, seed=2, dtype=dtype).exp(), randn(D, seed=3, dtype=dtype)
+        start = [randn(B, D, seed=4 + i, dtype=dtype) for i in range(3)]
+        start[1] = start[1].abs() + 1
+
+        def flat(k, v, w, u, *start):
+            y, state = wkv4(k, v, w, u, WKVState(*start) if start else empty_state(k))
+            return y, *state
+
+        compare(flat, [x.requires_grad_() for x in (k, v, w, u)])
+        compare(flat, [x.requires_grad_() for x in (k, v, w, u, *start)])
+        a, h = randn(B, T, D, seed=8, dtype=dtype).sigmoid(), start[0]
+        compare(lambda *xs: (linear_scan(*xs),), [x.requires_grad_() for x in (a, v, h)])
+
+
+def test_a_gradient_that_nothing_needs_is_none() -> None:
+    """As in torch's forms: the queries of a state that is only carried on have no gradient."""
+    inputs = [randn(1, 1, 4, 8, seed=i, dtype=torch.float32).requires_grad_() for i in range(3)]
+    S = torch.zeros(1, 1, 8, 8)
+    _, S = matrix_state(*inputs, S)
+    q, k, v = torch.autograd.grad(S.sum(), inputs, allow_unused=True)
+    assert q is None and k.any() and v.any()
+
+
+# ---- a prepared step
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("rows", [1, 3])
+@torch.inference_mode()
+def test_a_prepared_step_is_the_model(name: str, rows: int) -> None:
+    model = small(name, seed=1).float()
+    tokens = torch.randint(11, (rows, 40), generator=torch.Generator().manual_seed(2))
+    _, state = model(tokens[:, :5])
+    first, before = state, [leaf.clone() for leaf in leaves(state)]
+    step = PreparedStep(model, state, rows, 35)
+    for t in range(5, 40):
+        logits, state = model(tokens[:, t : t + 1], state)
+        assert difference(logits[:, 0], step(tokens[:, t])) < 1e-4
+    for expected, given in zip(leaves(state), leaves(step.state()), strict=True):
+        assert expected.shape == given.shape and difference(expected, given) < 1e-4
+    assert all(map(torch.equal, leaves(first), before))
+    with pytest.raises(IndexError, match="no room"):
+        step(tokens[:, 0])
+
+
+@pytest.mark.parametrize("name", ["lstm", "transformer", "rwkv7"])
+@pytest.mark.parametrize("keys", [{}, {"stop": 0}, {"window": 8}, {"top_k": 3}], ids=str)
+def test_the_same_tokens_with_and_without(name: str, keys: dict, monkeypatch) -> None:
+    """Also where rows end, and where a model runs out of positions."""
+    positions = {"max_len": 24} if name == "transformer" else {}
+    model = small(name, seed=3, **positions).float()
+    prompt = torch.randint(1, 11, (4, 6), generator=torch.Generator().manual_seed(4))
+    texts = []
+    for worth in (1, 10**9):  # always, never
+        monkeypatch.setattr("seqzoo.decoding.step.WORTH", worth)
+        random = torch.Generator().manual_seed(5)
+        with ops.recording() as forms:
+            tokens = list(generate(model, prompt, max_tokens=50, generator=random, **keys))
+        cut = name == "transformer" and "window" in keys
+        assert ("step prepared" in forms) == (worth == 1 and not cut)
+        texts.append(torch.stack(tokens))
+    assert torch.equal(*texts)
+
+
+def test_what_cpp_does_not_know_is_replayed_by_torch() -> None:
+    x = torch.rand(3)
+    recorder = Recorder()
+    with torch.no_grad(), recorder:
+        recorder.follow(x)
+        y = torch.special.erfinv(x * 0.5).sort().values + 1
+    replay = recorder.finish()
+    x.copy_(torch.tensor([0.9, 0.1, 0.5]))
+    replay()
+    assert torch.allclose(y, torch.special.erfinv(x * 0.5).sort().values + 1)
+
+
+def test_a_step_that_reads_a_number_is_refused() -> None:
+    x = torch.rand(3)
+    recorder = Recorder()
+    with pytest.raises(Unrecordable, match="a number is read"), torch.no_grad(), recorder:
+        recorder.follow(x)
+        float(x.sum())
+
+
+# ---- caches, and the build
+
+
+@torch.inference_mode()
+def test_a_cache_grows_in_place_and_keeps_its_past() -> None:
+    past = torch.randn(1, 1, 3, 2)
+    first = append(past, torch.ones(1, 1, 1, 2))
+    kept = first.clone()
+    one = append(first, torch.full((1, 1, 1, 2), 2.0))
+    other = append(first, torch.full((1, 1, 1, 2), 3.0))
+    assert one.data_ptr() == first.data_ptr() != other.data_ptr()
+    assert torch.equal(first, kept) and torch.equal(one[:, :, :4], kept)
+    assert one[0, 0, 4, 0] == 2 and other[0, 0, 4, 0] == 3
+    again = append(one, torch.randn(1, 1, 100, 2))  # more than there is room for
+    assert torch.equal(again[:, :, :5], one)
+
+
+def test_the_build_is_kept_and_a_broken_compiler_is_one_line(
+    tmp_path: Path, monkeypatch, capfd
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "false")
+    assert build_kernels() is None
+    assert "recurrences run in torch's slower forms" in capfd.readouterr().err
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX")
+    assert build_kernels() is None
+    assert "no C++ compiler" in capfd.readouterr().err
+
+
+def test_without_kernels_everything_runs(tmp_path: Path) -> None:
+    """In a process that has no compiler and no build."""
+    code = (
+        "import os, torch; os.environ['PATH'] = ''; os.environ.pop('CXX', None)\n"
+        "import seqzoo\n"
+        "from seqzoo.decoding.sampling import generate\n"
+        "model = seqzoo.build('rwkv7', vocab_size=5, dim=16, n_layers=1)\n"
+        "model(torch.zeros(1, 4, dtype=torch.long))[0].sum().backward()\n"
+        "print(len(list(generate(model, torch.zeros(1, 1, dtype=torch.long), max_tokens=20))))"
+    )
+    environment = {
+        "XDG_CACHE_HOME": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+        "HOME": str(tmp_path),
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout == "20\n" and done.stderr.count("no C++ compiler") == 1
+
+
+def test_a_model_in_float64_is_read_as_before() -> None:
+    model = build("gru", vocab_size=5, dim=8, n_layers=1).double()
+    with ops.recording() as forms:
+        list(generate(model, torch.zeros(1, 1, dtype=torch.long), max_tokens=20))
+    assert "step prepared" not in forms
