@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seqzoo import ops
@@ -67,9 +68,7 @@ def test_matrix_state(dtype, K, V, decay, delta, bonus) -> None:
             width = K if decay == "channel" else 1
             named["log_w"] = -randn(B, H, T, width, seed=5, dtype=dtype).exp()
         if delta:
-            named["b"] = torch.nn.functional.normalize(
-                randn(B, H, T, K, seed=6, dtype=dtype), dim=-1
-            )
+            named["b"] = F.normalize(randn(B, H, T, K, seed=6, dtype=dtype), dim=-1)
             named["a"] = -0.7 * named["b"]
         if bonus:
             named["u"] = randn(H, K, seed=7, dtype=dtype)
@@ -210,8 +209,8 @@ def test_without_kernels_everything_runs(tmp_path: Path) -> None:
     )
     environment = {
         "XDG_CACHE_HOME": str(tmp_path),
-        "OMP_NUM_THREADS": "1",
         "HOME": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
     }
     done = subprocess.run(

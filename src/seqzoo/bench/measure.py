@@ -192,7 +192,7 @@ def prefill(forward: Forward, tokens: Tensor) -> Call:
 def decoding_step(forward: Forward, tokens: Tensor) -> Call:
     """One token after T - 1 others, and each time so: the cost of token T. By the prepared step
     that `generate` uses, in float32, where there is one."""
-    model = forward.model.eval()
+    model: Any = forward.model.eval()
     first = tokens[:, :-2]
     with torch.inference_mode():
         state = model(first)[1] if first.shape[1] else None

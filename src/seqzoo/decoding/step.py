@@ -39,16 +39,16 @@ class PreparedStep:
             self._tokens = torch.zeros(rows, 1, dtype=torch.int64)
             self._length = torch.zeros(1, dtype=torch.int64)  # of every cache
             own = [leaf.clone() for leaf in leaves(state)]
-            self._record(model, state, own)
+            self._record(model, own)
         self._first = int(self._length), room
 
-    def _record(self, model: TokenModel, state: State, own: list[Tensor]) -> None:
+    def _record(self, model: TokenModel, own: list[Tensor]) -> None:
         recorder = Recorder()
         with recorder, ops.backend("naive"):
             recorder.follow(self._tokens, self._length, *own)
             token = attention.one_token_reader.set(lambda *given: self._attend(recorder, *given))
             try:
-                logits, after = model(self._tokens, rebuild(state, own))
+                logits, after = model(self._tokens, rebuild(self._template, own))
             finally:
                 attention.one_token_reader.reset(token)
         self._leaves: list[Tensor] = []
@@ -60,9 +60,8 @@ class PreparedStep:
                 recorder.copy(before, leaf)
             self._leaves.append(before if cache is None else cache)
         recorder.add("affine", 1, 1, 1, 1, self._length, self._length, 1.0, 1.0)
-        self._logits, self._replay = logits[:, -1], recorder.finish()
-        for before, leaf in zip(own, leaves(state), strict=True):
-            before.copy_(leaf)  # a model may write to what it was given, so once more
+        self._logits: Tensor = logits[:, -1]
+        self._replay = recorder.finish()
 
     def _attend(
         self, recorder: Recorder, q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor
@@ -79,7 +78,7 @@ class PreparedStep:
         recorder.follow(memory, y)
         recorder.add("attend", B, H, G, K, y, q, k, v, memory[0], memory[1], self._length)
         self._caches |= {part.data_ptr(): part for part in memory.unbind(0)}
-        return y, *memory.unbind(0)
+        return y, memory[0], memory[1]
 
     def __call__(self, tokens: Tensor) -> Tensor:
         if not self.room:

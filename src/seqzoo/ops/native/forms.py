@@ -55,15 +55,13 @@ class _MatrixState(torch.autograd.Function):
         to = [None if x is None else torch.empty_like(x) for x in inputs]
         if not ctx.needs_input_grad[3]:
             to[3] = None
-        if u is not None:
-            to[6] = u.new_empty(len(q), *u.shape)  # for each row of the batch
+        of_u = q.new_empty(q.shape[0], q.shape[1], q.shape[3])  # for each row of the batch
+        to[6] = None if u is None else of_u
         unread = of_y is None  # then no query has a gradient
         of_y = torch.zeros_like(v) if of_y is None else _in_rows(of_y)
         of_end = torch.zeros_like(S) if of_end is None else _in_rows(of_end)
         call("matrix_state_backward", *_sizes(q, v, log_w), *inputs, of_y, of_end, read, kept, *to)
-        if u is not None:
-            to[6] = to[6].sum(0)
-        return (None if unread else to[0], *to[1:])
+        return (None if unread else to[0], *to[1:6], None if u is None else of_u.sum(0), to[7])
 
 
 def _sizes(q: Tensor, v: Tensor, log_w: Tensor) -> tuple[int, ...]:

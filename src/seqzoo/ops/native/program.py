@@ -40,11 +40,11 @@ class Unrecordable(Exception):
     """A step that cannot be replayed: it reads a number from a tensor, say."""
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down the operations that depend on tensors given to `follow`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.parts: list[list[int] | Callable[[], None]] = [[]]
         self._paused = False
         self._kept: list[Any] = []  # whatever has an address in the program
@@ -189,7 +189,7 @@ def _aligned(out: Tensor, *inputs: Tensor) -> list[Tensor]:
     """Tensors of one shape as tensors of DIMS dimensions, the last the innermost of `out`;
     neighbours that lie in one row are joined."""
     tensors = [out, *(x.expand(out.shape) for x in inputs)]
-    order = sorted(range(out.dim()), key=lambda d: -out.stride(d))
+    order = sorted(range(out.dim()), key=out.stride, reverse=True)
     dims = [(out.shape[d], [x.stride(d) for x in tensors]) for d in order if out.shape[d] != 1]
     joined: list[tuple[int, list[int]]] = []
     for size, strides in dims:
