@@ -7,6 +7,8 @@ import pytest
 from seqzoo.cli.main import main
 from seqzoo.errors import UserError
 
+LEFT_OPEN = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # datasets < 5.2
+
 
 def status(*arguments: object) -> int:
     """The exit status of a command in this process."""

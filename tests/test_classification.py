@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from calls import assert_refused
+from calls import LEFT_OPEN, assert_refused
 from seqzoo.config.files import defaults
 from seqzoo.config.schema import accepted, check, declared
 from seqzoo.data import labelled, plays
@@ -224,6 +224,7 @@ def test_table_errors(write):
         assert_refused(lambda files=files: load(**files), *needed)
 
 
+@LEFT_OPEN
 def test_hub_texts(tmp_path):
     with open(tmp_path / "train.csv", "w") as file:
         lines = [[i % 2, f"text {i}"] for i in range(40)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from num2words import num2words
 from tokenizers import Tokenizer as LibraryTokenizer
 
-from calls import assert_refused
+from calls import LEFT_OPEN, assert_refused
 from seqzoo.config import combinations
 from seqzoo.config.files import defaults
 from seqzoo.config.schema import accepted, check, declared
@@ -241,6 +241,7 @@ def test_corpus_errors(tmp_path, monkeypatch):
     assert_refused(lambda: read_corpus("python", None), "task.corpus=python", "task.path")
 
 
+@LEFT_OPEN
 def test_hub_data_set(tmp_path):
     with open(tmp_path / "train.csv", "w") as file:
         csv.writer(file).writerows([["body", "n"], ["eins", 1], ["zwei", 2]])
@@ -429,6 +430,7 @@ def test_pair_file_errors(write):
         assert_refused(lambda files=files: read_pairs(**files, **NUMBERS), *needed)
 
 
+@LEFT_OPEN
 def test_hub_pairs(tmp_path):
     with open(tmp_path / "train.csv", "w") as file:
         csv.writer(file).writerows([["en", "de"], *([f"e{i}", f"d{i}"] for i in range(40))])
