@@ -13,6 +13,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -21,16 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import HEAD, MIB, Options, Row, Shape
+from memory_pairs import settings
+from timing import HEAD, Options, Row, Shape
 
 from seqzoo.bench import measure
-from seqzoo.bench.plan import BenchSettings, Point
-from seqzoo.bench.runner import OK, Server
-from seqzoo.config import files
+from seqzoo.bench.runner import FAILED, OK, Server
 from seqzoo.config.schema import load
 
-HOURS = 3600.0
-MEMORY_ROUNDS = 3  # peak memory hardly differs between rounds
+LIMIT = 3600.0  # seconds that a pair may take
 NOTES = """\
 A figure is the median over rounds, and ± half of the distance between its quartiles. Ratio: of a
 rate (tok/s, GFLOP/s) seqzoo over the peer, of a time or of memory the peer over seqzoo; above 1
@@ -45,12 +44,15 @@ class Pair:
         function: its import path; called with `Options` and the keys, it returns rows.
         needs: modules of its peer.
         compiles: whether it needs a C++ compiler.
+        spawns: whether every measurement has a process of its own. The function then runs in this
+            one, and is given the `Server` besides.
     """
 
     function: str
     keys: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     compiles: bool = False
+    spawns: bool = False
 
     def missing(self) -> str:
         """What this machine lacks; empty if nothing."""
@@ -108,7 +110,7 @@ PAIRS: dict[str, Pair] = {  # a shape: layers, width, heads, batch, tokens
     ),
     "products": Pair("decoding_pairs:products", {"shape": Shape(4, 256, 0, 1, 128)}),
     "cache": Pair("decoding_pairs:cache", {"shape": Shape(4, 256, 0, 1, 8192)}),
-    "memory": Pair("", {"length": 8192}),  # `memory` below, as each model has its own process
+    "memory": Pair("memory_pairs:memory", {"length": 8192}, spawns=True),
 }
 
 
@@ -117,40 +119,6 @@ def measure_pair(pair: Pair, options: Options) -> list[Row]:
     options.prepare()
     rows: list[Row] = load(pair.function)(options, **pair.keys)
     return rows
-
-
-def settings(options: Options) -> BenchSettings:
-    """Those of `seqzoo bench`, for the machine and for memory."""
-    own = {"parameters": None, "vocab_size": 65, "threads": options.threads}
-    own |= {"seconds": 0.01, "max_step_seconds": 600.0, "device": "cpu"}
-    return BenchSettings(**{**files.defaults("bench", "default"), **own})
-
-
-def memory(server: Server, options: Options, length: int) -> list[Row]:
-    """Peak memory of training one sequence, over what the process holds before there is a model:
-    families beside our Transformer.
-
-    Raises:
-        RuntimeError: a process failed.
-    """
-    from training_pairs import PARAMETERS, sized
-
-    length = options.length(length)
-    names = ("transformer", "linear_transformer", "rwkv4", "rwkv7")
-    sizes = {name: sized(name, 60_000 if options.tiny else PARAMETERS) for name in names}
-    peaks: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(min(options.rounds, MEMORY_ROUNDS)):
-        for name in names:
-            call = (measure.point, Point(name, "train", length, 1), sizes[name], settings(options))
-            status, found = server.run(*call, timeout=HOURS)
-            if status != OK:
-                raise RuntimeError(f"{name}: {status}: {found}")
-            peaks[name].append((found["peak_bytes"] - found["base_bytes"]) / MIB)
-    work = "peak memory of training {} B1 T{:,}"
-    return [
-        Row(work.format(name, length), "MiB", "seqzoo transformer", peaks[name], peaks[names[0]])
-        for name in names
-    ]
 
 
 def report(server: Server, options: Options, names: Sequence[str]) -> Iterator[str]:
@@ -168,28 +136,27 @@ def report(server: Server, options: Options, names: Sequence[str]) -> Iterator[s
             lines.append(f"- {name}: skipped: {lacks}")
             print(lines[-1], flush=True)
             continue
-        status, found = measured(server, name, pair, options)
+        start = time.perf_counter()
+        status, found = measured(server, pair, options)
         if status == OK:
             rows += found
-            for row in found:
-                print(" | ".join(row.cells()), flush=True)
+            print(markdown(*(row.cells() for row in found)), end="", flush=True)
         else:
             print(f"- {name}: {found}", flush=True)
             lines.append(f"- {name}: {status}: {str(found).strip().splitlines()[-1]}")
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
         table = markdown(HEAD, ["---"] * len(HEAD), *(row.cells() for row in rows))
         yield "\n".join(filter(None, (about, "", table, *lines, "", NOTES, "")))
 
 
-def measured(
-    server: Server, name: str, pair: Pair, options: Options
-) -> tuple[str, list[Row] | str]:
+def measured(server: Server, pair: Pair, options: Options) -> tuple[str, Any]:
     """How a pair ended, and its rows, or the reason if it did not end well."""
-    if name != "memory":
-        return server.run(measure_pair, pair, options, timeout=HOURS)
+    if not pair.spawns:
+        return server.run(measure_pair, pair, options, timeout=LIMIT)
     try:
-        return OK, memory(server, options, **pair.keys)
+        return OK, load(pair.function)(options, server, **pair.keys)
     except RuntimeError as error:
-        return "failed", str(error)
+        return FAILED, str(error)
 
 
 def markdown(*rows: Sequence[str]) -> str:
@@ -199,7 +166,7 @@ def markdown(*rows: Sequence[str]) -> str:
 
 def machine(server: Server, options: Options) -> str:
     """The line about machine, cores, torch, date and precision."""
-    status, found = server.run(measure.machine, settings(options), timeout=HOURS)
+    status, found = server.run(measure.machine, settings(options), timeout=LIMIT)
     if status != OK:
         raise RuntimeError(found)
     dtype, speed = found["dtype"], found["peak_flops"] / 1e9
@@ -240,6 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     whole = ""
     for whole in report(Server(), how, names):
         if given.out:
+            given.out.parent.mkdir(parents=True, exist_ok=True)
             given.out.write_text(whole, encoding="utf-8")
     print(f"\n{whole}")
     return int(": failed: " in whole)

@@ -54,6 +54,7 @@ def decodes(model: LanguageModel, context: int, *, carries: bool) -> Callable[[]
 
     def call() -> Tensor:
         nonlocal state
+        logits: Tensor
         with torch.inference_mode():
             logits, after = model(token, state)
         if carries:
@@ -84,7 +85,8 @@ def rwkv4(options: Options, shape: Shape) -> list[Row]:
         return call
 
     def prefill(peer: Any) -> Callable[[], object]:
-        return lambda: peer.forward(prompt[0].tolist(), None)
+        given = prompt[0].tolist()
+        return lambda: peer.forward(given, None)
 
     work, note = f"RWKV-4 {shape.n_layers}x{shape.dim} B1", f"{model.n_parameters():,} parameters"
     return [

@@ -30,11 +30,8 @@ def matrix_states(
 
     def run() -> Tensor:
         key = ops.unit(k)
-        rule = {"a": -key * rate.sigmoid(), "b": key}
-        y: Tensor = matrix_state(
-            q, key, v, S, MIN_LOG_W * w.sigmoid(), **rule, min_log_w=MIN_LOG_W
-        )[0]
-        return y
+        a, log_w = -key * rate.sigmoid(), MIN_LOG_W * w.sigmoid()
+        return matrix_state(q, key, v, S, log_w, a=a, b=key, min_log_w=MIN_LOG_W)[0]
 
     def chunked(call: Callable[[], object]) -> Callable[[], object]:
         def forced() -> object:
@@ -74,7 +71,8 @@ def attentions(options: Options, lengths: Sequence[int]) -> list[Row]:
             narrow = [x.detach().to(dtype).requires_grad_() for x in (q, k, v)]
 
             def softmax(narrow: list[Tensor] = narrow) -> Tensor:
-                return F.scaled_dot_product_attention(*narrow, is_causal=True)
+                q, k, v = narrow
+                return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
             peers[f"softmax attention {str(dtype)[6:]}"] = learning(softmax, narrow)
         work = f"linear attention, B{B} H{H} T{T:,} K{K}, forward and backward"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from seqzoo.training.step import take_step
 VOCAB_SIZE = 65  # of Tiny Shakespeare
 DTYPES = ("float32", "bfloat16")
 PARAMETERS = 1_350_000  # of families that stand beside each other
+TINY_PARAMETERS = 60_000
 FAMILIES = (
     *("transformer", "rwkv7", "rwkv6", "rwkv5", "deltanet", "gla", "linear_transformer"),
     *("retnet", "mamba2", "mingru", "minlstm", "lstm", "gru", "rnn"),
@@ -116,8 +118,9 @@ def of_logits(read: Callable[[Tensor], Tensor]) -> Loss:
     return lambda inputs, targets: next_token_loss(read(inputs), targets)
 
 
-def size(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def named(shape: Shape) -> dict[str, Any]:
+    """The sizes of a model with heads, as `build` calls them."""
+    return {"n_layers": shape.n_layers, "dim": shape.dim, "n_heads": shape.n_heads}
 
 
 def row(work: str, options: Options, shape: Shape, ours: tuple[Calls, int], peers: Calls) -> Row:
@@ -132,10 +135,10 @@ def row(work: str, options: Options, shape: Shape, ours: tuple[Calls, int], peer
 
 
 def gpt(options: Options, shape: Shape) -> list[Row]:
-    """Our Transformer, with positions and a tied head as the GPT has them, beside the GPT, eager and
+    """Our Transformer, with learned positions and a tied head, beside the GPT, eager and
     compiled."""
     shape = options.size(shape)
-    sizes = {"n_layers": shape.n_layers, "dim": shape.dim, "n_heads": shape.n_heads}
+    sizes = named(shape)
     keys = {**sizes, "position": "learned", "max_len": shape.length, "tie_embeddings": True}
     ours = our_steps(shape, "transformer", **keys)
 
@@ -155,7 +158,7 @@ def llama(options: Options, shape: Shape) -> list[Row]:
     transformers = quiet_transformers()
     shape = options.size(shape)
     ratio = 2.75  # about 8/3, at which three matrices are as large as two of four times the width
-    sizes = {"n_layers": shape.n_layers, "dim": shape.dim, "n_heads": shape.n_heads}
+    sizes = named(shape)
     config = transformers.LlamaConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=shape.dim,
@@ -185,7 +188,7 @@ class Stacked(nn.Module):
     def __init__(self, kind: str, shape: Shape) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCAB_SIZE, shape.dim)
-        layers: type[nn.RNNBase] = getattr(nn, kind)
+        layers: Any = getattr(nn, kind)
         self.layers = layers(shape.dim, shape.dim, num_layers=shape.n_layers, batch_first=True)
         self.head = nn.Linear(shape.dim, VOCAB_SIZE)
 
@@ -244,7 +247,7 @@ def mamba2(options: Options, shape: Shape) -> list[Row]:
     with shorter ones."""
     transformers = quiet_transformers()
     shape = options.size(shape)
-    sizes = {"n_layers": shape.n_layers, "dim": shape.dim, "n_heads": shape.n_heads}
+    sizes = named(shape)
     ours = our_steps(shape, "mamba2", **sizes, expand=2, state_size=32)
     peers: dict[str, Callable[[], object]] = {}
     for chunk in (256, 64):
@@ -260,9 +263,8 @@ def mamba2(options: Options, shape: Shape) -> list[Row]:
             chunk_size=chunk,
             use_cache=False,
         )
-        name = f"transformers, chunks of {chunk},"
-        make = transformers.Mamba2ForCausalLM
-        peers |= peer_steps(name, shape, lambda config=config, make=make: make(config), hub_loss)
+        make = partial(transformers.Mamba2ForCausalLM, config)
+        peers |= peer_steps(f"transformers, chunks of {chunk},", shape, make, hub_loss)
     return [row("train Mamba-2", options, shape, ours, peers)]
 
 
@@ -293,7 +295,7 @@ def default_step(model: LanguageModel, shape: Shape) -> Callable[[], object]:
 
 def families(options: Options, batch_size: int, length: int) -> list[Row]:
     """Every family beside our Transformer, at an equal number of parameters."""
-    parameters = 60_000 if options.tiny else PARAMETERS
+    parameters = TINY_PARAMETERS if options.tiny else PARAMETERS
     shape = Shape(0, 0, 0, batch_size, options.length(length))
     models = {name: build(vocab_size=VOCAB_SIZE, **sized(name, parameters)) for name in FAMILIES}
     times = alternate({name: default_step(m, shape) for name, m in models.items()}, options)
@@ -319,8 +321,9 @@ def peak(options: Options, shape: Shape) -> list[Row]:
     a, b = (torch.randn(side, side, dtype=getattr(torch, dtype)) for _ in range(2))
     models = {}
     for name in ("transformer", "linear_transformer", "rwkv7", "lstm"):
-        heads = {} if name == "lstm" else {"n_heads": shape.n_heads}
-        sizes = {"n_layers": shape.n_layers, "dim": shape.dim, **heads}
+        sizes = named(shape)
+        if name == "lstm":
+            del sizes["n_heads"]
         models[name] = build(name, vocab_size=VOCAB_SIZE, **sizes)
     calls = {name: default_step(model, shape) for name, model in models.items()}
     times = alternate({"product": lambda: a @ b, **calls}, options)
