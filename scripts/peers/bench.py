@@ -26,7 +26,7 @@ from memory_pairs import settings
 from timing import HEAD, Options, Row, Shape
 
 from seqzoo.bench import measure
-from seqzoo.bench.runner import FAILED, OK, Server
+from seqzoo.bench.runner import FAILED, OK, SKIPPED, Server
 from seqzoo.config.schema import load
 
 LIMIT = 3600.0  # seconds that a pair may take
@@ -131,26 +131,23 @@ def report(server: Server, options: Options, names: Sequence[str]) -> Iterator[s
     about = machine(server, options)
     print(about, flush=True)
     for name in names:
-        pair = PAIRS[name]
-        if lacks := pair.missing():
-            lines.append(f"- {name}: skipped: {lacks}")
-            print(lines[-1], flush=True)
-            continue
         start = time.perf_counter()
-        status, found = measured(server, pair, options)
+        status, found = measured(server, PAIRS[name], options)
         if status == OK:
             rows += found
-            print(markdown(*(row.cells() for row in found)), end="", flush=True)
+            print(markdown(*(row.cells() for row in found)), flush=True)
+            print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
         else:
-            print(f"- {name}: {found}", flush=True)
+            print(f"{name}: {status}: {found}", flush=True)
             lines.append(f"- {name}: {status}: {str(found).strip().splitlines()[-1]}")
-        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-        table = markdown(HEAD, ["---"] * len(HEAD), *(row.cells() for row in rows))
-        yield "\n".join(filter(None, (about, "", table, *lines, "", NOTES, "")))
+        table = rows and markdown(HEAD, ["---"] * len(HEAD), *(row.cells() for row in rows))
+        yield "\n".join(f"{part}\n" for part in (about, table, "\n".join(lines), NOTES) if part)
 
 
 def measured(server: Server, pair: Pair, options: Options) -> tuple[str, Any]:
     """How a pair ended, and its rows, or the reason if it did not end well."""
+    if lacks := pair.missing():
+        return SKIPPED, lacks
     if not pair.spawns:
         return server.run(measure_pair, pair, options, timeout=LIMIT)
     try:
@@ -161,7 +158,7 @@ def measured(server: Server, pair: Pair, options: Options) -> tuple[str, Any]:
 
 def markdown(*rows: Sequence[str]) -> str:
     """A table whose columns are not aligned, as the notes are long."""
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
 def machine(server: Server, options: Options) -> str:
@@ -204,7 +201,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of idle processes
     seconds = 0.01 if given.tiny else Options.seconds
     how = Options(rounds=given.rounds, seconds=seconds, threads=given.threads, tiny=given.tiny)
-    whole = ""
     for whole in report(Server(), how, names):
         if given.out:
             given.out.parent.mkdir(parents=True, exist_ok=True)

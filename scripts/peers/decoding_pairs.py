@@ -20,7 +20,7 @@ from timing import Options, Row, Shape, alternate, compare, rates
 from torch import Tensor, nn
 
 from seqzoo.exchange.rwkv_names import official_name
-from seqzoo.models.language_model import LanguageModel
+from seqzoo.models.language_model import LanguageModel, PositionEmbedding
 from seqzoo.models.zoo import build, families
 from seqzoo.report.text import number
 
@@ -140,13 +140,14 @@ def matrices(model: nn.Module) -> Iterator[Tensor]:
     """Every matrix that one token is multiplied by, as (out, in): those of linear and recurrent
     layers, the head, and other parameters that are neither embeddings nor taps of a convolution."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    tables |= {id(m.table) for m in model.modules() if isinstance(m, PositionEmbedding)}
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.RNNBase)]
     inside = {id(p) for layer in layers for p in layer.parameters()}
     for parameter in model.parameters():
         if id(parameter) in inside:
             if parameter.ndim == 2:
                 yield parameter.detach()
-        elif id(parameter) not in tables and not getattr(parameter, "no_decay", False):
+        elif id(parameter) not in tables:
             if parameter.ndim >= 2 and min(parameter.shape[-2:]) >= SMALLEST:
                 yield parameter.detach().flatten(0, -2)
 
