@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -201,12 +202,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of idle processes
     seconds = 0.01 if given.tiny else Options.seconds
     how = Options(rounds=given.rounds, seconds=seconds, threads=given.threads, tiny=given.tiny)
-    for whole in report(Server(), how, names):
-        if given.out:
-            given.out.parent.mkdir(parents=True, exist_ok=True)
-            given.out.write_text(whole, encoding="utf-8")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the measuring process ends too
+    whole = ""
+    try:
+        for whole in report(Server(), how, names):
+            if given.out:
+                given.out.parent.mkdir(parents=True, exist_ok=True)
+                given.out.write_text(whole, encoding="utf-8")
+    except KeyboardInterrupt:
+        print("stopped: what was measured so far is kept", file=sys.stderr)
+        return 130
     print(f"\n{whole}")
-    return int(": failed: " in whole)
+    return int(f": {FAILED}: " in whole)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ DTYPES = ("float32", "bfloat16")
 PARAMETERS = 1_350_000  # of families that stand beside each other
 TINY_PARAMETERS = 60_000
 FAMILIES = (
-    *("transformer", "rwkv7", "rwkv6", "rwkv5", "deltanet", "gla", "linear_transformer"),
+    *("transformer", "rwkv7", "rwkv6", "rwkv5", "rwkv4", "deltanet", "gla", "linear_transformer"),
     *("retnet", "mamba2", "mingru", "minlstm", "lstm", "gru", "rnn"),
 )
 Loss = Callable[[Tensor, Tensor], Tensor]  # of inputs and targets (B, T): summed, in nats
