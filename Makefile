@@ -59,7 +59,7 @@ docs: setup ## the documentation as a site, in build/site; warnings are errors
 bench: setup ## throughput, memory and state of six families against sequence length: about 15 minutes
 	$(BIN)/seqzoo bench
 
-bench-peers: setup ## speed and memory beside what a user would pick instead: TIME, in build/peers.md
+bench-peers: setup ## speed and memory beside what a user would pick instead: about 25 minutes; in build/peers.md
 	$(PIP) $(PINS) -e '.[peers]'
 	$(BIN)/python scripts/peers/bench.py --out build/peers.md
 
