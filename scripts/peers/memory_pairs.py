@@ -27,7 +27,7 @@ def settings(options: Options) -> BenchSettings:
 
 def memory(options: Options, server: Server, length: int) -> list[Row]:
     """Peak memory over what the process holds before there is a model: families beside our
-    Transformer, at an equal number of parameters.
+    Transformer, at about as many parameters.
 
     Raises:
         RuntimeError: a process failed.

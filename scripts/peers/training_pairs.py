@@ -36,6 +36,7 @@ VOCAB_SIZE = 65  # of Tiny Shakespeare
 DTYPES = ("float32", "bfloat16")
 PARAMETERS = 1_350_000  # of families that stand beside each other
 TINY_PARAMETERS = 60_000
+HEAD_SIZE = 32  # numbers a head, and what divides the widths of families
 FAMILIES = (
     *("transformer", "rwkv7", "rwkv6", "rwkv5", "rwkv4", "deltanet", "gla", "linear_transformer"),
     *("retnet", "mamba2", "mingru", "minlstm", "lstm", "gru", "rnn"),
@@ -283,9 +284,14 @@ def hub_loss(model: nn.Module) -> Loss:
 
 
 def sized(name: str, parameters: int) -> dict[str, Any]:
-    """A family's own keys, with the width that gives this number of parameters."""
+    """A family's own keys, with about this number of parameters: the width is the nearest multiple
+    of 32, and has a head for each 32 (in Mamba-2, whose inner width is twice as large, of 64)."""
     keys = files.defaults("model", name)
-    return {**keys, "dim": solve_width(parameters, vocab_size=VOCAB_SIZE, **keys)}
+    width = solve_width(parameters, vocab_size=VOCAB_SIZE, **keys)
+    keys["dim"] = max(HEAD_SIZE, HEAD_SIZE * round(width / HEAD_SIZE))
+    if "n_heads" in keys:
+        keys["n_heads"] = keys["dim"] // HEAD_SIZE
+    return keys
 
 
 def default_step(model: LanguageModel, shape: Shape) -> Callable[[], object]:
@@ -294,7 +300,7 @@ def default_step(model: LanguageModel, shape: Shape) -> Callable[[], object]:
 
 
 def families(options: Options, batch_size: int, length: int) -> list[Row]:
-    """Every family beside our Transformer, at an equal number of parameters."""
+    """Every family beside our Transformer, at about as many parameters."""
     parameters = TINY_PARAMETERS if options.tiny else PARAMETERS
     shape = Shape(0, 0, 0, batch_size, options.length(length))
     models = {name: build(vocab_size=VOCAB_SIZE, **sized(name, parameters)) for name in FAMILIES}
