@@ -59,10 +59,14 @@ docs: setup ## the documentation as a site, in build/site; warnings are errors
 bench: setup ## throughput, memory and state of six families against sequence length: about 15 minutes
 	$(BIN)/seqzoo bench
 
+bench-peers: setup ## speed and memory beside what a user would pick instead: about 25 minutes; in build/peers.md
+	$(PIP) $(PINS) -e '.[peers]'
+	$(BIN)/python scripts/peers/bench.py --out build/peers.md
+
 dashboard: setup ## TensorBoard on runs/
 	$(BIN)/seqzoo dashboard
 
 clean: ## remove what make made; runs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
 
-.PHONY: help setup train test test-slow test-gpu test-oracles test-browser test-all lint docs bench dashboard clean
+.PHONY: help setup train test test-slow test-gpu test-oracles test-browser test-all lint docs bench bench-peers dashboard clean

@@ -1,0 +1,208 @@
+"""Decoding one token after another, one sequence, in float32 as `seqzoo generate` does: beside the
+`rwkv` package, beside the model's matrix-vector products alone, and a long cache beside a short
+one."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timing import Options, Row, Shape, alternate, compare, rates
+from torch import Tensor, nn
+
+from seqzoo.exchange.rwkv_names import official_name
+from seqzoo.models.language_model import LanguageModel, PositionEmbedding
+from seqzoo.models.zoo import build, families
+from seqzoo.report.text import number
+
+VOCAB_SIZE = 65  # of Tiny Shakespeare
+CONTEXT = 128  # tokens read before the one that is measured
+SMALLEST = 16  # rows and columns of a parameter that is a matrix, and no taps of a convolution
+
+
+def reads(model: LanguageModel, tokens: Tensor) -> Callable[[], object]:
+    """Reading tokens (1, T) from the empty state."""
+
+    def call() -> Tensor:
+        with torch.inference_mode():
+            logits: Tensor = model(tokens)[0]
+        return logits
+
+    return call
+
+
+def decodes(model: LanguageModel, context: int, *, carries: bool) -> Callable[[], object]:
+    """Reading one token after `context` others.
+
+    Args:
+        carries: each call goes on from the state that the last one left; else all begin at the same
+            length, which a growing state needs.
+    """
+    model.eval()
+    token = torch.zeros(1, 1, dtype=torch.long)
+    with torch.inference_mode():
+        _, state = model(torch.randint(VOCAB_SIZE, (1, context)))
+
+    def call() -> Tensor:
+        nonlocal state
+        logits: Tensor
+        with torch.inference_mode():
+            logits, after = model(token, state)
+        if carries:
+            state = after
+        return logits
+
+    return call
+
+
+# ---- beside the rwkv package
+
+
+def rwkv4(options: Options, shape: Shape) -> list[Row]:
+    """RWKV-4 beside the `rwkv` package with the same weights: prefill, and decoding."""
+    shape = options.size(shape)
+    model = build("rwkv4", vocab_size=VOCAB_SIZE, n_layers=shape.n_layers, dim=shape.dim).eval()
+    prompt = torch.randint(VOCAB_SIZE, (1, shape.length))
+    theirs = {name: rwkv_package(model, script=script) for name, script in SCRIPTED.items()}
+
+    def decoding(peer: Any) -> Callable[[], object]:
+        state: Any = peer.forward(prompt[0, :CONTEXT].tolist(), None)[1]
+
+        def call() -> object:
+            nonlocal state
+            logits, state = peer.forward([0], state)
+            return logits
+
+        return call
+
+    def prefill(peer: Any) -> Callable[[], object]:
+        given = prompt[0].tolist()
+        return lambda: peer.forward(given, None)
+
+    work, note = f"RWKV-4 {shape.n_layers}x{shape.dim} B1", f"{model.n_parameters():,} parameters"
+    return [
+        compare(
+            f"decode {work}",
+            options,
+            ours={"float32": decodes(model, CONTEXT, carries=True)},
+            peers={name: decoding(peer) for name, peer in theirs.items()},
+            tokens=1,
+            note=note,
+        ),
+        compare(
+            f"prefill {work} T{shape.length:,}",
+            options,
+            ours={"float32": reads(model, prompt)},
+            peers={name: prefill(peer) for name, peer in theirs.items()},
+            tokens=shape.length,
+            note=note,
+        ),
+    ]
+
+
+SCRIPTED = {"rwkv, TorchScript": True, "rwkv": False}
+
+
+def rwkv_package(model: LanguageModel, *, script: bool) -> Any:
+    """The `rwkv` package's model with our weights, `cpu fp32`.
+
+    Args:
+        script: whether it compiles itself by TorchScript, which it decides when it is imported. So
+            its module is loaded anew.
+    """
+    os.environ["RWKV_JIT_ON"], os.environ["RWKV_CUDA_ON"] = str(int(script)), "0"
+    os.environ["RWKV_V7_ON"] = "0"
+    package = importlib.util.find_spec("rwkv.model")
+    assert package is not None and package.origin is not None
+    spec = importlib.util.spec_from_file_location(f"rwkv_model_{int(script)}", package.origin)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    weights = {official_name(n): p.detach().clone() for n, p in model.named_parameters()}
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        torch.save(weights, Path(folder) / "model.pth")
+        return module.RWKV(model=str(Path(folder) / "model"), strategy="cpu fp32")
+
+
+# ---- beside its own matrix-vector products, and beside a short context
+
+
+def matrices(model: nn.Module) -> Iterator[Tensor]:
+    """Every matrix that one token is multiplied by, as (out, in): those of linear and recurrent
+    layers, the head, and other parameters that are neither embeddings nor taps of a convolution."""
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    tables |= {id(m.table) for m in model.modules() if isinstance(m, PositionEmbedding)}
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.RNNBase)]
+    inside = {id(p) for layer in layers for p in layer.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) in inside:
+            if parameter.ndim == 2:
+                yield parameter.detach()
+        elif id(parameter) not in tables:
+            if parameter.ndim >= 2 and min(parameter.shape[-2:]) >= SMALLEST:
+                yield parameter.detach().flatten(0, -2)
+
+
+def multiplies(model: nn.Module) -> Callable[[], object]:
+    """The matrix-vector products of one token, one after the other, each with a vector of its
+    own."""
+    products = [(torch.randn(1, W.shape[-1]), W) for W in matrices(model)]
+
+    def call() -> None:
+        with torch.inference_mode():
+            for x, W in products:
+                F.linear(x, W)
+
+    return call
+
+
+def products(options: Options, shape: Shape) -> list[Row]:
+    """For every family: a decoded token beside its matrix-vector products alone."""
+    shape = options.size(shape)
+    context = options.length(CONTEXT)
+    rows = []
+    for name in families():
+        model = build(name, vocab_size=VOCAB_SIZE, n_layers=shape.n_layers, dim=shape.dim)
+        calls = {
+            "token": decodes(model, context, carries=not model.state_grows),
+            "products": multiplies(model),
+        }
+        times = alternate(calls, options)
+        ratios = [t / p for t, p in zip(times["token"], times["products"], strict=True)]
+        multiple = number(statistics.median(ratios))
+        rows.append(
+            Row(
+                f"decode {name} {shape.n_layers}x{shape.dim} B1, context {context}",
+                "ms",
+                "its products alone",
+                rates(times["token"], None),
+                rates(times["products"], None),
+                f"{multiple} times its products; {model.n_parameters():,} parameters",
+            )
+        )
+    return rows
+
+
+def cache(options: Options, shape: Shape) -> list[Row]:
+    """For every family whose state grows: a token after a long context beside one after a short
+    one."""
+    shape = options.size(shape)
+    short, long = (8, 32) if options.tiny else (CONTEXT, shape.length)
+    rows = []
+    for name in families():
+        model = build(name, vocab_size=VOCAB_SIZE, n_layers=shape.n_layers, dim=shape.dim)
+        if model.state_grows:
+            ours = {"float32": decodes(model, long, carries=False)}
+            peers = {f"after {short:,} tokens": decodes(model, short, carries=False)}
+            work = f"decode {name} {shape.n_layers}x{shape.dim} B1 after {long:,} tokens"
+            rows.append(compare(work, options, ours=ours, peers=peers))
+    return rows
