@@ -7,6 +7,7 @@ it), and `no_decay`, where it is an embedding although it is not of an `nn.Embed
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from inspect import unwrap
 from itertools import islice
 from typing import Annotated, Any
 
@@ -60,7 +61,7 @@ def muon(
     others = [p for p in model.parameters() if id(p) not in matrices]
     if not inside:
         return _adamw(_groups(model, others, lr, weight_decay), betas)
-    orthogonal = torch.optim.Muon(
+    orthogonal = Muon(
         _groups(model, inside, lr, weight_decay),
         momentum=momentum,
         ns_steps=newton_schulz_steps,
@@ -69,7 +70,28 @@ def muon(
     return Together(orthogonal, _adamw(_groups(model, others, lr, weight_decay), betas))
 
 
-class Together(Optimizer):
+class Eager(Optimizer):
+    """An optimiser without torch's compiler, which takes a second to load.
+
+    torch wraps these methods for code that compiles whole steps; each wrapper loads the compiler
+    when it is first called. Here a step is never compiled.
+    """
+
+    add_param_group: Any = unwrap(Optimizer.add_param_group)
+    zero_grad: Any = unwrap(Optimizer.zero_grad)
+    state_dict: Any = unwrap(Optimizer.state_dict)
+    load_state_dict: Any = unwrap(Optimizer.load_state_dict)
+
+
+class AdamW(Eager, torch.optim.AdamW):
+    step: Any = torch.no_grad()(unwrap(torch.optim.AdamW.step))
+
+
+class Muon(Eager, torch.optim.Muon):
+    step: Any = torch.no_grad()(unwrap(torch.optim.Muon.step))
+
+
+class Together(Eager):
     """Several optimisers, each over its own parameters, as one that has their groups and state."""
 
     def __init__(self, *parts: Optimizer) -> None:
@@ -93,8 +115,8 @@ class Together(Optimizer):
             part.state = self.state
 
 
-def _adamw(groups: list[dict[str, Any]], betas: Sequence[float]) -> torch.optim.AdamW:
-    return torch.optim.AdamW(groups, betas=(betas[0], betas[1]), fused=True)
+def _adamw(groups: list[dict[str, Any]], betas: Sequence[float]) -> AdamW:
+    return AdamW(groups, betas=(betas[0], betas[1]), fused=True)
 
 
 def _groups(
