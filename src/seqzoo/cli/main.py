@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -43,11 +44,13 @@ COMMANDS = {
     "dashboard": "open TensorBoard on a folder of runs",
     "completion": "print what switches on tab completion",
 }
+SPINS = "3000"  # turns of a waiting loop; the default of 300,000 takes milliseconds
 _ELSEWHERE = {"train": "seqzoo.cli.train", "import": "seqzoo.cli.commands.importing"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; leave with status 0, 1 (the run failed) or 2 (the request was wrong)."""
+    bound_waiting()
     try:
         status = _dispatch(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
@@ -59,6 +62,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         status = INTERRUPTED
     sys.exit(status)
+
+
+def bound_waiting() -> None:
+    """Have a thread of torch sleep soon where it waits for another one, unless the user chose.
+
+    At the end of every parallel loop the threads wait for the last one, and spin meanwhile. Where
+    another process keeps a core busy, the last one waits for that core: spinning holds it up.
+    libgomp, in torch's wheels, reads the variable once, when torch is loaded.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def _dispatch(arguments: list[str]) -> int:
