@@ -84,6 +84,7 @@ def fit(
             **files.defaults("trainer", "default"),
             "max_seconds": None,
             "dtype": "float32",
+            "threads": torch.get_num_threads(),  # whatever else is running
             "log_every": 2,
         },
     }

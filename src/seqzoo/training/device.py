@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -26,6 +28,20 @@ def keep_freed_memory() -> None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)
         mallopt(M_TOP_PAD, 64 * 2**20)
+
+
+@contextmanager
+def cpu_threads(n: int | None) -> Iterator[None]:
+    """Inside, torch computes on this many threads, or if None on as many as before, whatever sets
+    their number there; afterwards on as many as before."""
+    before = torch.get_num_threads()
+    if n is not None:
+        torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 def pick_device(name: str, key: str = "trainer.device") -> torch.device:

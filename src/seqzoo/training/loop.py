@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.runs.directory import RunDirectory
+from seqzoo.training.device import cpu_threads
 from seqzoo.training.export import export
 from seqzoo.training.hooks import Hook, run_hooks
+from seqzoo.training.load import FollowLoad, WarnIfSlow
 from seqzoo.training.tables import make_all
 from seqzoo.training.training import Training
 
@@ -50,12 +52,15 @@ def train(
     training = Training(model, task, config, directory, quiet=quiet)
     if resume:
         training.load()
+    settings = training.settings
     called = [
-        *run_hooks(training.settings),
+        *([FollowLoad()] if settings.threads is None else []),
+        WarnIfSlow(settings.log_every),  # before the log, which begins a new window
+        *run_hooks(settings),
         *make_all("hook", config.get("hook") or {}),
         *hooks,
     ]
-    with _stopped_by_signals(training), training.logging():
+    with cpu_threads(settings.threads), _stopped_by_signals(training), training.logging():
         for hook in called:
             hook.on_start(training)
         while not training.is_over:

@@ -24,6 +24,7 @@ class TrainerSettings:
     grad_accumulation: Count
     average_checkpoints: Count | None
     device: Device
+    threads: Count | None
     dtype: Dtype
     checkpointing: Flag
     compile: Flag
