@@ -44,7 +44,7 @@ COMMANDS = {
     "dashboard": "open TensorBoard on a folder of runs",
     "completion": "print what switches on tab completion",
 }
-SPINS = "1000"  # turns of a waiting loop; the default of 300,000 takes milliseconds
+SPINS = "3000"  # turns of a waiting loop; the default of 300,000 takes milliseconds
 _ELSEWHERE = {"train": "seqzoo.cli.train", "import": "seqzoo.cli.commands.importing"}
 
 

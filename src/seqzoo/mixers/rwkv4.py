@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Natural, Positive
-from seqzoo.ops.local import token_shift
+from seqzoo.ops.local import shift_mixes
 from seqzoo.ops.tensors import float32_or_wider
 from seqzoo.ops.wkv4 import WKVState, empty_state, wkv4
 
@@ -64,10 +64,9 @@ class TimeMix(nn.Module):
         _learn_faster(self.time_first, 3.0)
 
     def forward(self, x: Tensor, state: TimeState | None = None) -> tuple[Tensor, TimeState]:
-        before, shift = token_shift(x, state and state.shift)
-        k = self.key(torch.lerp(before, x, self.time_mix_k.to(x.dtype)))
-        v = self.value(torch.lerp(before, x, self.time_mix_v.to(x.dtype)))
-        r = self.receptance(torch.lerp(before, x, self.time_mix_r.to(x.dtype)))
+        mixes = (1 - self.time_mix_k, 1 - self.time_mix_v, 1 - self.time_mix_r)
+        (xk, xv, xr), shift = shift_mixes(x, state and state.shift, *mixes)
+        k, v, r = self.key(xk), self.value(xv), self.receptance(xr)
         with torch.autocast(x.device.type, enabled=False):
             k, v, decay, u = float32_or_wider(k, v, self.time_decay, self.time_first)
             decay, u = decay.to(k.dtype), u.to(k.dtype)
@@ -97,9 +96,9 @@ class ChannelMix(nn.Module):
         nn.init.zeros_(self.value.weight)
 
     def forward(self, x: Tensor, state: ChannelState | None = None) -> tuple[Tensor, ChannelState]:
-        before, shift = token_shift(x, state and state.shift)
-        k = self.key(torch.lerp(before, x, self.time_mix_k.to(x.dtype))).relu().square()
-        r = self.receptance(torch.lerp(before, x, self.time_mix_r.to(x.dtype)))
+        mixes = (1 - self.time_mix_k, 1 - self.time_mix_r)
+        (xk, xr), shift = shift_mixes(x, state and state.shift, *mixes)
+        k, r = self.key(xk).relu().square(), self.receptance(xr)
         return (r.sigmoid() * self.value(k)).to(x.dtype), ChannelState(shift)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Natural
-from seqzoo.ops.local import token_shift
+from seqzoo.ops.local import shift_mixes
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.tensors import float32_or_wider
 
@@ -77,16 +77,10 @@ class TimeMix(nn.Module):
 
     def forward(self, x: Tensor, state: TimeState | None = None) -> tuple[Tensor, TimeState]:
         B, T, D = x.shape
-        before, shift = token_shift(x, state and state.shift)
-        r, k, v, g = (
-            linear(torch.lerp(before, x, mix.to(x.dtype)))
-            for linear, mix in (
-                (self.receptance, self.time_mix_r),
-                (self.key, self.time_mix_k),
-                (self.value, self.time_mix_v),
-                (self.gate, self.time_mix_g),
-            )
-        )
+        base = (self.time_mix_r, self.time_mix_k, self.time_mix_v, self.time_mix_g)
+        mixed, shift = shift_mixes(x, state and state.shift, *(1 - mix for mix in base))
+        linears = (self.receptance, self.key, self.value, self.gate)
+        r, k, v, g = (linear(y) for linear, y in zip(linears, mixed, strict=True))
         heads = self.time_decay.shape
         with torch.autocast(x.device.type, enabled=False):
             r, k, v = float32_or_wider(*(t.view(B, T, *heads).transpose(1, 2) for t in (r, k, v)))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Natural, Positive
-from seqzoo.ops.local import token_shift
+from seqzoo.ops.local import shift_mixes, token_shift
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.tensors import float32_or_wider
 
@@ -150,7 +150,6 @@ class ChannelMix(nn.Module):
         nn.init.zeros_(self.value.weight)
 
     def forward(self, x: Tensor, state: ChannelState | None = None) -> tuple[Tensor, ChannelState]:
-        before, shift = token_shift(x, state and state.shift)
-        k = self.key(torch.lerp(x, before, self.time_maa_k.to(x.dtype))).relu().square()
-        r = self.receptance(torch.lerp(x, before, self.time_maa_r.to(x.dtype)))
+        (xk, xr), shift = shift_mixes(x, state and state.shift, self.time_maa_k, self.time_maa_r)
+        k, r = self.key(xk).relu().square(), self.receptance(xr)
         return (r.sigmoid() * self.value(k)).to(x.dtype), ChannelState(shift)

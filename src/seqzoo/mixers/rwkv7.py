@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Natural, Positive
-from seqzoo.ops.local import token_shift
+from seqzoo.ops.local import shift_mixes
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.tensors import float32_or_wider, unit
 
@@ -137,9 +137,8 @@ class TimeMix(nn.Module):
         """y, the state, and `v_first`: the values (B, T, D) of the first layer, for the next
         layer."""
         B, T, D = x.shape
-        before, shift = token_shift(x, state and state.shift)
         mixes = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
-        xr, xw, xk, xv, xa, xg = (torch.lerp(x, before, mix.to(x.dtype)) for mix in mixes)
+        (xr, xw, xk, xv, xa, xg), shift = shift_mixes(x, state and state.shift, *mixes)
         r, k, v = self.receptance(xr), self.key(xk), self.value(xv)
         w = self.w0 + torch.tanh(xw @ self.w1) @ self.w2
         a = torch.sigmoid(self.a0 + xa @ self.a1 @ self.a2)
@@ -191,6 +190,6 @@ class ChannelMix(nn.Module):
         nn.init.zeros_(self.value.weight)
 
     def forward(self, x: Tensor, state: ChannelState | None = None) -> tuple[Tensor, ChannelState]:
-        before, shift = token_shift(x, state and state.shift)
-        k = self.key(torch.lerp(x, before, self.x_k.to(x.dtype))).relu().square()
+        (xk,), shift = shift_mixes(x, state and state.shift, self.x_k)
+        k = self.key(xk).relu().square()
         return self.value(k).to(x.dtype), ChannelState(shift)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from seqzoo.ops.registry import choose
+
 
 def token_shift(x: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
     """x shifted by one token: position t holds token t - 1.
@@ -22,6 +24,32 @@ def token_shift(x: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
     first = torch.zeros_like(x[:, :1]) if last is None else last[:, None].to(x.dtype)
     after = x[:, -1].clone()  # a view would keep the whole chunk in memory
     return torch.cat((first, x[:, :-1]), 1), after
+
+
+def shift_mixes(
+    x: Tensor, last: Tensor | None, *mixes: Tensor
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Mixes of each token with the one before it: x_t + m (x_{t-1} - x_t) for each m.
+
+    Args:
+        x: (B, T, D).
+        last: (B, D), the token before the first; None: zeros.
+        mixes: the shares m of the token before, each of D numbers.
+
+    Returns:
+        For each m (B, T, D), for a matrix product: perhaps in the type that autocast gives those;
+        and the last token of x, (B, D).
+    """
+    shares = torch.stack([m.flatten() for m in mixes]).to(x.dtype)
+    first = x.new_zeros(x[:, 0].shape) if last is None else last.to(x.dtype)
+    mixed: tuple[Tensor, ...] = choose("token_shift", x, x.shape[1])(x, first, shares)
+    return mixed, x[:, -1].clone()  # a view would keep the whole chunk in memory
+
+
+def naive_shift_mixes(x: Tensor, last: Tensor, mixes: Tensor) -> tuple[Tensor, ...]:
+    """The definition, for mixes (n, D)."""
+    before, _ = token_shift(x, last)
+    return tuple(torch.lerp(x, before, m) for m in mixes)
 
 
 def causal_conv(x: Tensor, weight: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:

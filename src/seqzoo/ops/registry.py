@@ -82,6 +82,10 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "naive": Backend("seqzoo.ops.recurrent:naive", when=never),
         "torch": Backend("seqzoo.ops.recurrent:fused"),
     },
+    "token_shift": {
+        "native": Backend("seqzoo.ops.native.forms:token_shift", when=available),
+        "naive": Backend("seqzoo.ops.local:naive_shift_mixes"),
+    },
     "wkv4": {
         "native": Backend("seqzoo.ops.native.forms:wkv4", when=available),
         "naive": Backend("seqzoo.ops.wkv4:naive", when=one_token),

@@ -92,7 +92,7 @@ class WarnIfSlow(Hook):
         self.best, self.tokens, self.seconds = max(self.best, speed), 0, 0.0
         if speed < SLOW * self.best:
             training.terminal.line(
-                f"slow: {speed:,.0f} tokens/s after {self.best:,.0f}: if other processes keep the "
-                f"cores busy, resume with fewer trainer.threads than {torch.get_num_threads()}"
+                f"slow: {speed:,.0f} tokens/s after {self.best:,.0f}, on {torch.get_num_threads()} "
+                "threads: if other processes keep the cores busy, lower trainer.threads"
             )
             self.every = None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from seqzoo.ops.local import naive_shift_mixes
 from seqzoo.ops.matrix_state import Tokens
 from seqzoo.ops.native import call
 from seqzoo.ops.wkv4 import WKVState
@@ -122,6 +123,42 @@ class _LinearScan(torch.autograd.Function):
         to = states.new_empty(a.shape), states.new_empty(a.shape), states.new_empty(h.shape)
         call("linear_scan_backward", *a.shape, a, h, states, _in_rows(of_states), *to)
         return to
+
+
+def token_shift(x: Tensor, last: Tensor, mixes: Tensor) -> tuple[Tensor, ...]:
+    """All mixes from one reading of x, and under autocast in 16 bits."""
+    half = x.dtype == torch.float32 and torch.is_autocast_enabled("cpu")
+    to = torch.get_autocast_dtype("cpu") if half else x.dtype
+    if half and to != torch.bfloat16:
+        return naive_shift_mixes(x, last, mixes)
+    out: tuple[Tensor, ...] = _TokenShift.apply(_in_rows(x), _in_rows(last), mixes, to)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _TokenShift(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, last: Tensor, mixes: Tensor, to: torch.dtype) -> Any:
+        out = tuple(x.new_empty(x.shape, dtype=to) for _ in mixes)
+        call("token_shift_forward" + _HALF[to], len(mixes), *x.shape, x, last, mixes, *out)
+        ctx.save_for_backward(x, last, mixes)
+        ctx.to = to
+        ctx.set_materialize_grads(False)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, last, mixes = ctx.saved_tensors
+        of_mixes = mixes.new_empty(len(x), *mixes.shape)  # for each row of the batch
+        of_x, of_last = x.new_empty(x.shape), x.new_empty(last.shape)
+        rows = [None if g is None else _in_rows(g) for g in given]
+        into = (of_x, of_last, of_mixes)
+        name = "token_shift_backward" + _HALF[ctx.to]
+        call(name, len(mixes), *x.shape, x, last, mixes, *into, *rows)
+        return of_x, of_last, of_mixes.sum(0), None
+
+
+_HALF = {torch.float32: "", torch.float64: "", torch.bfloat16: "_to_bfloat16"}
 
 
 def _in_rows(x: Tensor) -> Tensor:

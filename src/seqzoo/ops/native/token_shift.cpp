@@ -1,0 +1,104 @@
+// Mixes of every token with the one before it: x_t + m (x_{t-1} - x_t), for some m at once.
+#include "common.h"
+
+namespace {
+
+constexpr int64_t SMALL = 1 << 14;  // numbers below which a second thread costs more than it saves
+constexpr int MOST = 8;             // mixes at once
+
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef uint16_t LooseHalves __attribute__((vector_size(32), aligned(2), may_alias));
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+inline Vec<float> read(const float* p, int64_t count) { return load(p, count); }
+inline Vec<double> read(const double* p, int64_t count) { return load(p, count); }
+inline void write(float* p, Vec<float> x, int64_t count) { store(p, x, count); }
+inline void write(double* p, Vec<double> x, int64_t count) { store(p, x, count); }
+
+inline Vec<float> read(const BFloat16* p, int64_t count) {
+  Halves half = {};
+  if (count >= 16) half = *reinterpret_cast<const LooseHalves*>(p);
+  else
+    for (int64_t i = 0; i < count; ++i) half[i] = p[i].bits;
+  const Words words = __builtin_convertvector(half, Words) << 16;
+  Vec<float> x;
+  std::memcpy(&x, &words, sizeof x);
+  return x;
+}
+
+inline void write(BFloat16* p, Vec<float> x, int64_t count) {  // to the nearest, ties to even
+  Words words;
+  std::memcpy(&words, &x, sizeof x);
+  const Words rounded = (words + 0x7fff + ((words >> 16) & 1)) >> 16;
+  const Words kept = x == x ? rounded : (words >> 16) | 0x40;  // NaN stays NaN
+  const Halves half = __builtin_convertvector(kept, Halves);
+  if (count >= 16) *reinterpret_cast<LooseHalves*>(p) = half;
+  else
+    for (int64_t i = 0; i < count; ++i) p[i].bits = half[i];
+}
+
+template <class T, class To>
+void forward(Arguments from) {
+  const int64_t n = from.number(), B = from.number(), L = from.number(), D = from.number();
+  auto x = from.tensor<T>(), last = from.tensor<T>(), mixes = from.tensor<T>();
+  View<To> out[MOST];
+  for (int64_t i = 0; i < n; ++i) out[i] = from.tensor<To>();
+#pragma omp parallel for collapse(2) if (B * L * D > SMALL)
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t t = 0; t < L; ++t) {
+      const T *now = x.at(b, t), *before = t ? x.at(b, t - 1) : last.at(b);
+      for (int64_t d = 0; d < D; d += Lanes<T>::n) {
+        const int64_t count = D - d;
+        const Vec<T> own = load(now + d, count), step = load(before + d, count) - own;
+        for (int64_t i = 0; i < n; ++i)
+          write(out[i].at(b, t) + d, Vec<T>(own + load(mixes.at(i) + d, count) * step), count);
+      }
+    }
+}
+
+template <class T, class To>
+void backward(Arguments from) {
+  const int64_t n = from.number(), B = from.number(), L = from.number(), D = from.number();
+  auto x = from.tensor<T>(), last = from.tensor<T>(), mixes = from.tensor<T>();
+  auto of_x = from.tensor<T>(), of_last = from.tensor<T>(), of_mixes = from.tensor<T>();
+  View<To> given[MOST];
+  for (int64_t i = 0; i < n; ++i) given[i] = from.tensor<To>();
+  const int64_t lines = (D + Lanes<T>::n - 1) / Lanes<T>::n;
+#pragma omp parallel for if (B * L * D > SMALL)
+  for (int64_t job = 0; job < B * lines; ++job) {
+    const int64_t b = job / lines, d = job % lines * Lanes<T>::n, count = D - d;
+    Vec<T> m[MOST], of_m[MOST] = {}, later = {};  // later: the gradient by the token after
+    for (int64_t i = 0; i < n; ++i) m[i] = load(mixes.at(i) + d, count);
+    for (int64_t t = L - 1; t >= 0; --t) {
+      const Vec<T> own = load(x.at(b, t) + d, count);
+      const Vec<T> step = load((t ? x.at(b, t - 1) : last.at(b)) + d, count) - own;
+      Vec<T> total = {}, moved = {};
+      for (int64_t i = 0; i < n; ++i) {
+        if (!given[i]) continue;
+        const Vec<T> g = read(given[i].at(b, t) + d, count);
+        total += g;
+        moved += g * m[i];
+        of_m[i] += g * step;
+      }
+      store(of_x.at(b, t) + d, Vec<T>(total - moved + later), count);
+      later = moved;
+    }
+    store(of_last.at(b) + d, later, count);
+    for (int64_t i = 0; i < n; ++i) store(of_mixes.at(b, i) + d, of_m[i], count);
+  }
+}
+
+}  // namespace
+
+extern "C" {
+void token_shift_forward_float32(const int64_t* from) { forward<float, float>(Arguments(from)); }
+void token_shift_forward_float64(const int64_t* from) { forward<double, double>(Arguments(from)); }
+void token_shift_forward_to_bfloat16_float32(const int64_t* from) { forward<float, BFloat16>(Arguments(from)); }
+void token_shift_backward_float32(const int64_t* from) { backward<float, float>(Arguments(from)); }
+void token_shift_backward_float64(const int64_t* from) { backward<double, double>(Arguments(from)); }
+void token_shift_backward_to_bfloat16_float32(const int64_t* from) { backward<float, BFloat16>(Arguments(from)); }
+}
