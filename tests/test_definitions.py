@@ -3,6 +3,7 @@ inputs; what constructors refuse; forms of other packages."""
 
 import math
 import re
+from itertools import product
 
 import pytest
 import torch
@@ -98,7 +99,7 @@ def test_linear_attention_is_the_normalised_sum() -> None:
 def test_matrix_state_survives_any_decay(
     T: int, speed: float, size: int, delta: bool, bonus: bool, seed: int
 ) -> None:
-    """In float32, chunked: decays of nothing to everything, a head or a channel, with the delta
+    """In float32, every form: decays of nothing to everything, a head or a channel, with the delta
     rule and the bonus or without, against the recurrence in float64."""
     q, k, v = randn(2, 3, T, 6, seed=seed), randn(2, 3, T, 6, seed=seed + 1), randn(2, 3, T, 5)
     S = randn(2, 3, 6, 5, seed=seed + 2)
@@ -112,13 +113,11 @@ def test_matrix_state_survives_any_decay(
         more["u"] = randn(3, 6, seed=seed + 5)
     with ops.backend("naive"):
         expected = matrix_state(*given_, **more)
-    for least in (None, float(log_w.min())):
-        narrow = {name: t.float() for name, t in more.items()}
-        for result, value in zip(
-            matrix_state(*(t.float() for t in given_), **narrow, min_log_w=least),
-            expected,
-            strict=True,
-        ):
+    narrow = {name: t.float() for name, t in more.items()}
+    for form, least in product(("native", "chunked", "blocked"), (None, float(log_w.min()))):
+        with ops.backend(form):
+            results = matrix_state(*(t.float() for t in given_), **narrow, min_log_w=least)
+        for result, value in zip(results, expected, strict=True):
             assert_close(result, value.float(), atol=1e-4 * float(value.abs().max()), rtol=0)
 
 
@@ -402,6 +401,8 @@ def test_matrix_state_forgets_everything(lowest: float, size: int) -> None:
     with ops.backend("naive"):
         expected, _ = matrix_state(q, k, v, S, log_w)
         (slope,) = torch.autograd.grad(expected.sum(), log_w)
-    y, _ = matrix_state(q, k, v, S, log_w)
-    assert_close(y, expected)
-    assert_close(torch.autograd.grad(y.sum(), log_w)[0], slope)
+    for form in ("native", "chunked", "blocked"):
+        with ops.backend(form):
+            y, _ = matrix_state(q, k, v, S, log_w)
+        assert_close(y, expected)
+        assert_close(torch.autograd.grad(y.sum(), log_w)[0], slope)

@@ -22,7 +22,7 @@ def test_laws_on_cuda(name: str) -> None:
             x = torch.randn(3, 130, 16, dtype=dtype).cuda()
             assert laws.chunk_law(f, x, [1, 64, 100]) <= tolerance
             assert laws.causality(f, x, 65) == 0
-            for form in ("sdpa", "chunked", "scan", "torch"):
+            for form in ("sdpa", "blocked", "scan", "torch"):
                 assert laws.definition_law(f, x, form) <= tolerance
 
 

@@ -28,12 +28,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seqzoo.ops.attention import rotate
-from seqzoo.ops.registry import choose, record
+from seqzoo.ops.registry import choose
 from seqzoo.ops.watch import watch
 
+BLOCK = 8  # tokens that meet pair by pair where decays may be of any size
 LIMIT = 40.0  # e^40 times e^40 is still a float32
 FORGOTTEN = -200.0  # lower bound of log decays: e^-200 of a number is lost in any float32 sum
 
@@ -81,10 +83,9 @@ def matrix_state(
             dimension of 1 being a decay of the whole head. None: nothing is forgotten.
         a, b: (B, H, T, K), both or neither.
         u: (H, K), the weight of the current token's own k v^T in its output.
-        min_log_w: a lower bound of log_w, where one is known: the length of chunks then does not
-            depend on the data, so that nothing is read back from the device.
-        chunk: tokens in a chunk, at most; fewer where a channel decays fast. None: 64, or 32 with a
-            and b, the fastest on a CPU (`scripts/measure_ops.py`).
+        min_log_w: a lower bound of log_w, where one is known: slow decays need cheaper products.
+        chunk: tokens in a chunk, at most; 16 where a bound is known and would be too fast for more.
+            None: 64, or 32 with a and b, the fastest on a CPU (`scripts/measure_ops.py`).
 
     Returns:
         y (B, H, T, V), and S.
@@ -143,7 +144,7 @@ def naive(
     return torch.stack(ys, 2), S
 
 
-def chunked(
+def blocked(
     tokens: Tokens,
     S: Tensor,
     u: Tensor | None,
@@ -151,7 +152,8 @@ def chunked(
     min_log_w: float | None = None,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Matrix products over chunks of C tokens, and one shorter chunk of what is left over."""
+    """Matrix products over chunks of C tokens, and one shorter chunk of what is left over. Fetches
+    nothing from the device, as C does not depend on the data."""
     T = tokens.q.shape[2]
     C, slow = _chunk_size(tokens.log_w, min_log_w, chunk or (64 if tokens.a is None else 32))
     whole = T - T % C
@@ -162,15 +164,29 @@ def chunked(
     return torch.cat((y, rest), 2), S
 
 
-def _chunk_size(log_w: Tensor, min_log_w: float | None, largest: int) -> tuple[int, bool]:
-    """C, at most `largest`, such that no channel decays by more than e^-80 inside a chunk, which
-    costs float32 one of its seven digits; and whether that is certain (`slow` decay)."""
-    if log_w.shape[-1] == 1:  # one decay for all channels is exact pair by pair, however fast
-        return largest, min_log_w is not None and -min_log_w * largest <= 2 * LIMIT
+def chunked(
+    tokens: Tokens,
+    S: Tensor,
+    u: Tensor | None,
+    *,
+    min_log_w: float | None = None,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`blocked` where reading a number costs nothing: most decays are slow enough for cheaper
+    products."""
     if min_log_w is None:
-        min_log_w = float(log_w.detach().amin())
-    sizes = [largest, min(16, largest)]
-    return next(((C, True) for C in sizes if -min_log_w * C <= 2 * LIMIT), (sizes[-1], False))
+        min_log_w = float(tokens.log_w.detach().amin())
+    return blocked(tokens, S, u, min_log_w=min_log_w, chunk=chunk)
+
+
+def _chunk_size(log_w: Tensor, min_log_w: float | None, largest: int) -> tuple[int, bool]:
+    """C, at most `largest`, and whether it is certain that no channel decays by more than e^-80
+    inside a chunk (`slow` decay), which costs float32 one of its seven digits."""
+    if min_log_w is None:
+        return largest, False
+    sizes = {largest} if log_w.shape[-1] == 1 else {largest, min(16, largest)}
+    slow = [C for C in sizes if -min_log_w * C <= 2 * LIMIT]
+    return max(slow, default=largest), bool(slow)
 
 
 def _chunks(
@@ -178,7 +194,6 @@ def _chunks(
 ) -> tuple[Tensor, Tensor]:
     """Chunks of C tokens, C dividing T; `slow` if no channel decays by more than e^-80 in one."""
     q, k, v, log_w, a, b = tokens.each(lambda x: torch.unflatten(x, 2, (-1, C)))  # (B, H, N, C, K)
-    slow = slow or float(-log_w.detach().sum(3).amin()) <= 2 * LIMIT
     if not slow:  # float64, as small differences of large sums matter
         log_w = log_w.double()
     G = log_w.cumsum(3)  # log of the decay from the chunk's start to t
@@ -247,11 +262,33 @@ def _decayed(
         product = torch.cat(xs, -2) @ torch.cat(ys, -2).transpose(-1, -2)
         product = product * torch.cat([torch.cat(decays, -2)] * len(ys), -1)
     else:
-        record("matrix_state", "pairwise")
-        rows = []
-        for x, g, seen in zip(xs, reads, masks, strict=True):
-            lag = (g[..., :, None, :] - G[..., None, :, :]).to(x.dtype)
-            decay = torch.where(seen[..., None], lag, -torch.inf).exp()
-            rows.append(tuple(torch.einsum("...tk,...sk,...tsk->...ts", x, y, decay) for y in ys))
-        return rows
+        product = torch.cat(
+            [_in_blocks(x, g, seen, ys, G) for x, g, seen in zip(xs, reads, masks, strict=True)], -2
+        )
     return [torch.split(row, C, -1) for row in torch.split(product, C, -2)]
+
+
+def _in_blocks(x: Tensor, read: Tensor, seen: Tensor, ys: list[Tensor], G: Tensor) -> Tensor:
+    """One row of `_decayed` for decays of any size, as (.., C, C len(ys)): no exponent is above 0.
+
+    Tokens of one block of BLOCK meet pair by pair; a block meets those before it in a matrix
+    product, whose exponential is split at the block's edge (arXiv 2312.06635, section 4.3).
+    """
+    C, dtype = G.shape[-2], x.dtype
+    rows = []
+    for start in range(0, C, BLOCK):
+        block = slice(start, start + BLOCK)
+        x_, read_ = x[..., block, :], read[..., block, :]
+        lag = (read_[..., :, None, :] - G[..., None, block, :]).to(dtype)
+        mask = seen[block, block, None]
+        weight = x_[..., :, None, :] * torch.where(mask, lag, -torch.inf).exp()
+        inside = [(weight * y[..., None, block, :]).sum(-1) for y in ys]
+        if start:
+            edge = G[..., start - 1 : start, :]
+            left = x_ * (read_ - edge).to(dtype).exp()
+            faded = (edge - G[..., :start, :]).to(dtype).exp()
+            before = [left @ (y[..., :start, :] * faded).mT for y in ys]
+            inside = [torch.cat(pair, -1) for pair in zip(before, inside, strict=True)]
+        after = (0, C - inside[0].shape[-1])
+        rows.append(torch.cat([F.pad(part, after) for part in inside], -1))
+    return torch.cat(rows, -2)

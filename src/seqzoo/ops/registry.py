@@ -2,7 +2,8 @@
 
 Every operation has a `naive` form, the definition written from its paper's equations, and faster
 forms that the definition law (`seqzoo.laws`) holds to it. `BACKENDS` lists the forms of each
-operation; the first whose condition holds runs.
+operation; the first whose condition holds runs. A form that may run on another device than a CPU
+fetches nothing from it.
 
 To add a form: write a function with the signature of the operation's `naive` form, and add a line
 here with the condition under which it is chosen. Another package adds one with
@@ -76,7 +77,8 @@ BACKENDS: dict[str, dict[str, Backend]] = {
     "matrix_state": {
         "native": Backend("seqzoo.ops.native.forms:matrix_state", when=available),
         "naive": Backend("seqzoo.ops.matrix_state:naive", when=one_token),
-        "chunked": Backend("seqzoo.ops.matrix_state:chunked"),
+        "chunked": Backend("seqzoo.ops.matrix_state:chunked", when=on_cpu),
+        "blocked": Backend("seqzoo.ops.matrix_state:blocked"),
     },
     "recurrent": {
         "naive": Backend("seqzoo.ops.recurrent:naive", when=never),
@@ -89,8 +91,8 @@ BACKENDS: dict[str, dict[str, Backend]] = {
     "wkv4": {
         "native": Backend("seqzoo.ops.native.forms:wkv4", when=available),
         "naive": Backend("seqzoo.ops.wkv4:naive", when=one_token),
-        "chunked": Backend("seqzoo.ops.wkv4:chunked"),
-        "scan": Backend("seqzoo.ops.wkv4:scan", when=never),  # `chunked` falls back to it
+        "chunked": Backend("seqzoo.ops.wkv4:chunked", when=on_cpu),  # falls back to `scan`
+        "scan": Backend("seqzoo.ops.wkv4:scan"),
     },
 }
 _forced: ContextVar[str | None] = ContextVar("seqzoo_backend", default=None)
