@@ -17,6 +17,7 @@ from seqzoo.models.zoo import FAMILIES, build
 from seqzoo.ops import native
 from seqzoo.ops.attention import append
 from seqzoo.ops.linear_scan import linear_scan
+from seqzoo.ops.local import shift_mixes
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.native.compiler import build as build_kernels
 from seqzoo.ops.native.program import Recorder, Unrecordable
@@ -95,6 +96,27 @@ def test_wkv4_and_linear_scan(dtype, D, spread) -> None:
         compare(flat, [x.requires_grad_() for x in (k, v, w, u, *start)])
         a, h = randn(B, T, D, seed=8, dtype=dtype).sigmoid(), start[0]
         compare(lambda *xs: (linear_scan(*xs),), [x.requires_grad_() for x in (a, v, h)])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_token_shift(dtype) -> None:
+    for B, T, D in ((1, 1, 5), (3, 7, 16), (2, 40, 33)):
+        inputs = [randn(B, T, D, seed=1, dtype=dtype), randn(B, D, seed=2, dtype=dtype)]
+        inputs += [randn(D, seed=3 + i, dtype=dtype) for i in range(3)]
+        compare(lambda *xs: shift_mixes(*xs)[0], [x.requires_grad_() for x in inputs])
+
+
+def test_token_shift_under_autocast_rounds_its_mixes_once() -> None:
+    x, m = randn(2, 9, 20, seed=1, dtype=torch.float32), randn(20, seed=2, dtype=torch.float32)
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        (given,), _ = shift_mixes(x, None, m)
+        with ops.backend("naive"):
+            (expected,), _ = shift_mixes(x, None, m)
+    assert given.dtype == torch.bfloat16
+    assert difference(expected, given.float()) < 2**-8
+    of_naive, of_native = (torch.autograd.grad(y.float().sum(), x)[0] for y in (expected, given))
+    assert difference(of_naive, of_native) < 1e-5
 
 
 def test_a_gradient_that_nothing_needs_is_none() -> None:
@@ -180,8 +202,11 @@ def test_a_cache_grows_in_place_and_keeps_its_past() -> None:
     assert one.data_ptr() == first.data_ptr() != other.data_ptr()
     assert torch.equal(first, kept) and torch.equal(one[:, :, :4], kept)
     assert one[0, 0, 4, 0] == 2 and other[0, 0, 4, 0] == 3
-    again = append(one, torch.randn(1, 1, 100, 2))  # more than there is room for
-    assert torch.equal(again[:, :, :5], one)
+    for _ in range(100):  # more than there is room for
+        one = append(one, torch.randn(1, 1, 1, 2))
+    assert torch.equal(one[:, :, :4], kept) and one[0, 0, 4, 0] == 2
+    chunk = append(one, torch.randn(1, 1, 5, 2))
+    assert chunk.untyped_storage().nbytes() == 4 * chunk.numel()
 
 
 def test_the_build_is_kept_and_a_broken_compiler_is_one_line(

@@ -65,12 +65,12 @@ class _Room(NamedTuple):
 def append(past: Tensor, new: Tensor) -> Tensor:
     """past (B, G, S, K) with new (B, G, T, K) after it: (B, G, S + T, K).
 
-    Without gradients the result has room for more after it, twice as much each time it is used up,
-    so that the next call only writes `new`. `past` keeps its values: a second continuation of the
+    For one token and without gradients the result has room for more after it, twice as much each
+    time it is used up, so that the next call only writes `new`. `past` keeps its values: a second continuation of the
     same `past` finds the room taken, and copies.
     """
     (B, G, S, K), T = past.shape, new.shape[2]
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if T > 1 or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return torch.cat((past.to(new.dtype), new), 2)
     room: _Room | None = getattr(past, "room", None)
     fits = room is not None and room.filled[0] == S and S + T <= room.memory.shape[2]
