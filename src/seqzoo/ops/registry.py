@@ -79,6 +79,7 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "chunked": Backend("seqzoo.ops.matrix_state:chunked"),
     },
     "recurrent": {
+        "native": Backend("seqzoo.ops.native.recurrent:recurrent", when=available),
         "naive": Backend("seqzoo.ops.recurrent:naive", when=never),
         "torch": Backend("seqzoo.ops.recurrent:fused"),
     },
