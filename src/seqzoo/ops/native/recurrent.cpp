@@ -3,8 +3,6 @@
 // the factors of the products: bfloat16 only there, and for what is kept for the backward pass.
 #include "common.h"
 
-#include <atomic>
-#include <thread>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -16,7 +14,6 @@ namespace {
 
 constexpr int64_t ROWS = 8;     // rows of the batch that a block reads at once
 constexpr int PANEL = 3;        // vectors of columns at once: with ROWS, sums fill the registers
-constexpr int64_t FEW = 8;      // tokens that are not worth packing the weights for
 constexpr int64_t SMALL = 1 << 16;  // products below which a second thread costs more than it saves
 
 // ---- numbers of type P as vectors of T
@@ -80,22 +77,19 @@ inline Vec<T> tanh(Vec<T> x) {
 
 // ---- the product of a few rows with a matrix
 
-// R rows times N vectors of columns; the vectors of the next K stand `stride` further.
+// R rows times N vectors of columns. Few sums at once would wait for each other: then they are split.
 template <class T, class P, int R, int N>
-void multiply_panel(const P* rows, int64_t K, const P* panel, int64_t stride, T* out, int64_t width) {
-  constexpr int n = Lanes<T>::n, at_once = R * N >= 8 ? 1 : 8 / (R * N) >= 4 ? 4 : 2;
+void multiply_panel(const P* rows, int64_t K, const P* panel, T* out, int64_t width) {
+  constexpr int n = Lanes<T>::n, at_once = R * N >= 8 ? 1 : R * N >= 3 ? 2 : 4;
   Vec<T> sum[at_once][R][N] = {};
-  for (int64_t k = 0; k < K; k += at_once * step<P>) {
+  for (int64_t k = 0; k < K; k += at_once * step<P>, panel += at_once * N * n * step<P>)
 #pragma GCC unroll 4
     for (int i = 0; i < at_once; ++i)
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
         for (int c = 0; c < N; ++c)
-          add_product(rows + r * K + k + i * step<P>, panel + i * stride + c * n * step<P>,
-                      sum[i][r][c]);
-    panel += at_once * stride;
-  }
+          add_product(rows + r * K + k + i * step<P>, panel + (i * N + c) * n * step<P>, sum[i][r][c]);
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < N; ++c) {
       for (int i = 1; i < at_once; ++i) sum[0][r][c] += sum[i][r][c];
@@ -104,7 +98,7 @@ void multiply_panel(const P* rows, int64_t K, const P* panel, int64_t stride, T*
 }
 
 template <class T, class P>
-using Multiply = void (*)(const P*, int64_t, const P*, int64_t, T*, int64_t);
+using Multiply = void (*)(const P*, int64_t, const P*, T*, int64_t);
 
 template <class T, class P, int N>
 constexpr Multiply<T, P> of_rows[ROWS] = {
@@ -120,66 +114,36 @@ struct Matrix {
   View<T> U;
   int64_t D, G, padded;  // padded: D rounded up to whole vectors
   bool backward;
-  int64_t K, a_block;    // a_block: vectors of columns for a vector of units
-  bool packed;
+  int64_t K, each, vectors, panels;  // of columns; each: vectors for a vector of units
   Buffer<P> memory;
 
-  Matrix(View<T> U, int64_t D, int64_t G, bool backward, int64_t tokens)
+  Matrix(View<T> U, int64_t D, int64_t G, bool backward)
       : U(U), D(D), G(G), padded(round_up(D, n)), backward(backward), K(backward ? G * padded : padded),
-        a_block(backward ? 1 : G), packed(tokens > FEW || D % n || sizeof(P) != sizeof(T)),
-        memory(packed ? G * padded * padded : 0) {}
+        each(backward ? 1 : G), vectors(padded / n * each), panels((vectors + PANEL - 1) / PANEL),
+        memory(G * padded * padded) {}
 
-  // Panels of the vectors from `first` to `last`, each with all of its K rows.
-  void pack(int64_t first, int64_t last) {
-    if (!packed) return;
-    for (int64_t start = first; start < last; start += PANEL) {
-      const int64_t N = std::min<int64_t>(PANEL, last - start);
-      P* panel = memory + start * K * n;
-      for (int64_t c = 0; c < N; ++c)
-        for (int lane = 0; lane < n; ++lane) {
-          const int64_t vector = start + c, unit = vector / a_block * n + lane;
-          if (unit >= D) continue;  // zeros
-          for (int64_t g = 0; g < (backward ? G : 1); ++g)
-            for (int64_t i = 0; i < D; ++i) {
-              const int64_t k = g * padded + i;
-              const T u = backward ? U.at(g * D + i)[unit] : U.at(vector % a_block * D + unit)[i];
-              round_to(u, panel + (k / step<P> * N + c) * n * step<P> + lane * step<P> + k % step<P>);
-            }
+  // Write a panel: all K rows of up to PANEL vectors.
+  void pack(int64_t panel) {
+    const int64_t first = panel * PANEL, N = std::min<int64_t>(PANEL, vectors - first);
+    for (int64_t c = 0; c < N; ++c) {
+      const int64_t vector = first + c, unit = vector / each * n;
+      const int64_t lanes = std::min<int64_t>(n, D - unit);
+      for (int64_t g = 0; g < G / each; ++g)
+        for (int64_t i = 0; i < D; ++i) {
+          const T* u = backward ? U.at(g * D + i) + unit : U.at(vector % each * D + unit) + i;
+          const int64_t apart = backward ? 1 : U.stride[0], k = g * padded + i;
+          P* to = memory + first * K * n + (k / step<P> * N + c) * n * step<P> + k % step<P>;
+          for (int64_t lane = 0; lane < lanes; ++lane) round_to(u[lane * apart], to + lane * step<P>);
         }
     }
   }
 
-  // out (R, width): rows (R, K) times the vectors of columns from `first` to `last`.
-  void multiply(const P* rows, int64_t R, int64_t first, int64_t last, T* out, int64_t width) {
-    if constexpr (sizeof(P) == sizeof(T))
-      if (!packed && !backward) return multiply_plainly(rows, R, first, last, out, width);
-    for (int64_t start = first; start < last; start += PANEL) {
-      const int64_t N = std::min<int64_t>(PANEL, last - start);
-      const auto product = (N == 1 ? of_rows<T, P, 1> : N == 2 ? of_rows<T, P, 2> : of_rows<T, P, 3>)[R - 1];
-      const P* panel = memory + start * K * n;
-      int64_t stride = N * n * step<P>;
-      if constexpr (sizeof(P) == sizeof(T))
-        if (!packed) panel = U.data + start * n, stride = U.stride[0];
-      product(rows, K, panel, stride, out + start * n, width);
-    }
-  }
-
- private:
-  // With U as it is, whose rows are then as long as the vectors.
-  void multiply_plainly(const T* rows, int64_t R, int64_t first, int64_t last, T* out, int64_t width) {
-    for (int64_t column = first * n; column < last * n; ++column) {
-      const int64_t vector = column / n, unit = vector / G * n + column % n;
-      const T* u = U.at(vector % G * D + unit);
-      for (int64_t r = 0; r < R; ++r) {
-        Vec<T> total = {}, more = {};
-        int64_t k = 0;
-        for (; k + 2 * n <= K; k += 2 * n) {
-          total += load(u + k) * load(rows + r * K + k);
-          more += load(u + k + n) * load(rows + r * K + k + n);
-        }
-        if (k < K) total += load(u + k) * load(rows + r * K + k);
-        out[r * width + column] = sum<T>(total + more);
-      }
+  // out (R, width): rows (R, K) times the matrix.
+  void multiply(const P* rows, int64_t R, T* out, int64_t width) {
+    for (int64_t first = 0; first < vectors; first += PANEL) {
+      const int64_t N = vectors - first;
+      const auto product = N == 1 ? of_rows<T, P, 1> : N == 2 ? of_rows<T, P, 2> : of_rows<T, P, 3>;
+      product[R - 1](rows, K, memory + first * K * n, out + first * n, width);
     }
   }
 };
@@ -282,55 +246,31 @@ struct Gradients {
         bias(from.tensor<T>()), h(from.tensor<T>()), c(from.tensor<T>()) {}
 };
 
-// Threads wait for each other. They spin, as the next token is microseconds away, and yield then.
-class Barrier {
- public:
-  explicit Barrier(int threads) : threads_(threads) {}
-  void wait(int64_t& round) {
-    if (threads_ == 1) return;
-    const int64_t all = ++round * threads_;
-    arrived_.fetch_add(1, std::memory_order_acq_rel);
-    for (int64_t tries = 0; arrived_.load(std::memory_order_acquire) < all; ++tries)
-      if (tries > 4000) std::this_thread::yield();
-  }
+// Calls f(r, u, count) for the vectors of a block of R rows: units from u, of which `count` are there.
+template <class T, class F>
+inline void each(int64_t R, int64_t D, F f) {
+  constexpr int n = Lanes<T>::n;
+  for (int64_t r = 0; r < R; ++r)
+    for (int64_t u = 0; u < D; u += n) f(r, u, std::min<int64_t>(n, D - u));
+}
 
- private:
-  alignas(64) std::atomic<int64_t> arrived_{0};
-  int threads_;
-};
-
-// The rows of the batch, and the units, that one thread computes. Threads that share rows hand each
-// other what the next product reads: two tokens of it, so that one is complete while one is written.
-template <class P>
-struct Part {
-  int64_t row, R, first, last;  // units are counted in vectors
-  P* shared;                    // (2, R, K)
-  Barrier& barrier;
-};
-
+// The R rows from `row`.
 template <class Cell, class T, class P>
-void forward_part(const Inputs<T, P>& in, const Outputs<T, P>& out, Matrix<T, P>& U, Part<P> part) {
+void forward_rows(const Inputs<T, P>& in, const Outputs<T, P>& out, Matrix<T, P>& U, int64_t row,
+                  int64_t R) {
   constexpr int n = Lanes<T>::n, G = Cell::gates;
-  const int64_t D = in.D, R = part.R, K = U.K, width = K * G;
+  const int64_t D = in.D, K = U.K, width = K * G;
   Buffer<T> sums(R * width), h(R * K), c(R * K);
-  int64_t round = 0;
-  auto each = [&](auto f) {
-    for (int64_t r = 0; r < R; ++r)
-      for (int64_t block = part.first; block < part.last; ++block)
-        f(r, block * n, std::min<int64_t>(n, D - block * n));
-  };
-  each([&](int64_t r, int64_t u, int64_t count) {
-    const Vec<T> x = load(in.h.at(part.row + r) + u, count);
-    store(h + r * K + u, x), write(part.shared + r * K + u, x, n);
-    if (in.c) store(c + r * K + u, load(in.c.at(part.row + r) + u, count));
+  Buffer<P> factors(R * K);
+  each<T>(R, D, [&](int64_t r, int64_t u, int64_t count) {
+    const Vec<T> x = load(in.h.at(row + r) + u, count);
+    store(h + r * K + u, x), write(factors + r * K + u, x, n);
+    if (in.c) store(c + r * K + u, load(in.c.at(row + r) + u, count));
   });
   for (int64_t t = 0; t < in.L; ++t) {
-    part.barrier.wait(round);
-    const P* now = part.shared + t % 2 * R * K;
-    P* next = part.shared + (t + 1) % 2 * R * K;
-    U.multiply(now, R, part.first * G, part.last * G, sums, width);
-    each([&](int64_t r, int64_t u, int64_t count) {
-      const int64_t b = part.row + r;
+    U.multiply(factors, R, sums, width);
+    each<T>(R, D, [&](int64_t r, int64_t u, int64_t count) {
+      const int64_t b = row + r;
       const P* given = in.x.at(b, t);
       Vec<T> x[G], s[G];
       for (int g = 0; g < G; ++g) {
@@ -343,38 +283,33 @@ void forward_part(const Inputs<T, P>& in, const Outputs<T, P>& out, Matrix<T, P>
       Cell::template forward<T>(x, s, token);
       store(h + r * K + u, token.y), store(c + r * K + u, token.c);
       store(out.y.at(b, t) + u, token.y, count);
-      write(next + r * K + u, token.y, n);
+      write(factors + r * K + u, token.y, n);
       if (out.kept)
         for (int i = 0; i < Cell::kept; ++i) write(out.kept.at(b, t, i) + u, token.kept[i], count);
     });
   }
-  each([&](int64_t r, int64_t u, int64_t count) {
-    store(out.h.at(part.row + r) + u, load(h + r * K + u), count);
-    if (out.c) store(out.c.at(part.row + r) + u, load(c + r * K + u), count);
+  each<T>(R, D, [&](int64_t r, int64_t u, int64_t count) {
+    store(out.h.at(row + r) + u, load(h + r * K + u), count);
+    if (out.c) store(out.c.at(row + r) + u, load(c + r * K + u), count);
   });
 }
 
 template <class Cell, class T, class P>
-void backward_part(const Inputs<T, P>& in, const Gradients<T, P>& out, Matrix<T, P>& U, Part<P> part) {
+void backward_rows(const Inputs<T, P>& in, const Gradients<T, P>& out, Matrix<T, P>& U, int64_t row,
+                   int64_t R) {
   constexpr int n = Lanes<T>::n, G = Cell::gates;
   const bool apart = bool(out.s);
-  const int64_t D = in.D, R = part.R, K = U.K, padded = U.padded;
+  const int64_t D = in.D, K = U.K, padded = U.padded;
   Buffer<T> sums(R * padded), dh(R * padded), dc(R * padded), bias((G + 1) * padded);
-  int64_t round = 0;
-  auto each = [&](auto f) {
-    for (int64_t r = 0; r < R; ++r)
-      for (int64_t block = part.first; block < part.last; ++block)
-        f(r, block * n, std::min<int64_t>(n, D - block * n));
-  };
-  each([&](int64_t r, int64_t u, int64_t count) {
-    if (out.of_h) store(dh + r * padded + u, load(out.of_h.at(part.row + r) + u, count));
-    if (out.of_c) store(dc + r * padded + u, load(out.of_c.at(part.row + r) + u, count));
+  Buffer<P> factors(R * K);
+  each<T>(R, D, [&](int64_t r, int64_t u, int64_t count) {
+    if (out.of_h) store(dh + r * padded + u, load(out.of_h.at(row + r) + u, count));
+    if (out.of_c) store(dc + r * padded + u, load(out.of_c.at(row + r) + u, count));
   });
   for (int64_t t = in.L - 1; t >= 0; --t) {
-    P* now = part.shared + t % 2 * R * K;
-    each([&](int64_t r, int64_t u, int64_t count) {
-      const int64_t b = part.row + r;
-      Token<T> token;
+    each<T>(R, D, [&](int64_t r, int64_t u, int64_t count) {
+      const int64_t b = row + r;
+      Token<T> token = {};
       token.dh = load(dh + r * padded + u) + load(sums + r * padded + u);
       token.dc = load(dc + r * padded + u);
       if (out.of_y) token.dh += load(out.of_y.at(b, t) + u, count);
@@ -387,83 +322,58 @@ void backward_part(const Inputs<T, P>& in, const Gradients<T, P>& out, Matrix<T,
         const Vec<T> ds = apart && g == G - 1 ? token.ds : token.dx[g];
         write(out.x.at(b, t) + g * D + u, token.dx[g], count);
         if (apart) write(out.s.at(b, t) + g * D + u, ds, count);
-        write(now + r * K + g * padded + u, ds, n);
+        write(factors + r * K + g * padded + u, ds, n);
         store(bias + g * padded + u, load(bias + g * padded + u) + token.dx[g]);
       }
       if (apart) store(bias + G * padded + u, load(bias + G * padded + u) + token.ds);
     });
-    part.barrier.wait(round);
-    U.multiply(now, R, part.first, part.last, sums, padded);
+    U.multiply(factors, R, sums, padded);
   }
-  each([&](int64_t r, int64_t u, int64_t count) {
-    store(out.h.at(part.row + r) + u, load(dh + r * padded + u) + load(sums + r * padded + u), count);
-    if (out.c) store(out.c.at(part.row + r) + u, load(dc + r * padded + u), count);
+  each<T>(R, D, [&](int64_t r, int64_t u, int64_t count) {
+    store(out.h.at(row + r) + u, load(dh + r * padded + u) + load(sums + r * padded + u), count);
+    if (out.c) store(out.c.at(row + r) + u, load(dc + r * padded + u), count);
     for (int g = 0; g < G + apart; ++g)
-      store(out.bias.at(part.row + r, g) + u, r ? Vec<T>{} : load(bias + g * padded + u), count);
+      store(out.bias.at(row + r, g) + u, r ? Vec<T>{} : load(bias + g * padded + u), count);
   });
 }
 
 // ---- who computes what
 
-// Runs f(Part) on all threads. With few rows the threads share them, each with its units, and so
-// with its part of U in its cache; with more each has rows of its own, and waits for nobody.
+// Runs f(row, R) for blocks of rows of the batch. A thread waits for no other: to share the units of a
+// block among threads, which meet at every token, was measured to be faster for one row only.
 template <class T, class P, class F>
-void in_parts(int64_t B, int64_t L, Matrix<T, P>& U, F f) {
-  const int64_t units = U.padded / Lanes<T>::n;
-  int most = 1;
-#ifdef _OPENMP
-  if (B * L * U.K * U.a_block > SMALL / Lanes<T>::n) most = omp_get_max_threads();
-  if (B * L * U.G * U.D * U.D < SMALL) most = 1;
-#endif
-  const char* mode = getenv("SEQZOO_RNN_SHARE");
-  const bool share = mode ? atoi(mode) >= B : B <= 4;
-  const int64_t wanted = share && B <= ROWS ? std::min<int64_t>(most, units) : most;
-  Barrier barrier(1), *common = nullptr;
-  std::vector<P> none;
-  Buffer<P> shared(share ? 2 * B * U.K : 0);
-#pragma omp parallel num_threads(wanted) if (wanted > 1)
+void in_blocks(int64_t B, int64_t L, Matrix<T, P>& U, F f) {
+#pragma omp parallel if (B * L * U.G * U.D * U.D > SMALL)
   {
-    int64_t threads = 1, me = 0;
+    int64_t threads = 1;
 #ifdef _OPENMP
-    threads = omp_get_num_threads(), me = omp_get_thread_num();
+    threads = omp_get_num_threads();
 #endif
-    const int64_t total = units * U.a_block;
-    if (share && B <= ROWS) {
-#pragma omp single
-      common = new Barrier(threads);
-      const int64_t first = units * me / threads, last = units * (me + 1) / threads;
-      U.pack(first * U.a_block, last * U.a_block);
-      f(Part<P>{0, B, first, last, shared, *common});
-    } else {
-      const int64_t panels = (total + PANEL - 1) / PANEL;
-      U.pack(panels * me / threads * PANEL, std::min(total, panels * (me + 1) / threads * PANEL));
-#pragma omp barrier
-      const int64_t blocks = round_up((B + ROWS - 1) / ROWS, std::min(threads, B));
-      Buffer<P> own(2 * ROWS * U.K);
+    const int64_t blocks = round_up((B + ROWS - 1) / ROWS, threads);
+#pragma omp for
+    for (int64_t panel = 0; panel < U.panels; ++panel) U.pack(panel);
 #pragma omp for schedule(dynamic)
-      for (int64_t block = 0; block < blocks; ++block) {
-        const int64_t row = B * block / blocks, R = B * (block + 1) / blocks - row;
-        if (R) f(Part<P>{row, R, 0, units, own, barrier});
-      }
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t row = B * block / blocks, R = B * (block + 1) / blocks - row;
+      if (R) f(row, R);
     }
   }
-  delete common;
 }
 
 template <class Cell, class T, class P>
 void forward_cell(Arguments from) {
   const Inputs<T, P> in(from);
   const Outputs<T, P> out(from);
-  Matrix<T, P> U(in.U, in.D, Cell::gates, false, in.L);
-  in_parts(in.B, in.L, U, [&](Part<P> part) { forward_part<Cell>(in, out, U, part); });
+  Matrix<T, P> U(in.U, in.D, Cell::gates, false);
+  in_blocks(in.B, in.L, U, [&](int64_t row, int64_t R) { forward_rows<Cell>(in, out, U, row, R); });
 }
 
 template <class Cell, class T, class P>
 void backward_cell(Arguments from) {
   const Inputs<T, P> in(from);
   const Gradients<T, P> out(from);
-  Matrix<T, P> U(in.U, in.D, Cell::gates, true, in.L);
-  in_parts(in.B, in.L, U, [&](Part<P> part) { backward_part<Cell>(in, out, U, part); });
+  Matrix<T, P> U(in.U, in.D, Cell::gates, true);
+  in_blocks(in.B, in.L, U, [&](int64_t row, int64_t R) { backward_rows<Cell>(in, out, U, row, R); });
 }
 
 template <class T, class P>

@@ -31,7 +31,7 @@ def recurrent(cell: nn.RNNBase, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]
 
 
 def _precision(x: Tensor) -> AbstractContextManager[object]:
-    """For few tokens autocast is off: to convert the weights would take longer than to read them."""
+    """For few tokens autocast is off: the weights take longer to convert than to read."""
     return torch.autocast("cpu", enabled=False) if x.shape[1] <= 16 else nullcontext()
 
 
