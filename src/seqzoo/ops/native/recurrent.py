@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from seqzoo.ops.native import call, library
+from seqzoo.ops.recurrent import fused
 
 GATES = {"RNN_TANH": 1, "GRU": 3, "LSTM": 4}
+FEW = 16  # tokens
 KEPT = {1: 0, 3: 4, 4: 5}  # vectors a token that the backward pass reads, by gates
 
 
@@ -21,6 +23,8 @@ def recurrent(cell: nn.RNNBase, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]
 
     Under bfloat16 autocast the factors of products are rounded, but never a state.
     """
+    if isinstance(cell, nn.LSTM) and _onednn_is_faster(x):
+        return fused(cell, x, *state)
     w_ih, w_hh, b_ih, b_hh = cell.all_weights[0]
     with _precision(x):
         inputs = F.linear(x, w_ih)
@@ -32,7 +36,12 @@ def recurrent(cell: nn.RNNBase, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]
 
 def _precision(x: Tensor) -> AbstractContextManager[object]:
     """For few tokens autocast is off: the weights take longer to convert than to read."""
-    return torch.autocast("cpu", enabled=False) if x.shape[1] <= 16 else nullcontext()
+    return torch.autocast("cpu", enabled=False) if x.shape[1] <= FEW else nullcontext()
+
+
+def _onednn_is_faster(x: Tensor) -> bool:
+    """An LSTM in float32, but for few tokens: then oneDNN's conversion of the weights is slow."""
+    return x.dtype == torch.float32 and x.shape[1] > FEW and not torch.is_autocast_enabled("cpu")
 
 
 def _multiplies(dtype: torch.dtype) -> bool:
