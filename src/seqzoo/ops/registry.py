@@ -44,6 +44,10 @@ def on_cpu(x: Tensor, length: int) -> bool:
     return x.device.type == "cpu"
 
 
+def one_token_on_cpu(x: Tensor, length: int) -> bool:
+    return length == 1 and x.device.type == "cpu"
+
+
 def small_scores_in_bfloat16(x: Tensor, length: int) -> bool:
     """On a CPU in bfloat16, SDPA's flash kernel is slower than two matrix products and a softmax
     while the score matrix fits the cache, and always for one query (`scripts/measure_ops.py`)."""
@@ -81,7 +85,8 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "blocked": Backend("seqzoo.ops.matrix_state:blocked"),
     },
     "recurrent": {
-        "naive": Backend("seqzoo.ops.recurrent:naive", when=never),
+        "naive": Backend("seqzoo.ops.recurrent:naive", when=one_token_on_cpu),
+        "native": Backend("seqzoo.ops.native.recurrent:recurrent", when=available),
         "torch": Backend("seqzoo.ops.recurrent:fused"),
     },
     "token_shift": {

@@ -94,7 +94,7 @@ inline Vec<T> exp_of_negative(Vec<T> x) {
   const Vec<T> n = __builtin_convertvector(power, Vec<T>), r = within - n * high - n * low;
   Vec<T> y = {};
 #pragma GCC unroll 16
-  for (int i = wide ? 13 : 7; i > 0; --i) y = T(1) + y * r / T(i);  // the series of e^r
+  for (int i = wide ? 13 : 7; i > 0; --i) y = T(1) + y * r * (T(1) / T(i));  // the series of e^r
   const auto scale = (power + (wide ? 1023 : 127)) << (wide ? 52 : 23);
   Vec<T> two;
   std::memcpy(&two, &scale, sizeof two);
@@ -107,7 +107,7 @@ inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; 
 template <class T>
 class Buffer {
  public:
-  explicit Buffer(int64_t size) : memory_(size + Lanes<T>::n) {
+  explicit Buffer(int64_t size) : memory_(size + 64 / sizeof(T)) {
     const auto address = reinterpret_cast<uintptr_t>(memory_.data());
     data_ = reinterpret_cast<T*>((address + 63) / 64 * 64);
   }
