@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from timing import Options, Row, Shape, alternate, compare, rates
 from torch import Tensor, nn
 
+from seqzoo.decoding.step import WORTH, prepare
 from seqzoo.exchange.rwkv_names import official_name
 from seqzoo.models.language_model import LanguageModel, PositionEmbedding
 from seqzoo.models.zoo import build, families
@@ -40,26 +41,22 @@ def reads(model: LanguageModel, tokens: Tensor) -> Callable[[], object]:
     return call
 
 
-def decodes(model: LanguageModel, context: int, *, carries: bool) -> Callable[[], object]:
-    """Reading one token after `context` others.
-
-    Args:
-        carries: each call goes on from the state that the last one left; else all begin at the same
-            length, which a growing state needs.
-    """
+def decodes(model: LanguageModel, context: int) -> Callable[[], object]:
+    """Reading one token after `context` others, each time, by the step that `seqzoo generate`
+    prepares."""
     model.eval()
-    token = torch.zeros(1, 1, dtype=torch.long)
+    token = torch.zeros(1, dtype=torch.long)
     with torch.inference_mode():
         _, state = model(torch.randint(VOCAB_SIZE, (1, context)))
+        step = prepare(model, state, 1, WORTH)
 
     def call() -> Tensor:
-        nonlocal state
-        logits: Tensor
         with torch.inference_mode():
-            logits, after = model(token, state)
-        if carries:
-            state = after
-        return logits
+            if step is None:
+                logits: Tensor = model(token[None], state)[0]
+                return logits
+            step.rewind()
+            return step(token)
 
     return call
 
@@ -93,7 +90,7 @@ def rwkv4(options: Options, shape: Shape) -> list[Row]:
         compare(
             f"decode {work}",
             options,
-            ours={"float32": decodes(model, CONTEXT, carries=True)},
+            ours={"float32": decodes(model, CONTEXT)},
             peers={name: decoding(peer) for name, peer in theirs.items()},
             tokens=1,
             note=note,
@@ -173,7 +170,7 @@ def products(options: Options, shape: Shape) -> list[Row]:
     for name in families():
         model = build(name, vocab_size=VOCAB_SIZE, n_layers=shape.n_layers, dim=shape.dim)
         calls = {
-            "token": decodes(model, context, carries=not model.state_grows),
+            "token": decodes(model, context),
             "products": multiplies(model),
         }
         times = alternate(calls, options)
@@ -201,8 +198,8 @@ def cache(options: Options, shape: Shape) -> list[Row]:
     for name in families():
         model = build(name, vocab_size=VOCAB_SIZE, n_layers=shape.n_layers, dim=shape.dim)
         if model.state_grows:
-            ours = {"float32": decodes(model, long, carries=False)}
-            peers = {f"after {short:,} tokens": decodes(model, short, carries=False)}
+            ours = {"float32": decodes(model, long)}
+            peers = {f"after {short:,} tokens": decodes(model, short)}
             work = f"decode {name} {shape.n_layers}x{shape.dim} B1 after {long:,} tokens"
             rows.append(compare(work, options, ours=ours, peers=peers))
     return rows

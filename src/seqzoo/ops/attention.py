@@ -66,8 +66,8 @@ def append(past: Tensor, new: Tensor) -> Tensor:
     """past (B, G, S, K) with new (B, G, T, K) after it: (B, G, S + T, K).
 
     For one token and without gradients the result has room for more after it, twice as much each
-    time it is used up, so that the next call only writes `new`. `past` keeps its values: a second continuation of the
-    same `past` finds the room taken, and copies.
+    time it is used up, so that the next call only writes `new`. `past` keeps its values: a second
+    continuation of the same `past` finds the room taken, and copies.
     """
     (B, G, S, K), T = past.shape, new.shape[2]
     if T > 1 or torch.is_grad_enabled() or torch.compiler.is_compiling():
