@@ -17,7 +17,7 @@ from seqzoo.models.zoo import FAMILIES, build
 from seqzoo.ops import native
 from seqzoo.ops.attention import append
 from seqzoo.ops.linear_scan import linear_scan
-from seqzoo.ops.local import shift_mixes
+from seqzoo.ops.local import causal_conv, shift_mixes
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.native.compiler import build as build_kernels
 from seqzoo.ops.native.program import Recorder, Unrecordable
@@ -104,6 +104,14 @@ def test_token_shift(dtype) -> None:
         inputs = [randn(B, T, D, seed=1, dtype=dtype), randn(B, D, seed=2, dtype=dtype)]
         inputs += [randn(D, seed=3 + i, dtype=dtype) for i in range(3)]
         compare(lambda *xs: shift_mixes(*xs)[0], [x.requires_grad_() for x in inputs])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_causal_conv(dtype) -> None:
+    for B, T, D, W in ((1, 1, 5, 4), (3, 2, 16, 4), (2, 40, 33, 3), (2, 5, 16, 2)):
+        shapes = (B, T, D), (D, W), (B, W - 1, D)
+        inputs = [randn(*shape, seed=i, dtype=dtype) for i, shape in enumerate(shapes)]
+        compare(causal_conv, [x.requires_grad_() for x in inputs])
 
 
 def test_token_shift_under_autocast_rounds_its_mixes_once() -> None:

@@ -62,11 +62,18 @@ def causal_conv(x: Tensor, weight: Tensor, seen: Tensor | None) -> tuple[Tensor,
     Returns:
         (B, T, D), and the last W - 1 tokens, (B, W - 1, D).
     """
-    (B, _, D), W = x.shape, weight.shape[1]
+    (B, T, D), W = x.shape, weight.shape[1]
     before = x.new_zeros(B, W - 1, D) if seen is None else seen.to(x.dtype)
-    padded = torch.cat((before, x), 1)
-    T, weight = x.shape[1], weight.to(x.dtype)
-    y = padded[:, :T] * weight[:, 0]
-    for i in range(1, W):
-        y = torch.addcmul(y, padded[:, i : i + T], weight[:, i])
-    return y, padded[:, padded.shape[1] - W + 1 :].clone()
+    taps = weight.to(x.dtype).T.contiguous()
+    y: Tensor = choose("causal_conv", x, T)(x, before, taps)
+    newest = x[:, T - W + 1 :] if W - 1 <= T else torch.cat((before, x), 1)[:, T:]
+    return y, newest.clone()
+
+
+def naive_causal_conv(x: Tensor, before: Tensor, taps: Tensor) -> Tensor:
+    """The definition, for taps (W, D) and W - 1 tokens before x."""
+    padded, T = torch.cat((before, x), 1), x.shape[1]
+    y = padded[:, :T] * taps[0]
+    for i in range(1, len(taps)):
+        y = torch.addcmul(y, padded[:, i : i + T], taps[i])
+    return y

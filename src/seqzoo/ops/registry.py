@@ -72,6 +72,10 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "naive": Backend("seqzoo.ops.attention:naive", when=small_scores_in_bfloat16),
         "sdpa": Backend("seqzoo.ops.attention:sdpa"),
     },
+    "causal_conv": {
+        "native": Backend("seqzoo.ops.native.forms:causal_conv", when=available),
+        "naive": Backend("seqzoo.ops.local:naive_causal_conv"),
+    },
     "linear_scan": {
         "native": Backend("seqzoo.ops.native.forms:linear_scan", when=available),
         "naive": Backend("seqzoo.ops.linear_scan:naive", when=one_token),

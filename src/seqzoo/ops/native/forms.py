@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seqzoo.ops.local import naive_shift_mixes
+from seqzoo.ops.local import naive_causal_conv, naive_shift_mixes
 from seqzoo.ops.matrix_state import Tokens
 from seqzoo.ops.native import call
 from seqzoo.ops.wkv4 import WKVState
 
 SEGMENT = 32  # as in the kernels
+MOST = 8  # mixes or taps that a kernel takes
 
 
 def matrix_state(
@@ -156,6 +157,33 @@ class _TokenShift(torch.autograd.Function):
         name = "token_shift_backward" + _HALF[ctx.to]
         call(name, len(mixes), *x.shape, x, last, mixes, *into, *rows)
         return of_x, of_last, of_mixes.sum(0), None
+
+
+def causal_conv(x: Tensor, before: Tensor, taps: Tensor) -> Tensor:
+    """Without a copy of x beside the tokens before it."""
+    if len(taps) > MOST:
+        return naive_causal_conv(x, before, taps)
+    y: Tensor = _CausalConv.apply(*map(_in_rows, (x, before, taps)))  # type: ignore[no-untyped-call]
+    return y
+
+
+class _CausalConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, before: Tensor, taps: Tensor) -> Tensor:
+        y = x.new_empty(x.shape)
+        call("causal_conv_forward", *x.shape, len(taps), x, before, taps, y)
+        ctx.save_for_backward(x, before, taps)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor, ...]:
+        x, before, taps = ctx.saved_tensors
+        to = x.new_empty(x.shape), x.new_empty(before.shape)
+        of_taps = x.new_empty(len(x), *taps.shape)  # for each row of the batch
+        given = (x, before, taps, _in_rows(of_y))
+        call("causal_conv_backward", *x.shape, len(taps), *given, *to, of_taps)
+        return *to, of_taps.sum(0)
 
 
 _HALF = {torch.float32: "", torch.float64: "", torch.bfloat16: "_to_bfloat16"}

@@ -1,10 +1,10 @@
-// Mixes of every token with the one before it: x_t + m (x_{t-1} - x_t), for some m at once.
+// Operations on a token and a few before it. The equations are those of seqzoo/ops/local.py.
 #include "common.h"
 
 namespace {
 
 constexpr int64_t SMALL = 1 << 14;  // numbers below which a second thread costs more than it saves
-constexpr int MOST = 8;             // mixes at once
+constexpr int MOST = 8;             // mixes at once, and taps of a convolution
 
 typedef uint32_t Words __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
@@ -41,8 +41,10 @@ inline void write(BFloat16* p, Vec<float> x, int64_t count) {  // to the nearest
     for (int64_t i = 0; i < count; ++i) p[i].bits = half[i];
 }
 
+// ---- mixes of a token with the one before it
+
 template <class T, class To>
-void forward(Arguments from) {
+void shift(Arguments from) {
   const int64_t n = from.number(), B = from.number(), L = from.number(), D = from.number();
   auto x = from.tensor<T>(), last = from.tensor<T>(), mixes = from.tensor<T>();
   View<To> out[MOST];
@@ -61,7 +63,7 @@ void forward(Arguments from) {
 }
 
 template <class T, class To>
-void backward(Arguments from) {
+void shift_back(Arguments from) {
   const int64_t n = from.number(), B = from.number(), L = from.number(), D = from.number();
   auto x = from.tensor<T>(), last = from.tensor<T>(), mixes = from.tensor<T>();
   auto of_x = from.tensor<T>(), of_last = from.tensor<T>(), of_mixes = from.tensor<T>();
@@ -92,13 +94,64 @@ void backward(Arguments from) {
   }
 }
 
+// ---- a causal convolution along time, each channel by itself
+
+template <class T>
+void convolve(Arguments from) {
+  const int64_t B = from.number(), L = from.number(), D = from.number(), W = from.number();
+  auto x = from.tensor<T>(), seen = from.tensor<T>(), taps = from.tensor<T>(), y = from.tensor<T>();
+#pragma omp parallel for collapse(2) if (B * L * D > SMALL)
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t t = 0; t < L; ++t)
+      for (int64_t d = 0; d < D; d += Lanes<T>::n) {
+        Vec<T> total = {};
+        for (int64_t i = 0; i < W; ++i) {
+          const int64_t p = t + i - (W - 1);  // tap i reads token p
+          const T* token = p < 0 ? seen.at(b, p + W - 1) : x.at(b, p);
+          total += load(taps.at(i) + d, D - d) * load(token + d, D - d);
+        }
+        store(y.at(b, t) + d, total, D - d);
+      }
+}
+
+template <class T>
+void convolve_back(Arguments from) {
+  const int64_t B = from.number(), L = from.number(), D = from.number(), W = from.number();
+  auto x = from.tensor<T>(), seen = from.tensor<T>(), taps = from.tensor<T>(), given = from.tensor<T>();
+  auto of_x = from.tensor<T>(), of_seen = from.tensor<T>(), of_taps = from.tensor<T>();
+  const int64_t lines = (D + Lanes<T>::n - 1) / Lanes<T>::n;
+#pragma omp parallel for if (B * L * D > SMALL)
+  for (int64_t job = 0; job < B * lines; ++job) {
+    const int64_t b = job / lines, d = job % lines * Lanes<T>::n, count = D - d;
+    Vec<T> tap[MOST], of_tap[MOST] = {};
+    for (int64_t i = 0; i < W; ++i) tap[i] = load(taps.at(i) + d, count);
+    for (int64_t p = 1 - W; p < L; ++p) {  // token p is read by tap i for the output of p + W - 1 - i
+      const Vec<T> token = load((p < 0 ? seen.at(b, p + W - 1) : x.at(b, p)) + d, count);
+      Vec<T> total = {};
+      for (int64_t i = 0; i < W; ++i) {
+        const int64_t t = p + W - 1 - i;
+        if (t < 0 || t >= L) continue;
+        const Vec<T> g = load(given.at(b, t) + d, count);
+        total += tap[i] * g;
+        of_tap[i] += token * g;
+      }
+      store((p < 0 ? of_seen.at(b, p + W - 1) : of_x.at(b, p)) + d, total, count);
+    }
+    for (int64_t i = 0; i < W; ++i) store(of_taps.at(b, i) + d, of_tap[i], count);
+  }
+}
+
 }  // namespace
 
 extern "C" {
-void token_shift_forward_float32(const int64_t* from) { forward<float, float>(Arguments(from)); }
-void token_shift_forward_float64(const int64_t* from) { forward<double, double>(Arguments(from)); }
-void token_shift_forward_to_bfloat16_float32(const int64_t* from) { forward<float, BFloat16>(Arguments(from)); }
-void token_shift_backward_float32(const int64_t* from) { backward<float, float>(Arguments(from)); }
-void token_shift_backward_float64(const int64_t* from) { backward<double, double>(Arguments(from)); }
-void token_shift_backward_to_bfloat16_float32(const int64_t* from) { backward<float, BFloat16>(Arguments(from)); }
+void token_shift_forward_float32(const int64_t* from) { shift<float, float>(Arguments(from)); }
+void token_shift_forward_float64(const int64_t* from) { shift<double, double>(Arguments(from)); }
+void token_shift_forward_to_bfloat16_float32(const int64_t* from) { shift<float, BFloat16>(Arguments(from)); }
+void token_shift_backward_float32(const int64_t* from) { shift_back<float, float>(Arguments(from)); }
+void token_shift_backward_float64(const int64_t* from) { shift_back<double, double>(Arguments(from)); }
+void token_shift_backward_to_bfloat16_float32(const int64_t* from) { shift_back<float, BFloat16>(Arguments(from)); }
+void causal_conv_forward_float32(const int64_t* from) { convolve<float>(Arguments(from)); }
+void causal_conv_forward_float64(const int64_t* from) { convolve<double>(Arguments(from)); }
+void causal_conv_backward_float32(const int64_t* from) { convolve_back<float>(Arguments(from)); }
+void causal_conv_backward_float64(const int64_t* from) { convolve_back<double>(Arguments(from)); }
 }
