@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 template <class T>
@@ -52,33 +53,38 @@ inline void copy(const T* from, int64_t count, T* to) {
 template <class T>
 using Whole = decltype(Vec<T>{} < Vec<T>{});
 
-// x with its lanes in another order: lane i is lane i ^ `flip`.
-template <class T>
-inline Vec<T> flipped(Vec<T> x, int flip) {
-  Whole<T> order;
-  for (int i = 0; i < Lanes<T>::n; ++i) order[i] = i ^ flip;
-  return __builtin_shuffle(x, order);
+// Lanes in another order; the numbers of those of y follow those of x. The order is a constant, as
+// the processor wants it.
+template <class T, int FLIP, int... I>
+inline Vec<T> flipped(Vec<T> x, std::integer_sequence<int, I...>) {
+  return __builtin_shuffle(x, Whole<T>{(I ^ FLIP)...});
+}
+
+// The sum of every 2 FLIP neighbouring lanes, in each of them.
+template <class T, int FLIP>
+inline Vec<T> summed(Vec<T> x) {
+  x += flipped<T, FLIP>(x, std::make_integer_sequence<int, Lanes<T>::n>());
+  if constexpr (FLIP > 1) return summed<T, FLIP / 2>(x);
+  else return x;
 }
 
 template <class T>
 inline T sum(Vec<T> x) {
-#pragma GCC unroll 4
-  for (int flip = Lanes<T>::n / 2; flip; flip /= 2) x += flipped<T>(x, flip);
-  return x[0];
+  return summed<T, Lanes<T>::n / 2>(x)[0];
+}
+
+template <class T, int... I>
+inline Vec<T> folded(Vec<T> x, Vec<T> y, std::integer_sequence<int, I...>) {
+  constexpr int n = Lanes<T>::n, half = n / 2;
+  return __builtin_shuffle(x, y, Whole<T>{(I < half ? I : I + half)...}) +
+         __builtin_shuffle(x, y, Whole<T>{(I < half ? I + half : I + n)...});
 }
 
 // The sums of two vectors at once.
 template <class T>
 inline void sums(Vec<T> x, Vec<T> y, T* of_x, T* of_y) {
   constexpr int n = Lanes<T>::n;
-  Whole<T> low, high;
-  for (int i = 0; i < n / 2; ++i) {
-    low[i] = i, low[n / 2 + i] = n + i;
-    high[i] = n / 2 + i, high[n / 2 + i] = n + n / 2 + i;
-  }
-  Vec<T> both = __builtin_shuffle(x, y, low) + __builtin_shuffle(x, y, high);
-#pragma GCC unroll 4
-  for (int flip = n / 4; flip; flip /= 2) both += flipped<T>(both, flip);
+  const Vec<T> both = summed<T, n / 4>(folded<T>(x, y, std::make_integer_sequence<int, n>()));
   *of_x = both[0], *of_y = both[n / 2];
 }
 
