@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
+from seqzoo.errors import UserError, nearest
 from seqzoo.models.zoo import families, family, full_name
 
 
 def add(parser: ArgumentParser) -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL", help="names (default: all)")
+    parser.add_argument(
+        "--backend",
+        metavar="FORM",
+        help="the form to run of every operation that has it, such as native or chunked (default: "
+        "the one that is chosen for the device and the length)",
+    )
 
 
 def run(options: Namespace) -> int:
     names = [full_name(name.removeprefix("model=")) for name in options.models] or list(families())
     for name in names:
         family(name)
+    from contextlib import nullcontext
+
+    from seqzoo import ops
     from seqzoo.laws import verify
 
-    return 0 if verify(names) else 1
+    forms = sorted({form for table in ops.backends().values() for form in table})
+    if options.backend not in (None, *forms):
+        raise UserError(
+            f"--backend {options.backend}: no such form{nearest(options.backend, forms)}"
+        )
+    with ops.backend(options.backend) if options.backend else nullcontext():
+        return 0 if verify(names) else 1
