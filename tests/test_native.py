@@ -224,6 +224,9 @@ def test_the_build_is_kept_and_a_broken_compiler_is_one_line(
     monkeypatch.setenv("CXX", "false")
     assert build_kernels() is None
     assert "recurrences run in torch's slower forms" in capfd.readouterr().err
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert build_kernels() is None
+    assert "no C++ compiler" in capfd.readouterr().err
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX")
     assert build_kernels() is None

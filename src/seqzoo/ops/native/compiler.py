@@ -21,7 +21,7 @@ def build() -> Path | None:
     Its name has the sources, the compiler and the CPU's instructions in it, so that another machine
     with the same home builds its own. Two processes may build at once: the file appears whole.
     """
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    compiler = shutil.which(os.environ.get("CXX") or "c++")
     if compiler is None:
         _say("no C++ compiler: recurrences run in torch's slower forms; install g++ to have them")
         return None
