@@ -217,7 +217,6 @@ BAD = [  # (request, what the line must say)
     ("eval runs --split all", "'val', 'test'"),
     ("generat runs", "did you mean 'generate'?"),
     ("--fast", "--fast"),
-    ("verify --backend natve", "seqzoo: --backend", "did you mean 'native'?"),
     ("verify model=lstn", "seqzoo: model=lstn", "did you mean 'lstm'?"),
     ("dashboard missing", "missing: no TensorBoard logs"),
     ("completion fish", "'bash', 'zsh'"),
@@ -546,6 +545,13 @@ def test_commands_name_the_right_one(
     assert "use seqzoo translate" in capfd.readouterr().err
 
 
+def test_verify_with_one_form(seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str]) -> None:
+    assert seqzoo("verify", "rnn", "--backend", "naive") == 0
+    assert "All laws hold" in capfd.readouterr().out
+    assert seqzoo("verify", "rnn", "--backend", "naiv") == 2
+    assert "no such form; did you mean 'naive'? allowed:" in capfd.readouterr().err
+
+
 def test_what_is_printed_fits_a_terminal(
     in_trained: Path,
     seqzoo: Seqzoo,
@@ -555,7 +561,6 @@ def test_what_is_printed_fits_a_terminal(
     summary |= {"model": "linear_transformer", "parameters": 123_456_789, "steps": 100_000}
     summary |= {"tokens": 819_200_000, "train_seconds": 3600.0, "tokens_per_second": 227_555.5}
     assert seqzoo("verify", "rnn") == 0
-    assert seqzoo("verify", "rnn", "--backend", "naive") == 0
     printed = closing_lines(summary, _config(Path("runs/a")), Path("runs/a"))
     printed += capfd.readouterr().out
     lines = [line for line in printed.splitlines() if "seqzoo" not in line]  # none to type
