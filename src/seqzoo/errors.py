@@ -18,9 +18,10 @@ class UserError(Exception):
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether there was no memory left: torch says it in the text of a RuntimeError."""
-    said = ("allocate", "out of memory")
-    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
+    """Whether there was no memory left: torch raises a RuntimeError with one of these
+    phrases in its message."""
+    phrases = ("allocate", "out of memory")
+    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases)
 
 
 def nearest(given: str, allowed: Iterable[str], most: float = MAX_LISTED) -> str:

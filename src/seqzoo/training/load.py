@@ -30,7 +30,7 @@ class FollowLoad(Hook):
 
     def __init__(self) -> None:
         self.most = torch.get_num_threads()
-        self.next, self.told = float("inf"), False
+        self.next, self.reported = float("inf"), False
 
     def is_due(self, step: int) -> bool:
         return time.perf_counter() >= self.next
@@ -48,12 +48,12 @@ class FollowLoad(Hook):
         if threads == torch.get_num_threads():
             return
         torch.set_num_threads(threads)
-        if not self.told:
+        if not self.reported:
             training.terminal.line(
                 f"threads: {threads} of {self.most}, as other processes keep {others:.1f} cores "
                 f"busy; this follows the load, and trainer.threads={self.most} would not"
             )
-            self.told = True
+            self.reported = True
 
     def _look(self) -> None:
         self.began, self.used = time.perf_counter(), used_by_others()

@@ -20,7 +20,7 @@ DIMENSIONS = 4  # strides that a kernel gets of each tensor
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The kernels; None where they cannot be built, which is said once."""
+    """The kernels; None where they cannot be built, after one line on stderr."""
     path = build()
     return None if path is None else ctypes.CDLL(str(path))
 

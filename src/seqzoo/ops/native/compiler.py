@@ -23,7 +23,9 @@ def build() -> Path | None:
     """
     compiler = shutil.which(os.environ.get("CXX") or "c++")
     if compiler is None:
-        _say("no C++ compiler: recurrences run in torch's slower forms; install g++ to have them")
+        _report(
+            "no C++ compiler: recurrences run in torch's slower forms; install g++ to have them"
+        )
         return None
     sources = sorted(SOURCES.glob("*.cpp"))
     texts = [path.read_bytes() for path in (*sources, *sorted(SOURCES.glob("*.h")))]
@@ -32,7 +34,7 @@ def build() -> Path | None:
     path = _cache() / f"kernels-{key.hexdigest()[:16]}.so"
     if path.exists():
         return path
-    _say(f"building kernels for this CPU, once: {path}")
+    _report(f"building kernels for this CPU, once: {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         fresh = Path(folder) / path.name
@@ -43,7 +45,7 @@ def build() -> Path | None:
                 os.replace(fresh, path)
                 return path
     reason = next((line for line in done.stderr.splitlines() if "error" in line), "no message")
-    _say(f"kernels could not be built ({reason}): recurrences run in torch's slower forms")
+    _report(f"kernels could not be built ({reason}): recurrences run in torch's slower forms")
     return None
 
 
@@ -65,5 +67,5 @@ def _cpu() -> bytes:
 KEYS = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU part")
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     print(f"seqzoo: {text}", file=sys.stderr, flush=True)

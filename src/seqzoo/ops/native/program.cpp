@@ -1,7 +1,6 @@
 // Replays the operations of one decoding step on the memory in which they were recorded.
 // A program is a list of words: for each instruction its code, the number of its words, and those.
 #include <cmath>
-#include <cstdio>
 
 #include "common.h"
 
