@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 import torch
@@ -55,16 +57,41 @@ def small_scores_in_bfloat16(x: Tensor, length: int) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.bfloat16 and small
 
 
+@cache
+def fla_installed() -> bool:
+    """Whether the kernels of fla-core, and Triton, which compiles them, are here. Imports
+    neither."""
+    try:
+        return version("fla-core").startswith("0.6.") and bool(version("triton"))
+    except PackageNotFoundError:
+        return False
+
+
+def fla_takes(x: Tensor, length: int) -> bool:
+    """Whether fla's kernels run: on CUDA, where the products of float32 numbers may be computed in
+    bfloat16 (`torch.set_float32_matmul_precision("medium")`), and not while torch.compile traces,
+    which cannot look into them."""
+    return (
+        x.device.type == "cuda"
+        and x.dtype == torch.float32
+        and not torch.compiler.is_compiling()
+        and torch.get_float32_matmul_precision() == "medium"
+        and fla_installed()
+    )
+
+
 class Backend(NamedTuple):
     """One form of an operation.
 
     Attributes:
         function: its import path, `package.module:function`.
         when: whether to choose it, given an input of the operation and its length in tokens.
+        rounded: whether it rounds inputs to 16 bits, so that the laws in float32 are not for it.
     """
 
     function: str
     when: Condition = always
+    rounded: bool = False
 
 
 BACKENDS: dict[str, dict[str, Backend]] = {
@@ -85,6 +112,7 @@ BACKENDS: dict[str, dict[str, Backend]] = {
     "matrix_state": {
         "native": Backend("seqzoo.ops.native.forms:matrix_state", when=available),
         "naive": Backend("seqzoo.ops.matrix_state:naive", when=one_token),
+        "fla": Backend("seqzoo.ops.fla:matrix_state", when=fla_takes, rounded=True),
         "chunked": Backend("seqzoo.ops.matrix_state:chunked", when=on_cpu),
         "blocked": Backend("seqzoo.ops.matrix_state:blocked"),
     },
