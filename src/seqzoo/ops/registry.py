@@ -55,6 +55,12 @@ def small_scores_in_bfloat16(x: Tensor, length: int) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.bfloat16 and small
 
 
+def native_attention(x: Tensor, length: int) -> bool:
+    """More than one query, in a type that the kernels multiply, and heads of an even size."""
+    wanted = x.ndim == 4 and x.shape[-2] > 1 and x.shape[-1] % 2 == 0
+    return wanted and available(x, length, "attention_forward")
+
+
 class Backend(NamedTuple):
     """One form of an operation.
 
@@ -69,6 +75,7 @@ class Backend(NamedTuple):
 
 BACKENDS: dict[str, dict[str, Backend]] = {
     "attention": {
+        "native": Backend("seqzoo.ops.native.attention:attention", when=native_attention),
         "naive": Backend("seqzoo.ops.attention:naive", when=small_scores_in_bfloat16),
         "sdpa": Backend("seqzoo.ops.attention:sdpa"),
     },
