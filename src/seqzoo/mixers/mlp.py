@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Positive
+from seqzoo.ops.activations import linear_gelu
 
 
 class MLP(nn.Module):
@@ -46,13 +47,12 @@ class MLP(nn.Module):
             gpt2_init(self.gate)
 
     def forward(self, x: Tensor, state: tuple[()] | None = None) -> tuple[Tensor, tuple[()]]:
-        hidden = self.up(x)
-        if self.gate is not None:
-            hidden = F.silu(self.gate(x)) * hidden
-        elif self.activation == "gelu":
-            hidden = F.gelu(hidden)
+        if self.activation == "gelu":
+            hidden = linear_gelu(x, self.up.weight, self.up.bias)
+        elif self.gate is not None:
+            hidden = F.silu(self.gate(x)) * self.up(x)
         else:
-            hidden = F.relu(hidden)
+            hidden = F.relu(self.up(x))
             if self.activation == "relu2":
                 hidden = hidden.square()
         return self.down(hidden).to(x.dtype), ()

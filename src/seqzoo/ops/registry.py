@@ -83,6 +83,11 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "native": Backend("seqzoo.ops.native.forms:causal_conv", when=available),
         "naive": Backend("seqzoo.ops.local:naive_causal_conv"),
     },
+    "linear_gelu": {
+        "naive": Backend("seqzoo.ops.activations:naive_linear_gelu", when=one_token),
+        "native": Backend("seqzoo.ops.native.activations:linear_gelu", when=available),
+        "torch": Backend("seqzoo.ops.activations:naive_linear_gelu"),
+    },
     "linear_scan": {
         "native": Backend("seqzoo.ops.native.forms:linear_scan", when=available),
         "naive": Backend("seqzoo.ops.linear_scan:naive", when=one_token),

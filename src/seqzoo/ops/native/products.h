@@ -38,14 +38,18 @@ struct bfloat16 {
 template <>
 constexpr int64_t step<bfloat16> = 2;
 
+inline __m256i bits(const bfloat16* p, int64_t count) {
+  return count >= 16 ? _mm256_loadu_si256((const __m256i*)p) : _mm256_maskz_loadu_epi16((1 << count) - 1, p);
+}
+
 inline Vec<float> read(const bfloat16* p, int64_t count) {
-  const __mmask16 mask = count >= 16 ? 0xffff : (1 << count) - 1;
-  return (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p)), 16);
+  return (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits(p, count)), 16);
 }
 
 inline void write(bfloat16* p, Vec<float> x, int64_t count) {
-  const __mmask16 mask = count >= 16 ? 0xffff : (1 << count) - 1;
-  _mm256_mask_storeu_epi16(p, mask, (__m256i)_mm512_cvtneps_pbh((__m512)x));
+  const __m256i rounded = (__m256i)_mm512_cvtneps_pbh((__m512)x);
+  if (count >= 16) _mm256_storeu_si256((__m256i*)p, rounded);
+  else _mm256_mask_storeu_epi16(p, (1 << count) - 1, rounded);
 }
 
 inline void round_to(float x, bfloat16* to) {
@@ -63,9 +67,7 @@ inline Vec<float> steps(const Vec<float>* rows, bfloat16) {
 }
 
 inline Vec<float> steps(const bfloat16* p, int64_t apart, int64_t rows, int64_t count) {
-  const __mmask16 mask = count >= 16 ? 0xffff : (1 << count) - 1;
-  return pairs(_mm256_maskz_loadu_epi16(mask, p),
-               _mm256_maskz_loadu_epi16(rows > 1 ? mask : 0, rows > 1 ? p + apart : p));
+  return pairs(bits(p, count), rows > 1 ? bits(p + apart, count) : __m256i{});
 }
 
 inline void add_product(const bfloat16* row, const bfloat16* columns, Vec<float>& sum) {
