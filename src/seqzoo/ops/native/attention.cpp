@@ -133,20 +133,20 @@ T weigh(const Inputs<T, P>& in, T* scores, int64_t count, int64_t width, const T
   const Whole<T> lane = lanes<T>();
   Vec<T> high = Vec<T>{} + none;
   for (int64_t j = 0; j < count; j += n) {
-    Vec<T> s = load(scores + j) * in.scale;
+    Vec<T> s = load(scores + j);
     if (bias) s += load(bias + j);
     if (count - j < n) s = lane < int(count - j) ? s : Vec<T>{} + none;
-    store(scores + j, s);
+    if (bias || count - j < n) store(scores + j, s);
     high = s > high ? s : high;
   }
-  const T now = std::max(*most, largest<T>(high));
+  const T now = std::max(*most, largest<T>(high) * in.scale);
   *factor = *most == now ? T(1) : std::exp(*most - now);
   *most = now;
   Vec<T> total = {};
   int64_t j = 0;
   if (now > none)
     for (; j < count; j += n) {
-      const Vec<T> p = exp_of_negative<T, terms<P>>(load(scores + j) - now);
+      const Vec<T> p = exp_of_negative<T, terms<P>>(load(scores + j) * in.scale - now);
       total += p;
       write(weights + j, p, n);
     }
@@ -154,21 +154,33 @@ T weigh(const Inputs<T, P>& in, T* scores, int64_t count, int64_t width, const T
   return sum<T>(total);
 }
 
+// What a thread needs for a job. Nothing is written where there are zeros up to whole vectors, so the
+// next job finds them.
 template <class T, class P>
-void forward_queries(const Inputs<T, P>& in, int64_t b, int64_t h, int64_t start, int64_t stop, View<P> y,
-                     View<T> lse) {
-  constexpr int64_t size = block<T>;
+struct Forward {
+  static constexpr int64_t size = block<T>;
+  int64_t span, padded;  // keys at once; values of a query, up to whole vectors
+  Panels<T, P> k, v;
+  Buffer<T> bias, scores, out, most, total;
+  Buffer<P> weights;
+  explicit Forward(const Inputs<T, P>& in)
+      : span(std::min(SPAN * size, round_up(in.S, size))), padded(round_up(in.V, Lanes<T>::n)), k(in.K, in.S),
+        v(in.S, in.V), bias(round_up(in.S, Lanes<T>::n)), scores(size * span), out(size * padded), most(size),
+        total(size), weights(size * span) {}
+
+  void queries(const Inputs<T, P>& in, int64_t b, int64_t h, int64_t start, int64_t stop, View<P> y,
+               View<T> lse);
+};
+
+template <class T, class P>
+void Forward<T, P>::queries(const Inputs<T, P>& in, int64_t b, int64_t h, int64_t start, int64_t stop,
+                            View<P> y, View<T> lse) {
   constexpr int n = Lanes<T>::n;
-  const int64_t keys = std::min(in.S, in.seen(stop - 1)), padded = round_up(in.V, n);
-  const int64_t span = std::min(SPAN * size, round_up(keys, size));
-  Panels<T, P> k(in.K, keys), v(keys, in.V);
+  const int64_t keys = std::min(in.S, in.seen(stop - 1));
   k.columns(in.k.at(b, h), in.k.stride[2], keys, in.K);
   v.rows(in.v.at(b, h), in.v.stride[2], keys, in.V);
-  Buffer<T> bias(round_up(keys, n)), scores(size * span), out(size * padded), most(size), total(size);
   if (in.valid)
-    for (int64_t j = 0; j < keys; ++j)
-      if (!in.valid.at(b)[j]) bias[j] = -std::numeric_limits<T>::infinity();
-  Buffer<P> weights(size * span);
+    for (int64_t j = 0; j < keys; ++j) bias[j] = in.valid.at(b)[j] ? T(0) : -std::numeric_limits<T>::infinity();
   for (int64_t first = start; first < stop; first += size) {
     const int64_t R = std::min(size, stop - first), last = std::min(keys, in.seen(first + R - 1));
     std::fill_n(&out[0], R * padded, T(0));
@@ -208,10 +220,14 @@ void forward(Arguments from) {
   if (in.B * in.H < 4 * omp_get_max_threads()) chunk = CHUNK;
 #endif
   const int64_t chunks = (in.L + chunk - 1) / chunk;
-#pragma omp parallel for schedule(dynamic) if (in.parallel())
-  for (int64_t job = 0; job < in.B * in.H * chunks; ++job) {
-    const int64_t head = job / chunks, start = (chunks - 1 - job % chunks) * chunk;
-    forward_queries(in, head / in.H, head % in.H, start, std::min(in.L, start + chunk), y, lse);
+#pragma omp parallel if (in.parallel())
+  {
+    Forward<T, P> own(in);
+#pragma omp for schedule(dynamic)
+    for (int64_t job = 0; job < in.B * in.H * chunks; ++job) {
+      const int64_t head = job / chunks, start = (chunks - 1 - job % chunks) * chunk;
+      own.queries(in, head / in.H, head % in.H, start, std::min(in.L, start + chunk), y, lse);
+    }
   }
 }
 
@@ -228,14 +244,24 @@ struct Gradients {
 };
 
 template <class T, class P>
-struct Block {
+struct Backward {
   static constexpr int64_t size = block<T>;
+  int64_t padded, k_width, v_width;  // queries, and numbers of a key and a value, up to whole vectors
+  Panels<T, P> q_columns, y_columns, q_rows, y_rows;
+  Buffer<T> lse, delta, of_q;  // of_q: of each block of queries, transposed
+  // of a block of keys and queries
   Buffer<T> scores{size * size}, of_weights{size * size};
   Buffer<P> weights{size * size}, of_scores{size * size};
   Panels<T, P> panel{size, size};  // of_scores again
   Buffer<P> keys;                  // transposed
   Buffer<T> of_k, of_v;
-  Block(int64_t K, int64_t k, int64_t v) : keys(K * size), of_k(size * k), of_v(size * v) {}
+  explicit Backward(const Inputs<T, P>& in)
+      : padded(round_up(in.L, size)), k_width(round_up(in.K, Lanes<T>::n)), v_width(round_up(in.V, Lanes<T>::n)),
+        q_columns(in.K, padded), y_columns(in.V, padded), q_rows(padded, in.K), y_rows(padded, in.V),
+        lse(padded), delta(padded), of_q(in.K * padded), keys(in.K * size), of_k(size * k_width),
+        of_v(size * v_width) {}
+
+  void head(const Inputs<T, P>& in, const Gradients<T, P>& out, int64_t b, int64_t h);
 
   void transpose_keys(const P* k, int64_t apart, int64_t R, int64_t K) {
     constexpr int n = Lanes<T>::n;
@@ -252,8 +278,7 @@ struct Block {
   }
 
   // From scores and gradients of the weights, of keys [first, first + R) and queries [start, ..).
-  void differentiate(const Inputs<T, P>& in, int64_t b, int64_t first, int64_t R, int64_t start, const T* lse,
-                     const T* delta) {
+  void differentiate(const Inputs<T, P>& in, int64_t b, int64_t first, int64_t R, int64_t start) {
     constexpr int n = Lanes<T>::n;
     const Whole<T> lane = lanes<T>();
     for (int64_t c = 0; c < size; c += n) {
@@ -280,50 +305,45 @@ struct Block {
 };
 
 template <class T, class P>
-void backward_head(const Inputs<T, P>& in, const Gradients<T, P>& out, int64_t b, int64_t h) {
-  constexpr int64_t size = block<T>;
+void Backward<T, P>::head(const Inputs<T, P>& in, const Gradients<T, P>& out, int64_t b, int64_t h) {
   constexpr int n = Lanes<T>::n;
-  const int64_t K = in.K, V = in.V, L = in.L, padded = round_up(L, size);
-  const int64_t K_steps = round_up(K, step<P>), V_steps = round_up(V, step<P>);
-  const int64_t k_width = round_up(K, n), v_width = round_up(V, n);
-  Panels<T, P> q_columns(K, padded), y_columns(V, padded), q_rows(padded, K), y_rows(padded, V);
+  const int64_t K = in.K, V = in.V, L = in.L, K_steps = round_up(K, step<P>), V_steps = round_up(V, step<P>);
   q_columns.columns(in.q.at(b, h), in.q.stride[2], L, K);
   q_rows.rows(in.q.at(b, h), in.q.stride[2], L, K);
   y_columns.columns(out.of_y.at(b, h), out.of_y.stride[2], L, V);
   y_rows.rows(out.of_y.at(b, h), out.of_y.stride[2], L, V);
-  Buffer<T> lse(padded), delta(padded), of_q(K * padded);  // of_q: transposed
+  std::fill_n(&of_q[0], K * padded, T(0));
   for (int64_t t = 0; t < L; ++t) {
     Vec<T> total = {};
     for (int64_t c = 0; c < V; c += n)
       total += read(out.of_y.at(b, h, t) + c, V - c) * read(out.y.at(b, h, t) + c, V - c);
     lse[t] = out.lse.at(b, h)[t], delta[t] = sum<T>(total);
   }
-  Block<T, P> at(K, k_width, v_width);
   for (int64_t first = 0; first < in.S; first += size) {
     const int64_t R = std::min(size, in.S - first);
     const P *k = in.k.at(b, h, first), *v = in.v.at(b, h, first);
-    std::fill_n(&at.of_k[0], R * k_width, T(0));
-    std::fill_n(&at.of_v[0], R * v_width, T(0));
-    at.transpose_keys(k, in.k.stride[2], R, K);
+    std::fill_n(&of_k[0], R * k_width, T(0));
+    std::fill_n(&of_v[0], R * v_width, T(0));
+    transpose_keys(k, in.k.stride[2], R, K);
     for (int64_t start = in.first_query(first) / size * size; start < L; start += size) {
-      q_columns.template multiply<false>(k, in.k.stride[2], R, 0, K_steps, start / size, 1, at.scores, size);
-      y_columns.template multiply<false>(v, in.v.stride[2], R, 0, V_steps, start / size, 1, at.of_weights, size);
-      at.differentiate(in, b, first, R, start, lse, delta);
-      y_rows.template multiply<true>(at.weights, size, R, start, size, 0, y_rows.count(), at.of_v, v_width);
-      q_rows.template multiply<true>(at.of_scores, size, R, start, size, 0, q_rows.count(), at.of_k, k_width);
-      at.panel.template multiply<true>(at.keys, size, K, 0, size, 0, 1, of_q + start, padded);
+      q_columns.template multiply<false>(k, in.k.stride[2], R, 0, K_steps, start / size, 1, scores, size);
+      y_columns.template multiply<false>(v, in.v.stride[2], R, 0, V_steps, start / size, 1, of_weights, size);
+      differentiate(in, b, first, R, start);
+      y_rows.template multiply<true>(weights, size, R, start, size, 0, y_rows.count(), of_v, v_width);
+      q_rows.template multiply<true>(of_scores, size, R, start, size, 0, q_rows.count(), of_k, k_width);
+      panel.template multiply<true>(keys, size, K, 0, size, 0, 1, of_q + start * K, size);
     }
     for (int64_t j = 0; j < R; ++j) {
       for (int64_t c = 0; c < K; c += n)
-        write(out.k.at(b, h, first + j) + c, load(at.of_k + j * k_width + c), K - c);
+        write(out.k.at(b, h, first + j) + c, load(of_k + j * k_width + c), K - c);
       for (int64_t c = 0; c < V; c += n)
-        write(out.v.at(b, h, first + j) + c, load(at.of_v + j * v_width + c), V - c);
+        write(out.v.at(b, h, first + j) + c, load(of_v + j * v_width + c), V - c);
     }
   }
   for (int64_t t = 0; t < L; t += n)
     for (int64_t i = 0; i < K; i += n) {
       Vec<T> x[n];
-      for (int64_t r = 0; r < n; ++r) x[r] = i + r < K ? load(of_q + (i + r) * padded + t) : Vec<T>{};
+      for (int64_t r = 0; r < n; ++r) x[r] = i + r < K ? load(of_q + t / size * size * K + (i + r) * size + t % size) : Vec<T>{};
       transpose<T>(x);
       for (int64_t r = 0; r < n && t + r < L; ++r) write(out.q.at(b, h, t + r) + i, x[r], K - i);
     }
@@ -334,8 +354,12 @@ void backward(Arguments from) {
   typedef typename Sum<P>::type T;
   Inputs<T, P> in(from);
   Gradients<T, P> out(from);
-#pragma omp parallel for schedule(dynamic) if (in.parallel())
-  for (int64_t job = 0; job < in.B * in.H; ++job) backward_head(in, out, job / in.H, job % in.H);
+#pragma omp parallel if (in.parallel())
+  {
+    Backward<T, P> own(in);
+#pragma omp for schedule(dynamic)
+    for (int64_t job = 0; job < in.B * in.H; ++job) own.head(in, out, job / in.H, job % in.H);
+  }
 }
 
 }  // namespace
