@@ -53,6 +53,8 @@ class CausalAttention(nn.Module):
         n_layers: layers of the model, for GPT-2's initialisation of the output projection.
     """
 
+    begins_with_product = True
+
     @checked(
         combinations.heads_divide_width,
         combinations.even_heads_for_rope,

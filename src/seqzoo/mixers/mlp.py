@@ -26,6 +26,8 @@ class MLP(nn.Module):
             arXiv 2002.05202, eq. 6; 2/3 of the hidden width then has as many parameters).
     """
 
+    begins_with_product = True
+
     @checked()
     def __init__(
         self,

@@ -61,6 +61,10 @@ def native_attention(x: Tensor, length: int) -> bool:
     return wanted and available(x, length, "attention_forward")
 
 
+def native_gelu(x: Tensor, length: int) -> bool:
+    return available(x, length, "gelu_forward")
+
+
 class Backend(NamedTuple):
     """One form of an operation.
 
@@ -85,7 +89,7 @@ BACKENDS: dict[str, dict[str, Backend]] = {
     },
     "linear_gelu": {
         "naive": Backend("seqzoo.ops.activations:naive_linear_gelu", when=one_token),
-        "native": Backend("seqzoo.ops.native.activations:linear_gelu", when=available),
+        "native": Backend("seqzoo.ops.native.activations:linear_gelu", when=native_gelu),
         "torch": Backend("seqzoo.ops.activations:naive_linear_gelu"),
     },
     "linear_scan": {
@@ -99,6 +103,11 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "naive": Backend("seqzoo.ops.matrix_state:naive", when=one_token),
         "chunked": Backend("seqzoo.ops.matrix_state:chunked", when=on_cpu),
         "blocked": Backend("seqzoo.ops.matrix_state:blocked"),
+    },
+    "norm": {
+        "naive": Backend("seqzoo.ops.norms:naive_norm", when=one_token),
+        "native": Backend("seqzoo.ops.native.norms:norm", when=available),
+        "torch": Backend("seqzoo.ops.norms:naive_norm"),
     },
     "recurrent": {
         "naive": Backend("seqzoo.ops.recurrent:naive", when=one_token_on_cpu),
