@@ -80,6 +80,16 @@ def fla_takes(x: Tensor, length: int) -> bool:
     )
 
 
+def native_attention(x: Tensor, length: int) -> bool:
+    """More than one query, in a type that the kernels multiply, and heads of an even size."""
+    wanted = x.ndim == 4 and x.shape[-2] > 1 and x.shape[-1] % 2 == 0
+    return wanted and available(x, length, "attention_forward")
+
+
+def native_gelu(x: Tensor, length: int) -> bool:
+    return available(x, length, "gelu_forward")
+
+
 class Backend(NamedTuple):
     """One form of an operation.
 
@@ -96,12 +106,18 @@ class Backend(NamedTuple):
 
 BACKENDS: dict[str, dict[str, Backend]] = {
     "attention": {
+        "native": Backend("seqzoo.ops.native.attention:attention", when=native_attention),
         "naive": Backend("seqzoo.ops.attention:naive", when=small_scores_in_bfloat16),
         "sdpa": Backend("seqzoo.ops.attention:sdpa"),
     },
     "causal_conv": {
         "native": Backend("seqzoo.ops.native.forms:causal_conv", when=available),
         "naive": Backend("seqzoo.ops.local:naive_causal_conv"),
+    },
+    "linear_gelu": {
+        "naive": Backend("seqzoo.ops.activations:naive_linear_gelu", when=one_token),
+        "native": Backend("seqzoo.ops.native.activations:linear_gelu", when=native_gelu),
+        "torch": Backend("seqzoo.ops.activations:naive_linear_gelu"),
     },
     "linear_scan": {
         "native": Backend("seqzoo.ops.native.forms:linear_scan", when=available),
@@ -115,6 +131,11 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "fla": Backend("seqzoo.ops.fla:matrix_state", when=fla_takes, rounded=True),
         "chunked": Backend("seqzoo.ops.matrix_state:chunked", when=on_cpu),
         "blocked": Backend("seqzoo.ops.matrix_state:blocked"),
+    },
+    "norm": {
+        "naive": Backend("seqzoo.ops.norms:naive_norm", when=one_token),
+        "native": Backend("seqzoo.ops.native.norms:norm", when=available),
+        "torch": Backend("seqzoo.ops.norms:naive_norm"),
     },
     "recurrent": {
         "naive": Backend("seqzoo.ops.recurrent:naive", when=one_token_on_cpu),

@@ -25,13 +25,21 @@ def library() -> ctypes.CDLL | None:
     return None if path is None else ctypes.CDLL(str(path))
 
 
-def available(x: Tensor, length: int) -> bool:
-    """Whether kernels take an input: a real one on a CPU, in float32 or float64, and not while
-    torch.compile traces, which cannot look into them."""
+def available(x: Tensor, length: int, kernel: str = "matrix_state_forward") -> bool:
+    """Whether a kernel takes an input: a real one on a CPU, of a type it is built for, and not while
+    torch.compile traces, which cannot look into it."""
     if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter):
         return False
-    wanted = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-    return wanted and library() is not None
+    return x.device.type == "cpu" and has(kernel, x.dtype)
+
+
+def has(kernel: str, dtype: torch.dtype) -> bool:
+    """Whether this CPU has a kernel for numbers of a type."""
+    return library() is not None and hasattr(library(), _named(kernel, dtype))
+
+
+def _named(kernel: str, dtype: torch.dtype) -> str:
+    return f"{kernel}_{str(dtype).removeprefix('torch.')}"
 
 
 def call(name: str, *values: Tensor | int | None) -> None:
@@ -48,5 +56,11 @@ def call(name: str, *values: Tensor | int | None) -> None:
             dtype = dtype or value.dtype
             strides = value.stride()
             flat += [value.data_ptr(), *strides, *[0] * (DIMENSIONS - len(strides))]
-    kernel = getattr(library(), f"{name}_{str(dtype).removeprefix('torch.')}")
+    assert dtype is not None
+    kernel = getattr(library(), _named(name, dtype))
     kernel((ctypes.c_int64 * len(flat))(*flat))
+
+
+def in_rows(x: Tensor) -> Tensor:
+    """x with its last dimension contiguous, as the kernels read it."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

@@ -88,8 +88,9 @@ inline void sums(Vec<T> x, Vec<T> y, T* of_x, T* of_y) {
   *of_x = both[0], *of_y = both[n / 2];
 }
 
-// e^x for x <= 0, to the last digit but one; 0 where that is below the smallest normal number.
-template <class T>
+// e^x for x <= 0, by default to the last digit but one; 0 where that is below the smallest normal
+// number.
+template <class T, int TERMS = sizeof(T) == 8 ? 13 : 7>
 inline Vec<T> exp_of_negative(Vec<T> x) {
   constexpr bool wide = sizeof(T) == 8;
   constexpr T least = wide ? T(-708) : T(-87), log2_e = T(1.4426950408889634);
@@ -98,13 +99,47 @@ inline Vec<T> exp_of_negative(Vec<T> x) {
   const Vec<T> within = x < least ? Vec<T>{} + least : x;
   const auto power = __builtin_convertvector(within * log2_e - T(0.5), Whole<T>);  // nearest
   const Vec<T> n = __builtin_convertvector(power, Vec<T>), r = within - n * high - n * low;
+  constexpr T factorials[] = {1, 1, 2, 6, 24, 120, 720, 5040, 40320, 362880, 3628800, 39916800, 479001600};
   Vec<T> y = {};
 #pragma GCC unroll 16
-  for (int i = wide ? 13 : 7; i > 0; --i) y = T(1) + y * r * (T(1) / T(i));  // the series of e^r
+  for (int i = TERMS - 1; i >= 0; --i) y = y * r + T(1) / factorials[i];  // the series of e^r
   const auto scale = (power + (wide ? 1023 : 127)) << (wide ? 52 : 23);
   Vec<T> two;
   std::memcpy(&two, &scale, sizeof two);
   return x < least ? Vec<T>{} : y * two;
+}
+
+// Row i of `x`, as many vectors as a vector has lanes, becomes lane i of all.
+template <class T, int HALF, int... I>
+inline void swap_halves(Vec<T>* x, std::integer_sequence<int, I...>) {
+  constexpr int n = Lanes<T>::n;
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) {
+    if (i & HALF) continue;
+    const Vec<T> a = x[i], b = x[i + HALF];
+    x[i] = __builtin_shuffle(a, b, Whole<T>{(I & HALF ? I - HALF + n : I)...});
+    x[i + HALF] = __builtin_shuffle(a, b, Whole<T>{(I & HALF ? I + n : I + HALF)...});
+  }
+  if constexpr (HALF > 1) swap_halves<T, HALF / 2>(x, std::integer_sequence<int, I...>());
+}
+
+template <class T>
+inline void transpose(Vec<T>* x) {
+  swap_halves<T, Lanes<T>::n / 2>(x, std::make_integer_sequence<int, Lanes<T>::n>());
+}
+
+template <class T, int FLIP>
+inline Vec<T> highest(Vec<T> x) {
+  const Vec<T> y = flipped<T, FLIP>(x, std::make_integer_sequence<int, Lanes<T>::n>());
+  x = x > y ? x : y;
+  if constexpr (FLIP > 1) return highest<T, FLIP / 2>(x);
+  else return x;
+}
+
+// The largest of the lanes.
+template <class T>
+inline T largest(Vec<T> x) {
+  return highest<T, Lanes<T>::n / 2>(x)[0];
 }
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }

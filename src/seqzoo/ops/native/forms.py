@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from seqzoo.ops.local import naive_causal_conv, naive_shift_mixes
 from seqzoo.ops.matrix_state import Tokens
-from seqzoo.ops.native import call
+from seqzoo.ops.native import call, in_rows
 from seqzoo.ops.wkv4 import WKVState
 
 SEGMENT = 32  # as in the kernels
@@ -28,9 +28,9 @@ def matrix_state(
 ) -> tuple[Tensor, Tensor]:
     """Token by token, the state of a head in the first-level cache. It reads no chunks."""
     B, H, T, _ = tokens.v.shape
-    tokens = tokens.each(lambda x: _in_rows(x.expand(B, H, T, x.shape[-1])))
-    u = None if u is None else _in_rows(u)
-    out: tuple[Tensor, Tensor] = _MatrixState.apply(*tokens, u, _in_rows(S))  # type: ignore[no-untyped-call]
+    tokens = tokens.each(lambda x: in_rows(x.expand(B, H, T, x.shape[-1])))
+    u = None if u is None else in_rows(u)
+    out: tuple[Tensor, Tensor] = _MatrixState.apply(*tokens, u, in_rows(S))  # type: ignore[no-untyped-call]
     return out
 
 
@@ -60,8 +60,8 @@ class _MatrixState(torch.autograd.Function):
         of_u = q.new_empty(q.shape[0], q.shape[1], q.shape[3])  # for each row of the batch
         to[6] = None if u is None else of_u
         unread = of_y is None  # then no query has a gradient
-        of_y = torch.zeros_like(v) if of_y is None else _in_rows(of_y)
-        of_end = torch.zeros_like(S) if of_end is None else _in_rows(of_end)
+        of_y = torch.zeros_like(v) if of_y is None else in_rows(of_y)
+        of_end = torch.zeros_like(S) if of_end is None else in_rows(of_end)
         call("matrix_state_backward", *_sizes(q, v, log_w), *inputs, of_y, of_end, read, kept, *to)
         return (None if unread else to[0], *to[1:6], None if u is None else of_u.sum(0), to[7])
 
@@ -72,7 +72,7 @@ def _sizes(q: Tensor, v: Tensor, log_w: Tensor) -> tuple[int, ...]:
 
 def wkv4(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
     """Token by token, some channels at once; exact for any keys."""
-    rows = map(_in_rows, (k, v, w, u, *state))
+    rows = map(in_rows, (k, v, w, u, *state))
     y, end = _WKV4.apply(*rows)  # type: ignore[no-untyped-call]
     return y, WKVState(*end.unbind(0))
 
@@ -98,14 +98,14 @@ class _WKV4(torch.autograd.Function):
         B, T, D = k.shape
         of_k, of_v, of_start = k.new_empty(B, T, D), k.new_empty(B, T, D), k.new_empty(3, B, D)
         of_w, of_u = k.new_empty(B, D), k.new_empty(B, D)  # for each row of the batch
-        given = (kept, _in_rows(of_y), _in_rows(of_end), end)
+        given = (kept, in_rows(of_y), in_rows(of_end), end)
         call("wkv4_backward", B, T, D, *inputs, *given, of_k, of_v, of_w, of_u, of_start)
         return of_k, of_v, of_w.sum(0), of_u.sum(0), *of_start.unbind(0)
 
 
 def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
     """Token by token, some channels at once."""
-    states: Tensor = _LinearScan.apply(*map(_in_rows, (a, b, h)))  # type: ignore[no-untyped-call]
+    states: Tensor = _LinearScan.apply(*map(in_rows, (a, b, h)))  # type: ignore[no-untyped-call]
     return states
 
 
@@ -122,7 +122,7 @@ class _LinearScan(torch.autograd.Function):
     def backward(ctx: Any, of_states: Tensor) -> tuple[Tensor, ...]:
         a, h, states = ctx.saved_tensors
         to = states.new_empty(a.shape), states.new_empty(a.shape), states.new_empty(h.shape)
-        call("linear_scan_backward", *a.shape, a, h, states, _in_rows(of_states), *to)
+        call("linear_scan_backward", *a.shape, a, h, states, in_rows(of_states), *to)
         return to
 
 
@@ -132,7 +132,7 @@ def token_shift(x: Tensor, last: Tensor, mixes: Tensor) -> tuple[Tensor, ...]:
     to = torch.get_autocast_dtype("cpu") if half else x.dtype
     if half and to != torch.bfloat16:
         return naive_shift_mixes(x, last, mixes)
-    out: tuple[Tensor, ...] = _TokenShift.apply(_in_rows(x), _in_rows(last), mixes, to)  # type: ignore[no-untyped-call]
+    out: tuple[Tensor, ...] = _TokenShift.apply(in_rows(x), in_rows(last), mixes, to)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -152,7 +152,7 @@ class _TokenShift(torch.autograd.Function):
         x, last, mixes = ctx.saved_tensors
         of_mixes = mixes.new_empty(len(x), *mixes.shape)  # for each row of the batch
         of_x, of_last = x.new_empty(x.shape), x.new_empty(last.shape)
-        rows = [None if g is None else _in_rows(g) for g in given]
+        rows = [None if g is None else in_rows(g) for g in given]
         into = (of_x, of_last, of_mixes)
         name = "token_shift_backward" + _HALF[ctx.to]
         call(name, len(mixes), *x.shape, x, last, mixes, *into, *rows)
@@ -163,7 +163,7 @@ def causal_conv(x: Tensor, before: Tensor, taps: Tensor) -> Tensor:
     """Without a copy of x beside the tokens before it."""
     if len(taps) > MOST:
         return naive_causal_conv(x, before, taps)
-    y: Tensor = _CausalConv.apply(*map(_in_rows, (x, before, taps)))  # type: ignore[no-untyped-call]
+    y: Tensor = _CausalConv.apply(*map(in_rows, (x, before, taps)))  # type: ignore[no-untyped-call]
     return y
 
 
@@ -181,14 +181,9 @@ class _CausalConv(torch.autograd.Function):
         x, before, taps = ctx.saved_tensors
         to = x.new_empty(x.shape), x.new_empty(before.shape)
         of_taps = x.new_empty(len(x), *taps.shape)  # for each row of the batch
-        given = (x, before, taps, _in_rows(of_y))
+        given = (x, before, taps, in_rows(of_y))
         call("causal_conv_backward", *x.shape, len(taps), *given, *to, of_taps)
         return *to, of_taps.sum(0)
 
 
 _HALF = {torch.float32: "", torch.float64: "", torch.bfloat16: "_to_bfloat16"}
-
-
-def _in_rows(x: Tensor) -> Tensor:
-    """x with its last dimension contiguous, as the kernels read it."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

@@ -1,0 +1,102 @@
+// Products of a few rows with a packed matrix. T is the type of sums, P that of the factors:
+// bfloat16 where the CPU multiplies it, or T.
+#pragma once
+#include "common.h"
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+// ---- numbers of type P as vectors of T
+
+inline Vec<float> read(const float* p, int64_t count) { return load(p, count); }
+inline Vec<double> read(const double* p, int64_t count) { return load(p, count); }
+inline void write(float* p, Vec<float> x, int64_t count) { store(p, x, count); }
+inline void write(double* p, Vec<double> x, int64_t count) { store(p, x, count); }
+inline void round_to(float x, float* to) { *to = x; }
+inline void round_to(double x, double* to) { *to = x; }
+
+// The numbers that a lane multiplies at once, as one number of type T: of `step` rows, whose numbers
+// are of type T or P; those of the rows that are missing are 0.
+inline Vec<float> steps(const Vec<float>* rows, float) { return *rows; }
+inline Vec<double> steps(const Vec<double>* rows, double) { return *rows; }
+inline Vec<float> steps(const float* p, int64_t, int64_t, int64_t count) { return load(p, count); }
+inline Vec<double> steps(const double* p, int64_t, int64_t, int64_t count) { return load(p, count); }
+
+// sum += one step of a product: `row` holds the numbers of a row, `columns` a vector of columns.
+template <class T>
+inline void add_product(const T* row, const T* columns, Vec<T>& sum) { sum += *row * load(columns); }
+
+template <class P>
+constexpr int64_t step = 1;  // factors that a lane multiplies at once
+
+#ifdef __AVX512BF16__
+struct bfloat16 {
+  uint16_t bits;
+};
+
+template <>
+constexpr int64_t step<bfloat16> = 2;
+
+inline __m256i bits(const bfloat16* p, int64_t count) {
+  return count >= 16 ? _mm256_loadu_si256((const __m256i*)p) : _mm256_maskz_loadu_epi16((1 << count) - 1, p);
+}
+
+inline Vec<float> read(const bfloat16* p, int64_t count) {
+  return (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits(p, count)), 16);
+}
+
+inline void write(bfloat16* p, Vec<float> x, int64_t count) {
+  const __m256i rounded = (__m256i)_mm512_cvtneps_pbh((__m512)x);
+  if (count >= 16) _mm256_storeu_si256((__m256i*)p, rounded);
+  else _mm256_mask_storeu_epi16(p, (1 << count) - 1, rounded);
+}
+
+inline void round_to(float x, bfloat16* to) {
+  const __m128bh rounded = _mm_cvtneps_pbh(_mm_set_ss(x));
+  std::memcpy(to, &rounded, sizeof *to);
+}
+
+inline Vec<float> pairs(__m256i even, __m256i odd) {
+  return (Vec<float>)_mm512_or_si512(_mm512_cvtepu16_epi32(even),
+                                     _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
+}
+
+inline Vec<float> steps(const Vec<float>* rows, bfloat16) {
+  return pairs((__m256i)_mm512_cvtneps_pbh((__m512)rows[0]), (__m256i)_mm512_cvtneps_pbh((__m512)rows[1]));
+}
+
+inline Vec<float> steps(const bfloat16* p, int64_t apart, int64_t rows, int64_t count) {
+  return pairs(bits(p, count), rows > 1 ? bits(p + apart, count) : __m256i{});
+}
+
+inline void add_product(const bfloat16* row, const bfloat16* columns, Vec<float>& sum) {
+  int32_t pair;
+  std::memcpy(&pair, row, sizeof pair);
+  sum = (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(columns),
+                                     (__m512bh)_mm512_set1_epi32(pair));
+}
+#endif
+
+// out (R, N vectors) = or, with ADD, += R rows, `apart` from each other, times N vectors of columns.
+// The panel has all columns of `step` factors, then of the next. K is a multiple of `step`, and of
+// AT_ONCE of them: few sums would wait for each other, so they are split into that many.
+template <class T, class P, int R, int N, bool ADD = false, int AT_ONCE = 1>
+void multiply_panel(const P* rows, int64_t apart, int64_t K, const P* panel, T* out, int64_t width) {
+  constexpr int n = Lanes<T>::n;
+  Vec<T> sum[AT_ONCE][R][N] = {};
+  for (int64_t k = 0; k < K; k += AT_ONCE * step<P>, panel += AT_ONCE * N * n * step<P>)
+#pragma GCC unroll 4
+    for (int i = 0; i < AT_ONCE; ++i)
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < N; ++c)
+          add_product(rows + r * apart + k + i * step<P>, panel + (i * N + c) * n * step<P>, sum[i][r][c]);
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < N; ++c) {
+      for (int i = 1; i < AT_ONCE; ++i) sum[0][r][c] += sum[i][r][c];
+      if (ADD) sum[0][r][c] += load(out + r * width + c * n);
+      store(out + r * width + c * n, sum[0][r][c]);
+    }
+}
