@@ -26,8 +26,8 @@ def library() -> ctypes.CDLL | None:
 
 
 def available(x: Tensor, length: int, kernel: str = "matrix_state_forward") -> bool:
-    """Whether a kernel takes an input: a real one on a CPU, of a type it is built for, and not while
-    torch.compile traces, which cannot look into it."""
+    """Whether a kernel takes an input: a real one on a CPU, of a type it is built for, and not
+    while torch.compile traces, which cannot look into it."""
     if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter):
         return False
     return x.device.type == "cpu" and has(kernel, x.dtype)

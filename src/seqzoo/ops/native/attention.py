@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from seqzoo.ops.attention import naive
 from seqzoo.ops.native import call, in_rows
 
 
@@ -15,8 +16,9 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool, valid: Tensor | None = None
 ) -> Tensor:
     """q (B, H, T, K), k (B, H, S, K), v (B, H, S, V), valid (B, S); sums are in float32."""
-    if valid is not None:
-        valid = in_rows(valid)
+    if q.dtype == torch.bfloat16 and (q.shape[-1] % 2 or v.shape[-1] % 2):  # it reads pairs
+        return naive(q, k, v, causal=causal, valid=valid)
+    valid = None if valid is None else in_rows(valid)
     y: Tensor = _Attention.apply(*map(in_rows, (q, k, v)), valid, causal)  # type: ignore[no-untyped-call]
     return y
 
@@ -28,7 +30,7 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         B, H, T, K = q.shape
         sizes = B, H, T, k.shape[2], K, v.shape[3], int(causal)
-        y = _tokens_first(B, H, T, v.shape[3], q)
+        y = q.new_empty(B, T, H, v.shape[3]).transpose(1, 2)  # as the next product reads it
         sums = torch.float64 if q.dtype == torch.float64 else torch.float32
         training = any(ctx.needs_input_grad)
         lse = (
@@ -44,11 +46,6 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, valid, y, lse = ctx.saved_tensors
-        to = [_tokens_first(*x.shape, x) for x in (q, k, v)]
+        to = [x.new_empty(x.transpose(1, 2).shape).transpose(1, 2) for x in (q, k, v)]
         call("attention_backward", *ctx.sizes, q, k, v, valid, in_rows(of_y), y, lse, *to)
         return *to, None, None
-
-
-def _tokens_first(B: int, H: int, T: int, K: int, like: Tensor) -> Tensor:
-    """(B, H, T, K) in memory as (B, T, H, K), the order of the products before and after."""
-    return like.new_empty(B, T, H, K).transpose(1, 2)

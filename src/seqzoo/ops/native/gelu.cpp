@@ -14,7 +14,7 @@ template <class P>
 inline Normal normal(Vec<float> x) {
   const Vec<float> size = x < 0 ? -x : x;
   const Vec<float> bell = exp_of_negative<float, sizeof(P) == 4 ? 7 : 6>(x * x * -0.5f);
-  const Vec<float> t = 1.0f / (1.0f + 0.231641888f * size);
+  const Vec<float> t = reciprocal(1.0f + 0.231641888f * size);
   Vec<float> tail = t * 0.530702715f - 0.726576014f;
   tail = tail * t + 0.710706871f;
   tail = tail * t - 0.142248368f;

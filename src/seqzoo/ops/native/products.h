@@ -3,7 +3,7 @@
 #pragma once
 #include "common.h"
 
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -15,6 +15,16 @@ inline void write(float* p, Vec<float> x, int64_t count) { store(p, x, count); }
 inline void write(double* p, Vec<double> x, int64_t count) { store(p, x, count); }
 inline void round_to(float x, float* to) { *to = x; }
 inline void round_to(double x, double* to) { *to = x; }
+
+// 1 / x, to the last digit but one.
+inline Vec<float> reciprocal(Vec<float> x) {
+#ifdef __AVX512F__
+  const Vec<float> near = (Vec<float>)_mm512_rcp14_ps((__m512)x);
+  return near * (2.0f - x * near);
+#else
+  return 1.0f / x;
+#endif
+}
 
 // The numbers that a lane multiplies at once, as one number of type T: of `step` rows, whose numbers
 // are of type T or P; those of the rows that are missing are 0.
