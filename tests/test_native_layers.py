@@ -10,6 +10,7 @@ from seqzoo.models.zoo import build
 from seqzoo.ops import native
 from seqzoo.ops.activations import linear_gelu
 from seqzoo.ops.attention import causal_attention, full_attention, naive
+from seqzoo.ops.cross_entropy import cross_entropy
 from seqzoo.ops.norms import naive_norm, norm
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no C++ compiler")
@@ -100,6 +101,32 @@ def test_linear_gelu(dtype, width) -> None:
     bias = randn(width, seed=3, dtype=dtype)
     inputs = [x, weight, bias]
     check(linear_gelu, lambda x, w, b: F.gelu(F.linear(x, w, b)), inputs, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("form", ["native", "chunked"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("V", [5, 64, 1030])
+def test_cross_entropy(dtype, form, smoothing, V) -> None:
+    """Of logits that are far apart, over several chunks, with rows that do not count."""
+    kernel("cross_entropy_forward", dtype)
+    logits = 20 * randn(300, V, seed=1, dtype=dtype)
+    targets = torch.randint(V, (300,), generator=torch.Generator().manual_seed(2))
+    targets[::3] = -1
+
+    def run(form):
+        def loss(x):
+            with ops.backend(form):
+                return cross_entropy(x, targets, ignore=-1, smoothing=smoothing)
+
+        return loss
+
+    check(run(form), run("naive"), [logits], TOLERANCE[dtype])
+
+
+def test_no_rows() -> None:
+    logits = torch.zeros(0, 5)
+    assert cross_entropy(logits, torch.zeros(0, dtype=torch.long), ignore=-1, smoothing=0.0) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

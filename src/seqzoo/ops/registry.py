@@ -84,6 +84,15 @@ def native_attention(x: Tensor, length: int) -> bool:
     return x.shape[-2] > 1 and available(x, length, "attention_forward")
 
 
+def native_loss(x: Tensor, length: int) -> bool:
+    return available(x, length, "cross_entropy_forward")
+
+
+def few_logits(x: Tensor, length: int) -> bool:
+    """Those of which a copy in float32 needs no more than 16 MiB."""
+    return length <= 2**22
+
+
 def native_gelu(x: Tensor, length: int) -> bool:
     return available(x, length, "gelu_forward")
 
@@ -111,6 +120,11 @@ BACKENDS: dict[str, dict[str, Backend]] = {
     "causal_conv": {
         "native": Backend("seqzoo.ops.native.forms:causal_conv", when=available),
         "naive": Backend("seqzoo.ops.local:naive_causal_conv"),
+    },
+    "cross_entropy": {
+        "native": Backend("seqzoo.ops.native.cross_entropy:cross_entropy", when=native_loss),
+        "naive": Backend("seqzoo.ops.cross_entropy:naive", when=few_logits),
+        "chunked": Backend("seqzoo.ops.cross_entropy:chunked"),
     },
     "linear_gelu": {
         "naive": Backend("seqzoo.ops.activations:naive_linear_gelu", when=one_token),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from seqzoo.ops.cross_entropy import cross_entropy
 from seqzoo.ops.tensors import to_device
 from seqzoo.state import State
 from seqzoo.tasks.task import Forward
@@ -33,13 +33,8 @@ class TokenBatch(NamedTuple):
 
 def next_token_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Summed cross-entropy in nats of logits (B, T, V) against targets (B, T)."""
-    return F.cross_entropy(
-        logits.flatten(0, 1).float(),
-        targets.flatten(),
-        ignore_index=IGNORE,
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
+    flat = logits.flatten(0, 1), targets.flatten()
+    return cross_entropy(*flat, ignore=IGNORE, smoothing=label_smoothing)
 
 
 @torch.no_grad()

@@ -42,11 +42,11 @@ def _named(kernel: str, dtype: torch.dtype) -> str:
     return f"{kernel}_{str(dtype).removeprefix('torch.')}"
 
 
-def call(name: str, *values: Tensor | int | None) -> None:
-    """Run the kernel `name` for the type of the first tensor. A None stands for a tensor that is
-    not there."""
+def call(name: str, *values: Tensor | int | None, of: torch.dtype | None = None) -> None:
+    """Run the kernel `name` for the type `of`; None: that of the first tensor. A None among the
+    values stands for a tensor that is not there."""
     flat: list[int] = []
-    dtype = None
+    dtype = of
     for value in values:
         if isinstance(value, int):
             flat.append(value)
