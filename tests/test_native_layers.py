@@ -121,7 +121,7 @@ def test_cross_entropy(dtype, form, smoothing, V) -> None:
 
         return loss
 
-    check(run(form), run("naive"), [logits], TOLERANCE[dtype])
+    check(run(form), run("naive"), [logits], 5 * TOLERANCE[dtype])  # of numbers up to 80
 
 
 def test_no_rows() -> None:
