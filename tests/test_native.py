@@ -94,8 +94,37 @@ def test_wkv4_and_linear_scan(dtype, D, spread) -> None:
 
         compare(flat, [x.requires_grad_() for x in (k, v, w, u)])
         compare(flat, [x.requires_grad_() for x in (k, v, w, u, *start)])
+        r = randn(B, T, D, seed=9, dtype=dtype) * 5
+
+        def gated(r, k, v, w, u, *start):
+            y, state = wkv4(k, v, w, u, WKVState(*start), r)
+            return y, *state
+
+        compare(gated, [x.requires_grad_() for x in (r, k, v, w, u, *start)])
         a, h = randn(B, T, D, seed=8, dtype=dtype).sigmoid(), start[0]
         compare(lambda *xs: (linear_scan(*xs),), [x.requires_grad_() for x in (a, v, h)])
+
+
+@pytest.mark.parametrize("D", [5, 16, 70])
+def test_wkv4_of_bfloat16_rounds_only_what_it_writes(D) -> None:
+    """Against the same tokens in float32."""
+    B, T = 2, 70
+    halves = [randn(B, T, D, seed=i, dtype=torch.bfloat16) for i in range(3)]
+    w, u = -randn(D, seed=3, dtype=torch.float32).exp(), randn(D, seed=4, dtype=torch.float32)
+    start = [randn(B, D, seed=5 + i, dtype=torch.float32).exp() for i in range(3)]
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        tokens = [x.to(dtype).requires_grad_() for x in halves]
+        rest = [x.detach().requires_grad_() for x in (w, u, *start)]
+        with ops.backend("native"):
+            y, state = wkv4(*tokens[:2], *rest[:2], WKVState(*rest[2:]), tokens[2])
+        of_y = randn(B, T, D, seed=8, dtype=torch.bfloat16).to(dtype)
+        of_inputs = torch.autograd.grad([y, *state], [*tokens, *rest], [of_y, *start])
+        assert y.dtype == dtype and all(x.dtype == torch.float32 for x in state)
+        found.append(([y, *of_inputs[:3]], [*state, *of_inputs[3:]]))
+    (in_float, exact), (in_half, kept) = found
+    assert all(torch.equal(x.bfloat16(), y) for x, y in zip(in_float, in_half, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(exact, kept, strict=True))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

@@ -68,11 +68,10 @@ class TimeMix(nn.Module):
         (xk, xv, xr), shift = shift_mixes(x, state and state.shift, *mixes)
         k, v, r = self.key(xk), self.value(xv), self.receptance(xr)
         with torch.autocast(x.device.type, enabled=False):
-            k, v, decay, u = float32_or_wider(k, v, self.time_decay, self.time_first)
-            decay, u = decay.to(k.dtype), u.to(k.dtype)
+            decay, u = float32_or_wider(self.time_decay, self.time_first)
             wkv = state.wkv if state else empty_state(k)
-            y, wkv = wkv4(k, v, -decay.exp(), u, wkv)
-        y = self.output(y.to(r.dtype) * r.sigmoid())
+            y, wkv = wkv4(k, v, -decay.exp(), u, wkv, r)
+        y = self.output(y)
         return y.to(x.dtype), TimeState(shift, wkv)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from seqzoo.config import plugins
 from seqzoo.config.schema import load
-from seqzoo.ops.native import available
+from seqzoo.ops.native import available, available_in_bfloat16
 
 Condition = Callable[[Tensor, int], bool]  # (an input of the operation, its length in tokens)
 
@@ -98,7 +98,7 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "naive": Backend("seqzoo.ops.local:naive_shift_mixes"),
     },
     "wkv4": {
-        "native": Backend("seqzoo.ops.native.forms:wkv4", when=available),
+        "native": Backend("seqzoo.ops.native.forms:wkv4", when=available_in_bfloat16),
         "naive": Backend("seqzoo.ops.wkv4:naive", when=one_token),
         "chunked": Backend("seqzoo.ops.wkv4:chunked", when=on_cpu),  # falls back to `scan`
         "scan": Backend("seqzoo.ops.wkv4:scan"),

@@ -28,10 +28,18 @@ def library() -> ctypes.CDLL | None:
 def available(x: Tensor, length: int) -> bool:
     """Whether kernels take an input: a real one on a CPU, in float32 or float64, and not while
     torch.compile traces, which cannot look into them."""
+    return x.dtype in (torch.float32, torch.float64) and _reachable(x)
+
+
+def available_in_bfloat16(x: Tensor, length: int) -> bool:
+    """The same for kernels that also read bfloat16."""
+    return x.dtype in (torch.float32, torch.float64, torch.bfloat16) and _reachable(x)
+
+
+def _reachable(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter):
         return False
-    wanted = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-    return wanted and library() is not None
+    return x.device.type == "cpu" and library() is not None
 
 
 def call(name: str, *values: Tensor | int | None) -> None:

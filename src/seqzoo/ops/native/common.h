@@ -1,6 +1,7 @@
 // Vectors of one cache line, and the arguments that Python hands over.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -39,6 +40,43 @@ template <class T>
 inline void store(T* p, Vec<T> x, int64_t count) {
   if (count >= Lanes<T>::n) return store(p, x);
   for (int64_t i = 0; i < count; ++i) p[i] = x[i];
+}
+
+// ---- bfloat16: numbers are read as float32 and rounded when they are written
+
+typedef uint32_t Bits __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef uint16_t LooseHalves __attribute__((vector_size(32), aligned(2), may_alias));
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+inline Vec<float> read(const float* p, int64_t count) { return load(p, count); }
+inline Vec<double> read(const double* p, int64_t count) { return load(p, count); }
+inline void write(float* p, Vec<float> x, int64_t count) { store(p, x, count); }
+inline void write(double* p, Vec<double> x, int64_t count) { store(p, x, count); }
+
+inline Vec<float> read(const BFloat16* p, int64_t count) {
+  Halves half = {};
+  if (count >= 16) half = *reinterpret_cast<const LooseHalves*>(p);
+  else
+    for (int64_t i = 0; i < count; ++i) half[i] = p[i].bits;
+  const Bits words = __builtin_convertvector(half, Bits) << 16;
+  Vec<float> x;
+  std::memcpy(&x, &words, sizeof x);
+  return x;
+}
+
+inline void write(BFloat16* p, Vec<float> x, int64_t count) {  // to the nearest, ties to even
+  Bits words;
+  std::memcpy(&words, &x, sizeof x);
+  const Bits rounded = (words + 0x7fff + ((words >> 16) & 1)) >> 16;
+  const Bits kept = x == x ? rounded : (words >> 16) | 0x40;  // NaN stays NaN
+  const Halves half = __builtin_convertvector(kept, Halves);
+  if (count >= 16) *reinterpret_cast<LooseHalves*>(p) = half;
+  else
+    for (int64_t i = 0; i < count; ++i) p[i].bits = half[i];
 }
 
 // A copy of few numbers, without the call of a function.
@@ -88,6 +126,15 @@ inline void sums(Vec<T> x, Vec<T> y, T* of_x, T* of_y) {
   *of_x = both[0], *of_y = both[n / 2];
 }
 
+// 1 / 0!, 1 / 1!, ... 1 / LAST!
+template <class T, int LAST>
+constexpr std::array<T, LAST + 1> one_over_factorials() {
+  std::array<T, LAST + 1> found{};
+  double factorial = 1;
+  for (int i = 0; i <= LAST; factorial *= ++i) found[i] = T(1 / factorial);
+  return found;
+}
+
 // e^x for x <= 0, to the last digit but one; 0 where that is below the smallest normal number.
 template <class T>
 inline Vec<T> exp_of_negative(Vec<T> x) {
@@ -98,9 +145,11 @@ inline Vec<T> exp_of_negative(Vec<T> x) {
   const Vec<T> within = x < least ? Vec<T>{} + least : x;
   const auto power = __builtin_convertvector(within * log2_e - T(0.5), Whole<T>);  // nearest
   const Vec<T> n = __builtin_convertvector(power, Vec<T>), r = within - n * high - n * low;
-  Vec<T> y = {};
+  constexpr int last = wide ? 13 : 7;
+  constexpr auto series = one_over_factorials<T, last>();
+  Vec<T> y = Vec<T>{} + series[last];
 #pragma GCC unroll 16
-  for (int i = wide ? 13 : 7; i > 0; --i) y = T(1) + y * r * (T(1) / T(i));  // the series of e^r
+  for (int i = last - 1; i >= 0; --i) y = y * r + series[i];  // the series of e^r
   const auto scale = (power + (wide ? 1023 : 127)) << (wide ? 52 : 23);
   Vec<T> two;
   std::memcpy(&two, &scale, sizeof two);

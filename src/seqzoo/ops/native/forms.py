@@ -70,37 +70,43 @@ def _sizes(q: Tensor, v: Tensor, log_w: Tensor) -> tuple[int, ...]:
     return *v.shape[:3], q.shape[-1], v.shape[-1], log_w.shape[-1]
 
 
-def wkv4(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
-    """Token by token, some channels at once; exact for any keys."""
-    rows = map(_in_rows, (k, v, w, u, *state))
-    y, end = _WKV4.apply(*rows)  # type: ignore[no-untyped-call]
-    return y, WKVState(*end.unbind(0))
+def wkv4(
+    k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState, r: Tensor | None = None
+) -> tuple[Tensor, WKVState]:
+    """Token by token, some channels at once; exact for any keys. Where k, v and r are in bfloat16
+    they are read so, and so is y written; the sums are float32."""
+    half = r is not None and {k.dtype, v.dtype, r.dtype} == {torch.bfloat16}
+    tokens = [x if x is None else _in_rows(x if half else x.to(w.dtype)) for x in (k, v, r)]
+    y, end = _WKV4.apply(*map(_in_rows, (w, u, *state)), *tokens)  # type: ignore[no-untyped-call]
+    return y if r is None else y.to(r.dtype), WKVState(*end.unbind(0))
 
 
 class _WKV4(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        k = inputs[0]
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        w, k = inputs[0], inputs[5]
         B, T, D = k.shape
         training = any(ctx.needs_input_grad)
-        y, end = k.new_empty(B, T, D), k.new_empty(3, B, D)
-        kept = k.new_empty(B, -(-T // SEGMENT), 3, D) if training else None
-        call("wkv4_forward", B, T, D, *inputs, y, end, kept)
+        y, end = k.new_empty(B, T, D), w.new_empty(3, B, D)
+        kept = w.new_empty(B, -(-T // SEGMENT), 3, D) if training else None
+        call("wkv4_forward" + _OF_HALF[k.dtype], B, T, D, *inputs, y, end, kept)
         if training:
             ctx.save_for_backward(*inputs, kept, end)
         return y, end
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_y: Tensor, of_end: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, of_y: Tensor, of_end: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, kept, end = ctx.saved_tensors
-        k = inputs[0]
+        w, k, r = inputs[0], inputs[5], inputs[7]
         B, T, D = k.shape
-        of_k, of_v, of_start = k.new_empty(B, T, D), k.new_empty(B, T, D), k.new_empty(3, B, D)
-        of_w, of_u = k.new_empty(B, D), k.new_empty(B, D)  # for each row of the batch
-        given = (kept, _in_rows(of_y), _in_rows(of_end), end)
-        call("wkv4_backward", B, T, D, *inputs, *given, of_k, of_v, of_w, of_u, of_start)
-        return of_k, of_v, of_w.sum(0), of_u.sum(0), *of_start.unbind(0)
+        of_w, of_u, of_start = w.new_empty(B, D), w.new_empty(B, D), w.new_empty(3, B, D)  # by row
+        of_k, of_v = k.new_empty(B, T, D), k.new_empty(B, T, D)
+        of_r = None if r is None else k.new_empty(B, T, D)
+        given = (kept, _in_rows(of_end), end, of_w, of_u, of_start)
+        name = "wkv4_backward" + _OF_HALF[k.dtype]
+        call(name, B, T, D, *inputs, *given, _in_rows(of_y), of_k, of_v, of_r)
+        return of_w.sum(0), of_u.sum(0), *of_start.unbind(0), of_k, of_v, of_r
 
 
 def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
@@ -186,6 +192,7 @@ class _CausalConv(torch.autograd.Function):
         return *to, of_taps.sum(0)
 
 
+_OF_HALF = {torch.float32: "", torch.float64: "", torch.bfloat16: "_of_bfloat16"}
 _HALF = {torch.float32: "", torch.float64: "", torch.bfloat16: "_to_bfloat16"}
 
 
