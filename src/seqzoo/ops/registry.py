@@ -76,6 +76,10 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "native": Backend("seqzoo.ops.native.forms:causal_conv", when=available),
         "naive": Backend("seqzoo.ops.local:naive_causal_conv"),
     },
+    "gate": {
+        "native": Backend("seqzoo.ops.native.forms:gate", when=available_in_bfloat16),
+        "naive": Backend("seqzoo.ops.channel:naive_gate"),
+    },
     "linear_scan": {
         "native": Backend("seqzoo.ops.native.forms:linear_scan", when=available),
         "naive": Backend("seqzoo.ops.linear_scan:naive", when=one_token),
@@ -92,6 +96,14 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "naive": Backend("seqzoo.ops.recurrent:naive", when=one_token_on_cpu),
         "native": Backend("seqzoo.ops.native.recurrent:recurrent", when=available),
         "torch": Backend("seqzoo.ops.recurrent:fused"),
+    },
+    "relu2_product": {
+        "native": Backend("seqzoo.ops.native.forms:relu2_product", when=available_in_bfloat16),
+        "naive": Backend("seqzoo.ops.channel:naive_relu2_product"),
+    },
+    "shift_products": {
+        "native": Backend("seqzoo.ops.native.forms:shift_products", when=available),
+        "naive": Backend("seqzoo.ops.local:naive_shift_products"),
     },
     "token_shift": {
         "native": Backend("seqzoo.ops.native.forms:token_shift", when=available),

@@ -57,7 +57,8 @@ def wkv4(
         token.
     """
     watch(lambda: _weights(k[:1].to(w.dtype), w, u))
-    return choose("wkv4", k, k.shape[1])(k, v, w, u, state, r)
+    form: Form = choose("wkv4", k, k.shape[1])
+    return form(k, v, w, u, state, r)
 
 
 def _gated(form: Form) -> Form:

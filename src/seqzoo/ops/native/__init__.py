@@ -43,8 +43,8 @@ def _reachable(x: Tensor) -> bool:
 
 
 def call(name: str, *values: Tensor | int | None) -> None:
-    """Run the kernel `name` for the type of the first tensor. A None stands for a tensor that is
-    not there."""
+    """Run the kernel `name` for the type of the first tensor that is not in bfloat16, or for
+    bfloat16. A None stands for a tensor that is not there."""
     flat: list[int] = []
     dtype = None
     for value in values:
@@ -53,8 +53,9 @@ def call(name: str, *values: Tensor | int | None) -> None:
         elif value is None:
             flat += [0] * (1 + DIMENSIONS)
         else:
-            dtype = dtype or value.dtype
+            if value.dtype != torch.bfloat16:
+                dtype = dtype or value.dtype
             strides = value.stride()
             flat += [value.data_ptr(), *strides, *[0] * (DIMENSIONS - len(strides))]
-    kernel = getattr(library(), f"{name}_{str(dtype).removeprefix('torch.')}")
+    kernel = getattr(library(), f"{name}_{str(dtype or torch.bfloat16).removeprefix('torch.')}")
     kernel((ctypes.c_int64 * len(flat))(*flat))

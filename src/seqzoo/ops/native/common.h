@@ -4,8 +4,13 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 #include <vector>
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 template <class T>
 struct Lanes {
@@ -42,6 +47,16 @@ inline void store(T* p, Vec<T> x, int64_t count) {
   for (int64_t i = 0; i < count; ++i) p[i] = x[i];
 }
 
+// Calls f(d, count) for every vector of the numbers from `first` to `last`. Of a whole vector the
+// count is known when the kernel is compiled, so that no lane is asked for.
+template <class T, class Body>
+inline void vectors(int64_t first, int64_t last, Body f) {
+  constexpr int n = Lanes<T>::n;
+  int64_t d = first;
+  for (; d + n <= last; d += n) f(d, std::integral_constant<int64_t, n>());
+  if (d < last) f(d, last - d);
+}
+
 // ---- bfloat16: numbers are read as float32 and rounded when they are written
 
 typedef uint32_t Bits __attribute__((vector_size(64)));
@@ -68,12 +83,21 @@ inline Vec<float> read(const BFloat16* p, int64_t count) {
   return x;
 }
 
-inline void write(BFloat16* p, Vec<float> x, int64_t count) {  // to the nearest, ties to even
+// The nearest numbers, ties to even. The processor's own instruction has 0 for those below the
+// smallest normal number.
+inline Halves rounded(Vec<float> x) {
+#ifdef __AVX512BF16__
+  return Halves(_mm512_cvtneps_pbh(__m512(x)));
+#else
   Bits words;
   std::memcpy(&words, &x, sizeof x);
-  const Bits rounded = (words + 0x7fff + ((words >> 16) & 1)) >> 16;
-  const Bits kept = x == x ? rounded : (words >> 16) | 0x40;  // NaN stays NaN
-  const Halves half = __builtin_convertvector(kept, Halves);
+  const Bits nearest = (words + 0x7fff + ((words >> 16) & 1)) >> 16;
+  return __builtin_convertvector(x == x ? nearest : (words >> 16) | 0x40, Halves);  // NaN stays NaN
+#endif
+}
+
+inline void write(BFloat16* p, Vec<float> x, int64_t count) {
+  const Halves half = rounded(x);
   if (count >= 16) *reinterpret_cast<LooseHalves*>(p) = half;
   else
     for (int64_t i = 0; i < count; ++i) p[i].bits = half[i];
@@ -155,6 +179,17 @@ inline Vec<T> exp_of_negative(Vec<T> x) {
   std::memcpy(&two, &scale, sizeof two);
   return x < least ? Vec<T>{} : y * two;
 }
+
+// sigmoid(x) = numerator / denominator, and neither overflows.
+template <class T>
+struct Sigmoid {
+  Vec<T> numerator, denominator;
+  explicit Sigmoid(Vec<T> x) {
+    const Vec<T> e = exp_of_negative<T>(x < 0 ? x : -x);
+    numerator = x < 0 ? e : Vec<T>{} + T(1);
+    denominator = T(1) + e;
+  }
+};
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 

@@ -28,17 +28,6 @@ struct Sums {
   Sums after(const Scales<T>& s, Vec<T> v) const { return {s.old * a + s.fresh * v, s.old * b + s.fresh, s.top}; }
 };
 
-// sigmoid(x) = numerator / denominator, and neither overflows.
-template <class T>
-struct Sigmoid {
-  Vec<T> numerator, denominator;
-  explicit Sigmoid(Vec<T> x) {
-    const Vec<T> e = exp_of_negative<T>(x < 0 ? x : -x);
-    numerator = x < 0 ? e : Vec<T>{} + T(1);
-    denominator = T(1) + e;
-  }
-};
-
 template <class T, class X>
 struct Inputs {
   int64_t B, L, D, groups;
@@ -66,10 +55,10 @@ void forward(Arguments from) {
     const int64_t i = job / in.groups, from_d = job % in.groups * GROUP * n;
     const int64_t to_d = std::min(in.D, from_d + GROUP * n);
     Sums<T> sums[GROUP];
-    for (int64_t d = from_d; d < to_d; d += n) sums[(d - from_d) / n] = in.start(i, d);
+    vectors<T>(from_d, to_d, [&](int64_t d, auto) { sums[(d - from_d) / n] = in.start(i, d); });
     for (int64_t first = 0; first < in.L; first += SEGMENT)
-      for (int64_t d = from_d; d < to_d; d += n) {
-        const int64_t count = in.D - d, last = std::min(in.L, first + SEGMENT);
+      vectors<T>(from_d, to_d, [&](int64_t d, auto count) {
+        const int64_t last = std::min(in.L, first + SEGMENT);
         const Vec<T> w = load(in.w.data + d, count), u = load(in.u.data + d, count);
         Sums<T> now = sums[(d - from_d) / n];
         if (kept) {
@@ -88,12 +77,12 @@ void forward(Arguments from) {
           now = now.after(now.shares(k, w), v);
         }
         sums[(d - from_d) / n] = now;
-      }
-    for (int64_t d = from_d; d < to_d; d += n) {
+      });
+    vectors<T>(from_d, to_d, [&](int64_t d, auto count) {
       const Sums<T>& now = sums[(d - from_d) / n];
-      store(end.at(0, i) + d, now.a, in.D - d), store(end.at(1, i) + d, now.b, in.D - d);
-      store(end.at(2, i) + d, now.p, in.D - d);
-    }
+      store(end.at(0, i) + d, now.a, count), store(end.at(1, i) + d, now.b, count);
+      store(end.at(2, i) + d, now.p, count);
+    });
   }
 }
 
@@ -115,17 +104,16 @@ void backward(Arguments from) {
     const int64_t i = job / in.groups, from_d = job % in.groups * GROUP * n;
     const int64_t to_d = std::min(in.D, from_d + GROUP * n);
     Gradients<T> gradients[GROUP];
-    for (int64_t d = from_d; d < to_d; d += n) {
-      const int64_t count = in.D - d;
+    vectors<T>(from_d, to_d, [&](int64_t d, auto count) {
       // Of the scale itself there is a gradient only at the end: a change of it before cancels out.
       const Vec<T> a = load(of_end.at(0, i) + d, count), b = load(of_end.at(1, i) + d, count);
       const Vec<T> p = load(of_end.at(2, i) + d, count) - a * load(end.at(0, i) + d, count) -
                        b * load(end.at(1, i) + d, count);
       gradients[(d - from_d) / n] = {a, b, p, Vec<T>{}, Vec<T>{}};
-    }
+    });
     for (int64_t first = (in.L - 1) / SEGMENT * SEGMENT; first >= 0; first -= SEGMENT)
-      for (int64_t d = from_d; d < to_d; d += n) {
-        const int64_t count = in.D - d, length = std::min(SEGMENT, in.L - first);
+      vectors<T>(from_d, to_d, [&](int64_t d, auto count) {
+        const int64_t length = std::min(SEGMENT, in.L - first);
         const Vec<T> w = load(in.w.data + d, count), u = load(in.u.data + d, count);
         Sums<T> states[SEGMENT + 1];
         Vec<T> old[SEGMENT], fresh[SEGMENT];  // shares in the sums after each token
@@ -168,15 +156,14 @@ void backward(Arguments from) {
           write(of_k.at(i, first + t) + d, dk, count), write(of_v.at(i, first + t) + d, dv, count);
         }
         gradients[(d - from_d) / n] = g;
-      }
-    for (int64_t d = from_d; d < to_d; d += n) {
-      const int64_t count = in.D - d;
+      });
+    vectors<T>(from_d, to_d, [&](int64_t d, auto count) {
       const Gradients<T>& g = gradients[(d - from_d) / n];
       const Sums<T> start = in.start(i, d);
       store(of_w.at(i) + d, g.w, count), store(of_u.at(i) + d, g.u, count);
       store(of_start.at(0, i) + d, g.a, count), store(of_start.at(1, i) + d, g.b, count);
       store(of_start.at(2, i) + d, Vec<T>(g.p + g.a * start.a + g.b * start.b), count);
-    }
+    });
   }
 }
 
