@@ -35,7 +35,15 @@ test-slow: setup ## tests of minutes: crashes, whole trainings
 	$(BIN)/pytest -m slow
 
 test-gpu: setup ## tests on CUDA
+	$(PIP) $(PINS) -e '.[cuda]'
 	$(BIN)/pytest -m gpu
+
+# PyPI's torch is built for CUDA, several GB. It finds no driver here, and needs none.
+check-cuda: ## devices, shapes and waiting on CUDA, on a machine without a GPU
+	@test -x .venv-cuda/bin/pytest || { $(PYTHON) -m venv .venv-cuda && \
+	  .venv-cuda/bin/pip install -q --index-url https://pypi.org/simple torch && \
+	  .venv-cuda/bin/pip install -q -e . pytest pytest-xdist; }
+	OMP_NUM_THREADS=1 .venv-cuda/bin/pytest -n 2 tests/test_fake_cuda.py
 
 test-oracles: setup ## every family against other libraries
 	$(PIP) $(PINS) -e '.[oracles]'
@@ -68,6 +76,6 @@ dashboard: setup ## TensorBoard on runs/
 	$(BIN)/seqzoo dashboard
 
 clean: ## remove what make made; runs stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
+	rm -rf $(VENV) .venv-cuda .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
 
-.PHONY: help setup train test test-slow test-gpu test-oracles test-browser test-all lint docs bench bench-peers dashboard clean
+.PHONY: help setup train test test-slow test-gpu check-cuda test-oracles test-browser test-all lint docs bench bench-peers dashboard clean

@@ -18,7 +18,7 @@ from seqzoo.state import State, leaves
 from seqzoo.tasks.next_token import TokenBatch
 from seqzoo.training.forward import Forward
 from seqzoo.training.optimizers import adamw
-from seqzoo.training.step import take_step
+from seqzoo.training.step import StepResult, take_step
 
 CHUNKS = (1, 70, 7, 1)  # tokens read one after the other
 VARIANTS = [(name, keys) for name in FAMILIES for keys in laws.variants(name)]
@@ -60,6 +60,29 @@ def read(model: LanguageModel, forward: Any, device: str) -> State:
     return state
 
 
+def training_step(model: LanguageModel, forward: Any, device: torch.device) -> StepResult:
+    """Two micro-batches, clipping and AdamW."""
+    source = ()
+    if model.reads_source:
+        source = torch.zeros(3, 9, dtype=torch.long), [9, 9, 9]
+
+    def objective(forward: Any, batch: TokenBatch, state: State, **more: Any) -> Any:
+        logits, state = forward(batch.inputs, state, *batch.source)
+        return next_token(lambda *_: (logits, state), batch, state, **more)
+
+    return take_step(
+        forward,
+        objective,
+        adamw(model, lr=1e-3, weight_decay=0.1, betas=[0.9, 0.99]),
+        model.parameters(),
+        [token_batch(model, source=source)] * 2,
+        None,
+        device=device,
+        carries=not model.reads_source,
+        grad_clip=1.0,
+    )
+
+
 @pytest.fixture
 def without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """`meta`, with what torch refuses there: autocast and the fused optimiser."""
@@ -73,26 +96,7 @@ def test_no_number_is_read(name: str, keys: dict, without_numbers: None) -> None
     forward = Forward(model, torch.device("meta"), "float32")
     with torch.no_grad():
         read(model.eval(), forward, "meta")
-    model.train()
-    source = ()
-    if model.reads_source:
-        source = torch.zeros(3, 9, dtype=torch.long), [9, 9, 9]
-
-    def objective(forward: Any, batch: TokenBatch, state: State, **more: Any) -> Any:
-        logits, state = forward(batch.inputs, state, *batch.source)
-        return next_token(lambda *_: (logits, state), batch, state, **more)
-
-    result = take_step(
-        forward,
-        objective,
-        adamw(model, lr=1e-3, weight_decay=0.1, betas=[0.9, 0.99]),
-        model.parameters(),
-        [token_batch(model, source=source)] * 2,
-        None,
-        device=torch.device("meta"),
-        carries=not model.reads_source,
-        grad_clip=1.0,
-    )
+    result = training_step(model.train(), forward, torch.device("meta"))
     assert all_on("meta", result.loss, result.grad_norm, result.state)
 
 

@@ -95,12 +95,15 @@ def example(name: str, dtype: torch.dtype = torch.float64, seed: int = 0, **keys
 
 @torch.no_grad()
 def fast_forms(f: nn.Module, x: Tensor) -> list[str]:
-    """The forms, the definitions aside, of the operations that f uses."""
+    """The forms, the definitions and those that round aside, of the operations that f uses."""
     with ops.recording() as recorded:
         f(x, None)
     table = ops.backends()
     used = {operation for operation, form in map(str.split, recorded) if form in table[operation]}
-    return sorted({form for operation in used for form in table[operation]} - {"naive"})
+    exact = {
+        form for operation in used for form, entry in table[operation].items() if not entry.rounded
+    }
+    return sorted(exact - {"naive"})
 
 
 # ---- the laws

@@ -26,7 +26,7 @@ from seqzoo.models.cost import flops_of_token, solve_width
 from seqzoo.models.zoo import build
 from seqzoo.state import State, nbytes
 from seqzoo.tasks.next_token import TokenBatch, next_token_loss
-from seqzoo.training.device import keep_freed_memory, pick_device, pick_dtype
+from seqzoo.training.device import float32_products, keep_freed_memory, pick_device, pick_dtype
 from seqzoo.training.forward import Forward
 from seqzoo.training.optimizers import adamw
 from seqzoo.training.step import take_step
@@ -124,19 +124,21 @@ def point(at: Point, keys: Mapping[str, Any], settings: BenchSettings) -> dict[s
     tokens = torch.randint(settings.vocab_size, shape, device=device)
     call = CALLS[at.mode](Forward(model, device, dtype, compile=settings.compile), tokens)
     memory.reset_peak(device)
-    if settings.compile:
-        call()  # compiles, which is no part of a step
-    with ops.recording() as forms, FusedKernels() as kernels:
-        first, state = timed(call, device)
-    limit = settings.max_step_seconds
-    if limit < first < max(1.0, 3 * limit):  # the first step also initialises
-        first, state = timed(call, device)
-    if first > limit:
-        raise TooSlow(f"{first:.2g} s a step, more than bench.max_step_seconds={limit:g}")
-    state_bytes = nbytes(state) // at.batch_size
-    del state
+    with float32_products(device, dtype):
+        if settings.compile:
+            call()  # compiles, which is no part of a step
+        with ops.recording() as forms, FusedKernels() as kernels:
+            first, state = timed(call, device)
+        limit = settings.max_step_seconds
+        if limit < first < max(1.0, 3 * limit):  # the first step also initialises
+            first, state = timed(call, device)
+        if first > limit:
+            raise TooSlow(f"{first:.2g} s a step, more than bench.max_step_seconds={limit:g}")
+        state_bytes = nbytes(state) // at.batch_size
+        del state
+        times = sample(call, device, first=first, seconds=settings.seconds)
     return {
-        **sample(call, device, first=first, seconds=settings.seconds),
+        **times,
         "state_bytes": state_bytes,
         "peak_bytes": memory.peak(device),
         "base_bytes": base,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from seqzoo.decoding.graph import GraphStep
 from seqzoo.decoding.step import PreparedStep, prepare
 from seqzoo.models.language_model import LanguageModel, evaluating
 from seqzoo.state import State, grows, select, trim
@@ -77,7 +78,7 @@ def generate(
 
 def _prepared(
     model: LanguageModel, text: Tensor, state: State, window: int | None, tokens: int
-) -> PreparedStep | None:
+) -> PreparedStep | GraphStep | None:
     """A prepared step for the next tokens, as many as there are positions for; a state that grows
     is moved to more memory after as many as it has, and is not prepared where it is cut."""
     read = text.shape[1]

@@ -1,4 +1,5 @@
-"""One decoding step of a model, prepared: recorded once, then replayed for every token."""
+"""One decoding step of a model, prepared: recorded once, then replayed for every token. On CUDA it
+is a `GraphStep`."""
 
 from __future__ import annotations
 
@@ -8,12 +9,13 @@ import torch
 from torch import Tensor
 
 from seqzoo import ops
+from seqzoo.decoding.graph import GraphStep
 from seqzoo.models.language_model import TokenModel
 from seqzoo.ops import attention
 from seqzoo.ops.native import available
 from seqzoo.ops.native.program import Recorder, Unrecordable
 from seqzoo.ops.registry import record
-from seqzoo.state import State, leaves, rebuild
+from seqzoo.state import State, grows, leaves, rebuild
 
 WORTH = 16  # tokens from which recording a step, some tens of milliseconds, pays
 
@@ -101,18 +103,19 @@ class PreparedStep:
         return rebuild(self._template, [x.clone() for x in own])
 
 
-def prepare(model: TokenModel, state: State, rows: int, room: int) -> PreparedStep | None:
+def prepare(
+    model: TokenModel, state: State, rows: int, room: int
+) -> PreparedStep | GraphStep | None:
     """A prepared step for up to `room` tokens of `rows` rows; None where it does not pay, or where
     there is none for the model or the device."""
     weight: Any = model.embedding.weight
-    if (
-        room < WORTH
-        or torch.is_autocast_enabled(weight.device.type)
-        or weight.dtype != torch.float32
-        or not available(weight, 1)
-    ):
+    if room < WORTH or torch.is_autocast_enabled(weight.device.type):
         return None
     try:
-        return PreparedStep(model, state, rows, room)
+        if weight.device.type == "cuda" and not grows(state):
+            return GraphStep(model, state, rows, room)
+        if weight.dtype == torch.float32 and available(weight, 1):
+            return PreparedStep(model, state, rows, room)
     except Unrecordable:
-        return None
+        pass
+    return None

@@ -53,6 +53,8 @@ class CausalAttention(nn.Module):
         n_layers: layers of the model, for GPT-2's initialisation of the output projection.
     """
 
+    begins_with_product = True
+
     @checked(
         combinations.heads_divide_width,
         combinations.even_heads_for_rope,
@@ -102,8 +104,8 @@ class CausalAttention(nn.Module):
         if state is not None:
             y, k, v = attention.attend_after(q, k, v, state.k, state.v)
         else:
-            k, v = k.contiguous(), v.contiguous()  # a view would keep the queries in memory
             y = attention.causal_attention(q, k, v)
+            k, v = k.contiguous(), v.contiguous()  # a view would keep the queries in memory
         return self.out(y.transpose(1, 2).flatten(2)).to(x.dtype), KVCache(k, v, first + T)
 
 

@@ -52,6 +52,7 @@ class LinearAttention(nn.Module):
         chunk: tokens in a chunk, which matrix products read at once.
     """
 
+    begins_with_product = True
     decay: Tensor  # (H, 1, 1): log g
 
     @checked(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Positive
+from seqzoo.ops.activations import linear_gelu
 
 
 class MLP(nn.Module):
@@ -24,6 +25,8 @@ class MLP(nn.Module):
             2109.08668); or `swiglu`, where the hidden layer is silu(W3 x) * (W1 x) (Shazeer 2020,
             arXiv 2002.05202, eq. 6; 2/3 of the hidden width then has as many parameters).
     """
+
+    begins_with_product = True
 
     @checked()
     def __init__(
@@ -46,13 +49,12 @@ class MLP(nn.Module):
             gpt2_init(self.gate)
 
     def forward(self, x: Tensor, state: tuple[()] | None = None) -> tuple[Tensor, tuple[()]]:
-        hidden = self.up(x)
-        if self.gate is not None:
-            hidden = F.silu(self.gate(x)) * hidden
-        elif self.activation == "gelu":
-            hidden = F.gelu(hidden)
+        if self.activation == "gelu":
+            hidden = linear_gelu(x, self.up.weight, self.up.bias)
+        elif self.gate is not None:
+            hidden = F.silu(self.gate(x)) * self.up(x)
         else:
-            hidden = F.relu(hidden)
+            hidden = F.relu(self.up(x))
             if self.activation == "relu2":
                 hidden = hidden.square()
         return self.down(hidden).to(x.dtype), ()

@@ -3,7 +3,6 @@ a decoder's attention to its source stands in them."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,10 +11,45 @@ from torch import Tensor, nn
 from seqzoo.config import values
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
+from seqzoo.ops.norms import norm
 from seqzoo.state import State
 
-NORMS: dict[str, Any] = {"layer": nn.LayerNorm, "rms": partial(nn.RMSNorm, eps=1e-6)}
 Norm = Literal["layer", "rms"]
+
+
+class LayerNorm(nn.LayerNorm):
+    """`ops.norms.norm` over the last dimension.
+
+    Args:
+        reader: what reads the result; if it `begins_with_product`, that is in autocast's type.
+    """
+
+    def __init__(self, dim: int, reader: nn.Module | None = None) -> None:
+        super().__init__(dim)
+        self.product = begins_with_product(reader)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return norm(x, self.weight, self.bias, self.eps, centred=True, product=self.product)
+
+
+class RMSNorm(nn.RMSNorm):
+    """As `LayerNorm`, but without a mean and a bias."""
+
+    def __init__(self, dim: int, reader: nn.Module | None = None) -> None:
+        super().__init__(dim, eps=1e-6)
+        self.product = begins_with_product(reader)
+
+    def forward(self, x: Tensor) -> Tensor:
+        eps = self.eps or 0.0
+        return norm(x, self.weight, None, eps, centred=False, product=self.product)
+
+
+def begins_with_product(reader: nn.Module | None) -> bool:
+    """Whether a module says that it reads its input only in matrix products."""
+    return isinstance(reader, nn.Linear) or getattr(reader, "begins_with_product", False)
+
+
+NORMS: dict[str, Any] = {"layer": LayerNorm, "rms": RMSNorm}
 
 
 class Stack(nn.Module):
@@ -40,6 +74,8 @@ class PreNorm(nn.Module):
     the first layer), which go from layer to layer as `extra`.
     """
 
+    norms_are_read_by_mixers = True
+
     @checked()
     def __init__(
         self,
@@ -52,7 +88,8 @@ class PreNorm(nn.Module):
         cross: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.norm, self.channel_norm = NORMS[norm](dim), NORMS[norm](dim)
+        readers = (mixer, channel) if self.norms_are_read_by_mixers else (None, None)
+        self.norm, self.channel_norm = (NORMS[norm](dim, reader) for reader in readers)
         self.mixer, self.channel = mixer, channel
         self.dropout = Dropout(dropout)
         self.cross = cross
@@ -61,12 +98,12 @@ class PreNorm(nn.Module):
     def forward(self, x: Tensor, state: State = None, *extra: Tensor) -> tuple[Any, ...]:
         time_state, channel_state, *source = state or (None, None)
         y, time_state, *extra_out = self.mixer(self.norm(x), time_state, *extra)
-        x = x + self.dropout(y)
+        x = x + self.dropout(y.to(x.dtype))
         if self.cross is not None:
             y, *source = self.cross(self.cross_norm(x), *source)
-            x = x + self.dropout(y)
+            x = x + self.dropout(y.to(x.dtype))
         y, channel_state = self.channel(self.channel_norm(x), channel_state)
-        return x + self.dropout(y), (time_state, channel_state, *source), *extra_out
+        return x + self.dropout(y.to(x.dtype)), (time_state, channel_state, *source), *extra_out
 
     def remember(self, encoded: Tensor, valid: Tensor) -> State:
         """A decoder's state before its first token, as `CrossAttention.remember`."""
@@ -82,28 +119,30 @@ class Residual(nn.Module):
         self, *, mixer: nn.Module, dim: Count, dropout: values.Dropout, norm: Norm = "layer"
     ) -> None:
         super().__init__()
-        self.norm = NORMS[norm](dim)
+        self.norm = NORMS[norm](dim, mixer)
         self.mixer = mixer
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         y, state = self.mixer(self.norm(x), state)
-        return x + self.dropout(y), state
+        return x + self.dropout(y.to(x.dtype)), state
 
 
 class PostNorm(PreNorm):
     """norm(x + mixer(x)), then norm(x + channel(x)): the block of Vaswani et al. 2017. State and
     `cross` as in `PreNorm`."""
 
+    norms_are_read_by_mixers = False  # but by the next residual sum too
+
     def forward(self, x: Tensor, state: State = None, *extra: Tensor) -> tuple[Any, ...]:
         time_state, channel_state, *source = state or (None, None)
         y, time_state, *extra_out = self.mixer(x, time_state, *extra)
-        x = self.norm(x + self.dropout(y))
+        x = self.norm(x + self.dropout(y.to(x.dtype)))
         if self.cross is not None:
             y, *source = self.cross(x, *source)
-            x = self.cross_norm(x + self.dropout(y))
+            x = self.cross_norm(x + self.dropout(y.to(x.dtype)))
         y, channel_state = self.channel(x, channel_state)
-        x = self.channel_norm(x + self.dropout(y))
+        x = self.channel_norm(x + self.dropout(y.to(x.dtype)))
         return x, (time_state, channel_state, *source), *extra_out
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Dropout, Flag
 from seqzoo.models.language_model import TokenModel, run_layers
+from seqzoo.ops.tensors import to_device
 from seqzoo.state import State
 
 Pooling = Literal["last", "mean", "max"]
@@ -120,7 +121,7 @@ class Classifier(TokenModel):
         groups = [[row for row, n in enumerate(sizes) if n == size] for size in sorted(set(sizes))]
         features = []
         for rows in groups:
-            x = self.embed(tokens[rows, : sizes[rows[0]]])
+            x = self.embed(tokens[_tensor(rows, tokens), : sizes[rows[0]]])
             y, _ = run_layers(self.stacks[0], x, None)  # type: ignore[arg-type]
             full = _tensor([y.shape[1]] * len(rows), x)
             features.append(self._pool(self.norms[0](y), full, None)[0])
@@ -164,4 +165,4 @@ class Classifier(TokenModel):
 
 
 def _tensor(numbers: Sequence[int], like: Tensor) -> Tensor:
-    return torch.tensor(numbers, device=like.device)
+    return to_device(torch.tensor(numbers), like.device)

@@ -21,6 +21,7 @@ from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
 from seqzoo.mixers.cross_attention import Source
 from seqzoo.models.language_model import LanguageModel, TokenModel, run_layers
+from seqzoo.ops.tensors import to_device
 from seqzoo.ops.watch import watch
 from seqzoo.state import State, grows, leaves, rebuild
 
@@ -117,7 +118,7 @@ class EncoderDecoder(LanguageModel):
         B, S = source.shape
         sizes = [S] * B if lengths is None else list(lengths)
         groups = {
-            n: torch.tensor([row for row in range(B) if sizes[row] == n], device=source.device)
+            n: to_device(torch.tensor([row for row in range(B) if sizes[row] == n]), source.device)
             for n in sorted(set(sizes))
         }
         encoded = [self.encoder(source[rows, :n]) for n, rows in groups.items()]
@@ -126,7 +127,7 @@ class EncoderDecoder(LanguageModel):
         if self.bridge == "state":
             return _joined([state for _, state in encoded], back)
         y = torch.cat([F.pad(y, (0, 0, 0, S - y.shape[1])) for y, _ in encoded])[back]
-        n_tokens = torch.tensor(sizes, device=source.device)[:, None]
+        n_tokens = to_device(torch.tensor(sizes), source.device)[:, None]
         valid = torch.arange(S, device=source.device) < n_tokens
         remember: list[Any] = [getattr(layer, "remember", None) for layer in self.layers]
         return tuple(call and call(y, valid) for call in remember)

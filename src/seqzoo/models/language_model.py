@@ -170,8 +170,9 @@ class LanguageModel(TokenModel):
         super().__init__(nn.Embedding(vocab_size, dim), norm_of_embedding, dropout)
         self.vocab_size, self.max_len = vocab_size, max_len
         self.layers = nn.ModuleList(layers)
-        self.norm_out = NORMS[norm](dim) if norm_out else nn.Identity()
-        self.head = nn.Linear(dim, vocab_size, bias=False)
+        head = nn.Linear(dim, vocab_size, bias=False)
+        self.norm_out = NORMS[norm](dim, head) if norm_out else nn.Identity()
+        self.head = head
         if tie_embeddings:
             self.head.weight = self.embedding.weight
 

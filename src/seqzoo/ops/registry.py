@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +25,7 @@ from torch import Tensor
 
 from seqzoo.config import plugins
 from seqzoo.config.schema import load
-from seqzoo.ops.native import available, available_in_bfloat16
+from seqzoo.ops.native import available, available_for_bfloat16
 
 Condition = Callable[[Tensor, int], bool]  # (an input of the operation, its length in tokens)
 
@@ -55,20 +57,54 @@ def small_scores_in_bfloat16(x: Tensor, length: int) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.bfloat16 and small
 
 
+@cache
+def fla_installed() -> bool:
+    """Whether the kernels of fla-core, and Triton, which compiles them, are here. Imports
+    neither."""
+    try:
+        return version("fla-core").startswith("0.6.") and bool(version("triton"))
+    except PackageNotFoundError:
+        return False
+
+
+def fla_takes(x: Tensor, length: int) -> bool:
+    """Whether fla's kernels run: on CUDA, where the products of float32 numbers may be computed in
+    bfloat16 (`torch.set_float32_matmul_precision("medium")`), and not while torch.compile traces,
+    which cannot look into them."""
+    return (
+        x.device.type == "cuda"
+        and x.dtype == torch.float32
+        and not torch.compiler.is_compiling()
+        and torch.get_float32_matmul_precision() == "medium"
+        and fla_installed()
+    )
+
+
+def native_attention(x: Tensor, length: int) -> bool:
+    return x.shape[-2] > 1 and available(x, length, "attention_forward")
+
+
+def native_gelu(x: Tensor, length: int) -> bool:
+    return available(x, length, "gelu_forward")
+
+
 class Backend(NamedTuple):
     """One form of an operation.
 
     Attributes:
         function: its import path, `package.module:function`.
         when: whether to choose it, given an input of the operation and its length in tokens.
+        rounded: whether it rounds inputs to 16 bits, so that the laws in float32 are not for it.
     """
 
     function: str
     when: Condition = always
+    rounded: bool = False
 
 
 BACKENDS: dict[str, dict[str, Backend]] = {
     "attention": {
+        "native": Backend("seqzoo.ops.native.attention:attention", when=native_attention),
         "naive": Backend("seqzoo.ops.attention:naive", when=small_scores_in_bfloat16),
         "sdpa": Backend("seqzoo.ops.attention:sdpa"),
     },
@@ -77,8 +113,13 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "naive": Backend("seqzoo.ops.local:naive_causal_conv"),
     },
     "gate": {
-        "native": Backend("seqzoo.ops.native.forms:gate", when=available_in_bfloat16),
+        "native": Backend("seqzoo.ops.native.forms:gate", when=available_for_bfloat16),
         "naive": Backend("seqzoo.ops.channel:naive_gate"),
+    },
+    "linear_gelu": {
+        "naive": Backend("seqzoo.ops.activations:naive_linear_gelu", when=one_token),
+        "native": Backend("seqzoo.ops.native.activations:linear_gelu", when=native_gelu),
+        "torch": Backend("seqzoo.ops.activations:naive_linear_gelu"),
     },
     "linear_scan": {
         "native": Backend("seqzoo.ops.native.forms:linear_scan", when=available),
@@ -89,8 +130,14 @@ BACKENDS: dict[str, dict[str, Backend]] = {
     "matrix_state": {
         "native": Backend("seqzoo.ops.native.forms:matrix_state", when=available),
         "naive": Backend("seqzoo.ops.matrix_state:naive", when=one_token),
+        "fla": Backend("seqzoo.ops.fla:matrix_state", when=fla_takes, rounded=True),
         "chunked": Backend("seqzoo.ops.matrix_state:chunked", when=on_cpu),
         "blocked": Backend("seqzoo.ops.matrix_state:blocked"),
+    },
+    "norm": {
+        "naive": Backend("seqzoo.ops.norms:naive_norm", when=one_token),
+        "native": Backend("seqzoo.ops.native.norms:norm", when=available),
+        "torch": Backend("seqzoo.ops.norms:naive_norm"),
     },
     "recurrent": {
         "naive": Backend("seqzoo.ops.recurrent:naive", when=one_token_on_cpu),
@@ -98,7 +145,7 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "torch": Backend("seqzoo.ops.recurrent:fused"),
     },
     "relu2_product": {
-        "native": Backend("seqzoo.ops.native.forms:relu2_product", when=available_in_bfloat16),
+        "native": Backend("seqzoo.ops.native.forms:relu2_product", when=available_for_bfloat16),
         "naive": Backend("seqzoo.ops.channel:naive_relu2_product"),
     },
     "shift_products": {
@@ -110,7 +157,7 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "naive": Backend("seqzoo.ops.local:naive_shift_mixes"),
     },
     "wkv4": {
-        "native": Backend("seqzoo.ops.native.forms:wkv4", when=available_in_bfloat16),
+        "native": Backend("seqzoo.ops.native.forms:wkv4", when=available_for_bfloat16),
         "naive": Backend("seqzoo.ops.wkv4:naive", when=one_token),
         "chunked": Backend("seqzoo.ops.wkv4:chunked", when=on_cpu),  # falls back to `scan`
         "scan": Backend("seqzoo.ops.wkv4:scan"),

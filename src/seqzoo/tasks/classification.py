@@ -16,6 +16,7 @@ from seqzoo.data.labelled import EncodedLabelled, Examples
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.models.classifier import Classifier
 from seqzoo.models.language_model import evaluating
+from seqzoo.ops.tensors import to_device
 from seqzoo.report.figures import heat_map, new_figure, style
 from seqzoo.state import State
 from seqzoo.tasks.batching import Epochs, by_length, lengths, padded
@@ -46,7 +47,8 @@ class LabelledBatch(NamedTuple):
         return len(self.lengths)
 
     def to(self, device: torch.device) -> LabelledBatch:
-        return self._replace(inputs=self.inputs.to(device), targets=self.targets.to(device))
+        inputs, targets = to_device(self.inputs, device), to_device(self.targets, device)
+        return self._replace(inputs=inputs, targets=targets)
 
 
 class Classification:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqzoo.ops.tensors import to_device
 from seqzoo.state import State
 from seqzoo.tasks.task import Forward
 
@@ -25,8 +26,8 @@ class TokenBatch(NamedTuple):
     source: tuple[Any, ...] = ()  # of an encoder: tokens (B, S), and B lengths
 
     def to(self, device: torch.device) -> TokenBatch:
-        source = tuple(x.to(device) if isinstance(x, Tensor) else x for x in self.source)
-        inputs, targets = self.inputs.to(device), self.targets.to(device)
+        source = tuple(to_device(x, device) if isinstance(x, Tensor) else x for x in self.source)
+        inputs, targets = to_device(self.inputs, device), to_device(self.targets, device)
         return self._replace(inputs=inputs, targets=targets, source=source)
 
 
@@ -54,7 +55,7 @@ def replace_by_predictions(
     if not share:
         return batch
     predicted = forward(batch.inputs, state, *batch.source)[0][:, :-1].argmax(-1)
-    chosen = (torch.rand(predicted.shape) < share).to(predicted.device)
+    chosen = to_device(torch.rand(predicted.shape) < share, predicted.device)
     chosen &= batch.targets[:, :-1] != IGNORE
     rest = torch.where(chosen, predicted, batch.inputs[:, 1:])
     return batch._replace(inputs=torch.cat((batch.inputs[:, :1], rest), 1))

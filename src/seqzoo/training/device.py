@@ -71,6 +71,23 @@ def autocast(device: torch.device, dtype: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
+@contextmanager
+def float32_products(device: torch.device, dtype: str) -> Iterator[None]:
+    """How CUDA computes products of float32 numbers inside: beside bfloat16 in TF32, and by kernels
+    that round to bfloat16 (`ops.registry.fla_takes`); in a float32 run exactly, also in cuDNN,
+    which by default does not."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    if device.type == "cuda":
+        rounded = dtype == "bfloat16"
+        torch.set_float32_matmul_precision("medium" if rounded else "highest")
+        torch.backends.cudnn.allow_tf32 = rounded
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
 def pick_dtype(name: str, device: torch.device) -> str:
     """The precision of a name; `auto` is bfloat16 if the hardware multiplies it, else float32."""
     if name != "auto":

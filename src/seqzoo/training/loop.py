@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.runs.directory import RunDirectory
-from seqzoo.training.device import cpu_threads
+from seqzoo.training.device import cpu_threads, float32_products
 from seqzoo.training.export import export
 from seqzoo.training.hooks import Hook, run_hooks
 from seqzoo.training.load import FollowLoad, WarnIfSlow
@@ -60,7 +60,12 @@ def train(
         *make_all("hook", config.get("hook") or {}),
         *hooks,
     ]
-    with cpu_threads(settings.threads), _stopped_by_signals(training), training.logging():
+    with (
+        cpu_threads(settings.threads),
+        float32_products(training.device, training.dtype),
+        _stopped_by_signals(training),
+        training.logging(),
+    ):
         for hook in called:
             hook.on_start(training)
         while not training.is_over:

@@ -90,6 +90,7 @@ class Training:
         self.status, self.interrupted, self.is_last_step = "running", False, False
         self.summary: dict[str, Any] = {}
         self._stopping = False
+        self._next_batches: list[Any] = []  # prepared while the last step was computed
         self._saved_at = -1
         self._earlier = 0.0  # seconds of earlier sittings
         self._begun = time.perf_counter()
@@ -129,25 +130,33 @@ class Training:
             group["lr"] = group["peak_lr"] * factor
         self.lr = self.config["optim"]["lr"] * factor
         with self.meter.timed():
-            n = self.settings.grad_accumulation
+            batches = self._next_batches or self._prepared_batches()
             result = take_step(
                 self.forward,
                 self.task.objective,
                 self.optimizer,
                 self.model.parameters(),
-                [self.task.batch(self.batches + i) for i in range(n)],
+                batches,
                 self.state,
                 device=self.device,
                 progress=progress,
                 carries=self.task.carries,
                 grad_clip=self.settings.grad_clip,
             )
+            self.batches += len(batches)
+            self._next_batches = []
+            if self.device.type == "cuda":  # which is still computing the step
+                self._next_batches = self._prepared_batches()
         self.meter.add(result)
         self.state, self.grad_norm = result.state, result.grad_norm
         self.step += 1
-        self.batches += n
         self.tokens += result.tokens
         self.is_last_step = self.progress >= 1
+
+    def _prepared_batches(self) -> list[Any]:
+        """The micro-batches of the next step, on the device."""
+        n = self.settings.grad_accumulation
+        return [self.task.batch(self.batches + i).to(self.device) for i in range(n)]
 
     def mean_loss(self) -> float:
         """Of the steps since the last line of the log; right after a line, of the steps in it. This

@@ -27,7 +27,8 @@ def run(options: Namespace) -> int:
     from seqzoo import ops
     from seqzoo.laws import verify
 
-    forms = sorted({form for table in ops.backends().values() for form in table})
+    tables = ops.backends().values()
+    forms = sorted({name for table in tables for name, form in table.items() if not form.rounded})
     if options.backend not in (None, *forms):
         raise UserError(
             f"--backend {options.backend}: no such form{nearest(options.backend, forms)}"

@@ -25,26 +25,31 @@ def library() -> ctypes.CDLL | None:
     return None if path is None else ctypes.CDLL(str(path))
 
 
-def available(x: Tensor, length: int) -> bool:
-    """Whether kernels take an input: a real one on a CPU, in float32 or float64, and not while
-    torch.compile traces, which cannot look into them."""
-    return x.dtype in (torch.float32, torch.float64) and _reachable(x)
-
-
-def available_in_bfloat16(x: Tensor, length: int) -> bool:
-    """The same for kernels that also read bfloat16."""
-    return x.dtype in (torch.float32, torch.float64, torch.bfloat16) and _reachable(x)
-
-
-def _reachable(x: Tensor) -> bool:
+def available(x: Tensor, length: int, kernel: str = "matrix_state_forward") -> bool:
+    """Whether a kernel takes an input: a real one on a CPU, of a type it is built for, and not
+    while torch.compile traces, which cannot look into it."""
     if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter):
         return False
-    return x.device.type == "cpu" and library() is not None
+    return x.device.type == "cpu" and has(kernel, x.dtype)
+
+
+def available_for_bfloat16(x: Tensor, length: int) -> bool:
+    """The same of kernels that take bfloat16 besides."""
+    return available(x, length, "gate_forward")
+
+
+def has(kernel: str, dtype: torch.dtype) -> bool:
+    """Whether this CPU has a kernel for numbers of a type."""
+    return library() is not None and hasattr(library(), _named(kernel, dtype))
+
+
+def _named(kernel: str, dtype: torch.dtype) -> str:
+    return f"{kernel}_{str(dtype).removeprefix('torch.')}"
 
 
 def call(name: str, *values: Tensor | int | None) -> None:
-    """Run the kernel `name` for the type of the first tensor that is not in bfloat16, or for
-    bfloat16. A None stands for a tensor that is not there."""
+    """Run the kernel `name` for the type of the first tensor. A None stands for a tensor that is
+    not there."""
     flat: list[int] = []
     dtype = None
     for value in values:
@@ -53,9 +58,14 @@ def call(name: str, *values: Tensor | int | None) -> None:
         elif value is None:
             flat += [0] * (1 + DIMENSIONS)
         else:
-            if value.dtype != torch.bfloat16:
-                dtype = dtype or value.dtype
+            dtype = dtype or value.dtype
             strides = value.stride()
             flat += [value.data_ptr(), *strides, *[0] * (DIMENSIONS - len(strides))]
-    kernel = getattr(library(), f"{name}_{str(dtype or torch.bfloat16).removeprefix('torch.')}")
+    assert dtype is not None
+    kernel = getattr(library(), _named(name, dtype))
     kernel((ctypes.c_int64 * len(flat))(*flat))
+
+
+def in_rows(x: Tensor) -> Tensor:
+    """x with its last dimension contiguous, as the kernels read it."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

@@ -1,7 +1,6 @@
 // Vectors of one cache line, and the arguments that Python hands over.
 #pragma once
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -59,10 +58,6 @@ inline void vectors(int64_t first, int64_t last, Body f) {
 
 // ---- bfloat16: numbers are read as float32 and rounded when they are written
 
-typedef uint32_t Bits __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-typedef uint16_t LooseHalves __attribute__((vector_size(32), aligned(2), may_alias));
-
 struct BFloat16 {
   uint16_t bits;
 };
@@ -71,6 +66,26 @@ inline Vec<float> read(const float* p, int64_t count) { return load(p, count); }
 inline Vec<double> read(const double* p, int64_t count) { return load(p, count); }
 inline void write(float* p, Vec<float> x, int64_t count) { store(p, x, count); }
 inline void write(double* p, Vec<double> x, int64_t count) { store(p, x, count); }
+
+#ifdef __AVX512BF16__
+inline __m256i bits(const BFloat16* p, int64_t count) {
+  return count >= 16 ? _mm256_loadu_si256((const __m256i*)p) : _mm256_maskz_loadu_epi16((1 << count) - 1, p);
+}
+
+inline Vec<float> read(const BFloat16* p, int64_t count) {
+  return (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits(p, count)), 16);
+}
+
+// The nearest numbers, ties to even; 0 for those below the smallest normal number.
+inline void write(BFloat16* p, Vec<float> x, int64_t count) {
+  const __m256i rounded = (__m256i)_mm512_cvtneps_pbh((__m512)x);
+  if (count >= 16) _mm256_storeu_si256((__m256i*)p, rounded);
+  else _mm256_mask_storeu_epi16(p, (1 << count) - 1, rounded);
+}
+#else
+typedef uint32_t Bits __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef uint16_t LooseHalves __attribute__((vector_size(32), aligned(2), may_alias));
 
 inline Vec<float> read(const BFloat16* p, int64_t count) {
   Halves half = {};
@@ -83,25 +98,16 @@ inline Vec<float> read(const BFloat16* p, int64_t count) {
   return x;
 }
 
-// The nearest numbers, ties to even. The processor's own instruction has 0 for those below the
-// smallest normal number.
-inline Halves rounded(Vec<float> x) {
-#ifdef __AVX512BF16__
-  return Halves(_mm512_cvtneps_pbh(__m512(x)));
-#else
+inline void write(BFloat16* p, Vec<float> x, int64_t count) {  // to the nearest, ties to even
   Bits words;
   std::memcpy(&words, &x, sizeof x);
   const Bits nearest = (words + 0x7fff + ((words >> 16) & 1)) >> 16;
-  return __builtin_convertvector(x == x ? nearest : (words >> 16) | 0x40, Halves);  // NaN stays NaN
-#endif
-}
-
-inline void write(BFloat16* p, Vec<float> x, int64_t count) {
-  const Halves half = rounded(x);
+  const Halves half = __builtin_convertvector(x == x ? nearest : (words >> 16) | 0x40, Halves);  // NaN stays NaN
   if (count >= 16) *reinterpret_cast<LooseHalves*>(p) = half;
   else
     for (int64_t i = 0; i < count; ++i) p[i].bits = half[i];
 }
+#endif
 
 // A copy of few numbers, without the call of a function.
 template <class T>
@@ -150,17 +156,9 @@ inline void sums(Vec<T> x, Vec<T> y, T* of_x, T* of_y) {
   *of_x = both[0], *of_y = both[n / 2];
 }
 
-// 1 / 0!, 1 / 1!, ... 1 / LAST!
-template <class T, int LAST>
-constexpr std::array<T, LAST + 1> one_over_factorials() {
-  std::array<T, LAST + 1> found{};
-  double factorial = 1;
-  for (int i = 0; i <= LAST; factorial *= ++i) found[i] = T(1 / factorial);
-  return found;
-}
-
-// e^x for x <= 0, to the last digit but one; 0 where that is below the smallest normal number.
-template <class T>
+// e^x for x <= 0, by default to the last digit but one; 0 where that is below the smallest normal
+// number.
+template <class T, int TERMS = sizeof(T) == 8 ? 13 : 7>
 inline Vec<T> exp_of_negative(Vec<T> x) {
   constexpr bool wide = sizeof(T) == 8;
   constexpr T least = wide ? T(-708) : T(-87), log2_e = T(1.4426950408889634);
@@ -169,11 +167,10 @@ inline Vec<T> exp_of_negative(Vec<T> x) {
   const Vec<T> within = x < least ? Vec<T>{} + least : x;
   const auto power = __builtin_convertvector(within * log2_e - T(0.5), Whole<T>);  // nearest
   const Vec<T> n = __builtin_convertvector(power, Vec<T>), r = within - n * high - n * low;
-  constexpr int last = wide ? 13 : 7;
-  constexpr auto series = one_over_factorials<T, last>();
-  Vec<T> y = Vec<T>{} + series[last];
+  constexpr T factorials[] = {1, 1, 2, 6, 24, 120, 720, 5040, 40320, 362880, 3628800, 39916800, 479001600};
+  Vec<T> y = {};
 #pragma GCC unroll 16
-  for (int i = last - 1; i >= 0; --i) y = y * r + series[i];  // the series of e^r
+  for (int i = TERMS - 1; i >= 0; --i) y = y * r + T(1) / factorials[i];  // the series of e^r
   const auto scale = (power + (wide ? 1023 : 127)) << (wide ? 52 : 23);
   Vec<T> two;
   std::memcpy(&two, &scale, sizeof two);
@@ -190,6 +187,39 @@ struct Sigmoid {
     denominator = T(1) + e;
   }
 };
+
+// Row i of `x`, as many vectors as a vector has lanes, becomes lane i of all.
+template <class T, int HALF, int... I>
+inline void swap_halves(Vec<T>* x, std::integer_sequence<int, I...>) {
+  constexpr int n = Lanes<T>::n;
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) {
+    if (i & HALF) continue;
+    const Vec<T> a = x[i], b = x[i + HALF];
+    x[i] = __builtin_shuffle(a, b, Whole<T>{(I & HALF ? I - HALF + n : I)...});
+    x[i + HALF] = __builtin_shuffle(a, b, Whole<T>{(I & HALF ? I + n : I + HALF)...});
+  }
+  if constexpr (HALF > 1) swap_halves<T, HALF / 2>(x, std::integer_sequence<int, I...>());
+}
+
+template <class T>
+inline void transpose(Vec<T>* x) {
+  swap_halves<T, Lanes<T>::n / 2>(x, std::make_integer_sequence<int, Lanes<T>::n>());
+}
+
+template <class T, int FLIP>
+inline Vec<T> highest(Vec<T> x) {
+  const Vec<T> y = flipped<T, FLIP>(x, std::make_integer_sequence<int, Lanes<T>::n>());
+  x = x > y ? x : y;
+  if constexpr (FLIP > 1) return highest<T, FLIP / 2>(x);
+  else return x;
+}
+
+// The largest of the lanes.
+template <class T>
+inline T largest(Vec<T> x) {
+  return highest<T, Lanes<T>::n / 2>(x)[0];
+}
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 

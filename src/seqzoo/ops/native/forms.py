@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from seqzoo.ops.channel import naive_gate, naive_relu2_product
 from seqzoo.ops.local import naive_causal_conv, naive_shift_mixes, naive_shift_products
 from seqzoo.ops.matrix_state import Tokens
-from seqzoo.ops.native import call
+from seqzoo.ops.native import call, in_rows
 from seqzoo.ops.wkv4 import WKVState
 
 SEGMENT = 32  # as in the kernels
@@ -31,9 +31,9 @@ def matrix_state(
 ) -> tuple[Tensor, Tensor]:
     """Token by token, the state of a head in the first-level cache. It reads no chunks."""
     B, H, T, _ = tokens.v.shape
-    tokens = tokens.each(lambda x: _in_rows(x.expand(B, H, T, x.shape[-1])))
-    u = None if u is None else _in_rows(u)
-    out: tuple[Tensor, Tensor] = _MatrixState.apply(*tokens, u, _in_rows(S))  # type: ignore[no-untyped-call]
+    tokens = tokens.each(lambda x: in_rows(x.expand(B, H, T, x.shape[-1])))
+    u = None if u is None else in_rows(u)
+    out: tuple[Tensor, Tensor] = _MatrixState.apply(*tokens, u, in_rows(S))  # type: ignore[no-untyped-call]
     return out
 
 
@@ -63,8 +63,8 @@ class _MatrixState(torch.autograd.Function):
         of_u = q.new_empty(q.shape[0], q.shape[1], q.shape[3])  # for each row of the batch
         to[6] = None if u is None else of_u
         unread = of_y is None  # then no query has a gradient
-        of_y = torch.zeros_like(v) if of_y is None else _in_rows(of_y)
-        of_end = torch.zeros_like(S) if of_end is None else _in_rows(of_end)
+        of_y = torch.zeros_like(v) if of_y is None else in_rows(of_y)
+        of_end = torch.zeros_like(S) if of_end is None else in_rows(of_end)
         call("matrix_state_backward", *_sizes(q, v, log_w), *inputs, of_y, of_end, read, kept, *to)
         return (None if unread else to[0], *to[1:6], None if u is None else of_u.sum(0), to[7])
 
@@ -79,8 +79,8 @@ def wkv4(
     """Token by token, some channels at once; exact for any keys. Where k, v and r are in bfloat16
     they are read so, and so is y written; the sums are float32."""
     half = r is not None and {k.dtype, v.dtype, r.dtype} == {torch.bfloat16}
-    tokens = [x if x is None else _in_rows(x if half else x.to(w.dtype)) for x in (k, v, r)]
-    y, end = _WKV4.apply(*map(_in_rows, (w, u, *state)), *tokens)  # type: ignore[no-untyped-call]
+    tokens = [x if x is None else in_rows(x if half else x.to(w.dtype)) for x in (k, v, r)]
+    y, end = _WKV4.apply(*map(in_rows, (w, u, *state)), *tokens)  # type: ignore[no-untyped-call]
     return y if r is None else y.to(r.dtype), WKVState(*end.unbind(0))
 
 
@@ -106,15 +106,15 @@ class _WKV4(torch.autograd.Function):
         of_w, of_u, of_start = w.new_empty(B, D), w.new_empty(B, D), w.new_empty(3, B, D)  # by row
         of_k, of_v = k.new_empty(B, T, D), k.new_empty(B, T, D)
         of_r = None if r is None else k.new_empty(B, T, D)
-        given = (kept, _in_rows(of_end), end, of_w, of_u, of_start)
+        given = (kept, in_rows(of_end), end, of_w, of_u, of_start)
         name = "wkv4_backward" + _OF_HALF[k.dtype]
-        call(name, B, T, D, *inputs, *given, _in_rows(of_y), of_k, of_v, of_r)
+        call(name, B, T, D, *inputs, *given, in_rows(of_y), of_k, of_v, of_r)
         return of_w.sum(0), of_u.sum(0), *of_start.unbind(0), of_k, of_v, of_r
 
 
 def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
     """Token by token, some channels at once."""
-    states: Tensor = _LinearScan.apply(*map(_in_rows, (a, b, h)))  # type: ignore[no-untyped-call]
+    states: Tensor = _LinearScan.apply(*map(in_rows, (a, b, h)))  # type: ignore[no-untyped-call]
     return states
 
 
@@ -131,7 +131,7 @@ class _LinearScan(torch.autograd.Function):
     def backward(ctx: Any, of_states: Tensor) -> tuple[Tensor, ...]:
         a, h, states = ctx.saved_tensors
         to = states.new_empty(a.shape), states.new_empty(a.shape), states.new_empty(h.shape)
-        call("linear_scan_backward", *a.shape, a, h, states, _in_rows(of_states), *to)
+        call("linear_scan_backward", *a.shape, a, h, states, in_rows(of_states), *to)
         return to
 
 
@@ -140,7 +140,7 @@ def token_shift(x: Tensor, last: Tensor, mixes: Tensor) -> tuple[Tensor, ...]:
     to = _type_of_products(x)
     if to not in _HALF:
         return naive_shift_mixes(x, last, mixes)
-    out: tuple[Tensor, ...] = _TokenShift.apply(_in_rows(x), _in_rows(last), mixes, to)  # type: ignore[no-untyped-call]
+    out: tuple[Tensor, ...] = _TokenShift.apply(in_rows(x), in_rows(last), mixes, to)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -164,7 +164,7 @@ def shift_products(x: Tensor, last: Tensor, mixes: Tensor, *weights: Tensor) -> 
     to = _type_of_products(x)
     if to not in _HALF:
         return naive_shift_products(x, last, mixes, *weights)
-    given = (_in_rows(x), _in_rows(last), mixes, to, *(W.to(to) for W in weights))
+    given = (in_rows(x), in_rows(last), mixes, to, *(W.to(to) for W in weights))
     out: tuple[Tensor, ...] = _ShiftProducts.apply(*given)  # type: ignore[no-untyped-call]
     return out
 
@@ -209,7 +209,7 @@ def _mix_back(
     """Gradients by x, last and mixes, from those by each mix."""
     of_mixes = mixes.new_empty(len(x), *mixes.shape)  # for each row of the batch
     of_x, of_last = x.new_empty(x.shape), x.new_empty(last.shape)
-    rows = [None if g is None else _in_rows(g) for g in given]
+    rows = [None if g is None else in_rows(g) for g in given]
     into = (of_x, of_last, of_mixes)
     call("token_shift_backward" + _HALF[to], len(mixes), *x.shape, x, last, mixes, *into, *rows)
     return of_x, of_last, of_mixes.sum(0)
@@ -219,7 +219,7 @@ def causal_conv(x: Tensor, before: Tensor, taps: Tensor) -> Tensor:
     """Without a copy of x beside the tokens before it."""
     if len(taps) > MOST:
         return naive_causal_conv(x, before, taps)
-    y: Tensor = _CausalConv.apply(*map(_in_rows, (x, before, taps)))  # type: ignore[no-untyped-call]
+    y: Tensor = _CausalConv.apply(*map(in_rows, (x, before, taps)))  # type: ignore[no-untyped-call]
     return y
 
 
@@ -237,7 +237,7 @@ class _CausalConv(torch.autograd.Function):
         x, before, taps = ctx.saved_tensors
         to = x.new_empty(x.shape), x.new_empty(before.shape)
         of_taps = x.new_empty(len(x), *taps.shape)  # for each row of the batch
-        given = (x, before, taps, _in_rows(of_y))
+        given = (x, before, taps, in_rows(of_y))
         call("causal_conv_backward", *x.shape, len(taps), *given, *to, of_taps)
         return *to, of_taps.sum(0)
 
@@ -300,8 +300,3 @@ class _Gate(torch.autograd.Function):
 
 _OF_HALF = {torch.float32: "", torch.float64: "", torch.bfloat16: "_of_bfloat16"}
 _HALF = {torch.float32: "", torch.float64: "", torch.bfloat16: "_to_bfloat16"}
-
-
-def _in_rows(x: Tensor) -> Tensor:
-    """x with its last dimension contiguous, as the kernels read it."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

@@ -1,13 +1,10 @@
 // The recurrences of RNN, LSTM and GRU, after the product of the inputs with their weights.
 // The equations are those of seqzoo/ops/recurrent.py. T is the type of states and gates, P that of
 // the factors of the products: bfloat16 only there, and for what is kept for the backward pass.
-#include "common.h"
+#include "products.h"
 
 #ifdef _OPENMP
 #include <omp.h>
-#endif
-#ifdef __AVX512BF16__
-#include <immintrin.h>
 #endif
 
 namespace {
@@ -15,53 +12,6 @@ namespace {
 constexpr int64_t ROWS = 8;     // rows of the batch that a block reads at once
 constexpr int PANEL = 3;        // vectors of columns at once: with ROWS, sums fill the registers
 constexpr int64_t SMALL = 1 << 16;  // products below which a second thread costs more than it saves
-
-// ---- numbers of type P as vectors of T
-
-inline Vec<float> read(const float* p, int64_t count) { return load(p, count); }
-inline Vec<double> read(const double* p, int64_t count) { return load(p, count); }
-inline void write(float* p, Vec<float> x, int64_t count) { store(p, x, count); }
-inline void write(double* p, Vec<double> x, int64_t count) { store(p, x, count); }
-inline void round_to(float x, float* to) { *to = x; }
-inline void round_to(double x, double* to) { *to = x; }
-
-// sum += one step of a product: `row` holds the numbers of a row, `columns` a vector of columns.
-template <class T>
-inline void add_product(const T* row, const T* columns, Vec<T>& sum) { sum += *row * load(columns); }
-
-template <class P>
-constexpr int64_t step = 1;  // factors that a lane multiplies at once
-
-#ifdef __AVX512BF16__
-struct bfloat16 {
-  uint16_t bits;
-};
-
-template <>
-constexpr int64_t step<bfloat16> = 2;
-
-inline Vec<float> read(const bfloat16* p, int64_t count) {
-  const __mmask16 mask = count >= 16 ? 0xffff : (1 << count) - 1;
-  return (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p)), 16);
-}
-
-inline void write(bfloat16* p, Vec<float> x, int64_t count) {
-  const __mmask16 mask = count >= 16 ? 0xffff : (1 << count) - 1;
-  _mm256_mask_storeu_epi16(p, mask, (__m256i)_mm512_cvtneps_pbh((__m512)x));
-}
-
-inline void round_to(float x, bfloat16* to) {
-  const __m128bh rounded = _mm_cvtneps_pbh(_mm_set_ss(x));
-  std::memcpy(to, &rounded, sizeof *to);
-}
-
-inline void add_product(const bfloat16* row, const bfloat16* columns, Vec<float>& sum) {
-  int32_t pair;
-  std::memcpy(&pair, row, sizeof pair);
-  sum = (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(columns),
-                                     (__m512bh)_mm512_set1_epi32(pair));
-}
-#endif
 
 template <class T>
 inline Vec<T> sigmoid(Vec<T> x) {
@@ -77,34 +27,16 @@ inline Vec<T> tanh(Vec<T> x) {
 
 // ---- the product of a few rows with a matrix
 
-// R rows times N vectors of columns. Few sums at once would wait for each other: then they are split.
-template <class T, class P, int R, int N>
-void multiply_panel(const P* rows, int64_t K, const P* panel, T* out, int64_t width) {
-  constexpr int n = Lanes<T>::n, at_once = R * N >= 8 ? 1 : R * N >= 3 ? 2 : 4;
-  Vec<T> sum[at_once][R][N] = {};
-  for (int64_t k = 0; k < K; k += at_once * step<P>, panel += at_once * N * n * step<P>)
-#pragma GCC unroll 4
-    for (int i = 0; i < at_once; ++i)
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-        for (int c = 0; c < N; ++c)
-          add_product(rows + r * K + k + i * step<P>, panel + (i * N + c) * n * step<P>, sum[i][r][c]);
-  for (int r = 0; r < R; ++r)
-    for (int c = 0; c < N; ++c) {
-      for (int i = 1; i < at_once; ++i) sum[0][r][c] += sum[i][r][c];
-      store(out + r * width + c * n, sum[0][r][c]);
-    }
-}
-
 template <class T, class P>
-using Multiply = void (*)(const P*, int64_t, const P*, T*, int64_t);
+using Multiply = void (*)(const P*, int64_t, int64_t, const P*, T*, int64_t);
+
+template <class T, class P, int R, int N>
+constexpr Multiply<T, P> product = multiply_panel<T, P, R, N, false, R * N >= 8 ? 1 : R * N >= 3 ? 2 : 4>;
 
 template <class T, class P, int N>
-constexpr Multiply<T, P> of_rows[ROWS] = {
-    multiply_panel<T, P, 1, N>, multiply_panel<T, P, 2, N>, multiply_panel<T, P, 3, N>,
-    multiply_panel<T, P, 4, N>, multiply_panel<T, P, 5, N>, multiply_panel<T, P, 6, N>,
-    multiply_panel<T, P, 7, N>, multiply_panel<T, P, 8, N>};
+constexpr Multiply<T, P> of_rows[ROWS] = {product<T, P, 1, N>, product<T, P, 2, N>, product<T, P, 3, N>,
+                                          product<T, P, 4, N>, product<T, P, 5, N>, product<T, P, 6, N>,
+                                          product<T, P, 7, N>, product<T, P, 8, N>};
 
 // The recurrent weights U (G D, D), as a matrix of K rows. Forward its columns are the G gates of
 // each vector of units, backward vectors of the state before.
@@ -142,8 +74,8 @@ struct Matrix {
   void multiply(const P* rows, int64_t R, T* out, int64_t width) {
     for (int64_t first = 0; first < vectors; first += PANEL) {
       const int64_t N = vectors - first;
-      const auto product = N == 1 ? of_rows<T, P, 1> : N == 2 ? of_rows<T, P, 2> : of_rows<T, P, 3>;
-      product[R - 1](rows, K, memory + first * K * n, out + first * n, width);
+      const auto rows_of = N == 1 ? of_rows<T, P, 1> : N == 2 ? of_rows<T, P, 2> : of_rows<T, P, 3>;
+      rows_of[R - 1](rows, K, K, memory + first * K * n, out + first * n, width);
     }
   }
 };
@@ -400,7 +332,7 @@ void recurrent_forward_float64(const int64_t* from) { forward<double, double>(Ar
 void recurrent_backward_float32(const int64_t* from) { backward<float, float>(Arguments(from)); }
 void recurrent_backward_float64(const int64_t* from) { backward<double, double>(Arguments(from)); }
 #ifdef __AVX512BF16__
-void recurrent_forward_bfloat16(const int64_t* from) { forward<float, bfloat16>(Arguments(from)); }
-void recurrent_backward_bfloat16(const int64_t* from) { backward<float, bfloat16>(Arguments(from)); }
+void recurrent_forward_bfloat16(const int64_t* from) { forward<float, BFloat16>(Arguments(from)); }
+void recurrent_backward_bfloat16(const int64_t* from) { backward<float, BFloat16>(Arguments(from)); }
 #endif
 }

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from seqzoo.ops.native import call, library
+from seqzoo.ops.native import call, has
 from seqzoo.ops.recurrent import fused
 
 GATES = {"RNN_TANH": 1, "GRU": 3, "LSTM": 4}
@@ -28,7 +28,7 @@ def recurrent(cell: nn.RNNBase, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]
     w_ih, w_hh, b_ih, b_hh = cell.all_weights[0]
     with _precision(x):
         inputs = F.linear(x, w_ih)
-    if inputs.dtype != x.dtype and not _multiplies(inputs.dtype):
+    if inputs.dtype != x.dtype and not has("recurrent_forward", inputs.dtype):
         inputs = inputs.to(x.dtype)
     out: tuple[Tensor, ...] = _Recurrent.apply(inputs, w_hh, b_ih, b_hh, *state)  # type: ignore[no-untyped-call]
     return out
@@ -42,11 +42,6 @@ def _precision(x: Tensor) -> AbstractContextManager[object]:
 def _onednn_is_faster(x: Tensor) -> bool:
     """An LSTM in float32, but for few tokens: then oneDNN's conversion of the weights is slow."""
     return x.dtype == torch.float32 and x.shape[1] > FEW and not torch.is_autocast_enabled("cpu")
-
-
-def _multiplies(dtype: torch.dtype) -> bool:
-    """Whether the kernels of this CPU multiply numbers of this type."""
-    return hasattr(library(), f"recurrent_forward_{str(dtype).removeprefix('torch.')}")
 
 
 class _Recurrent(torch.autograd.Function):

@@ -1,0 +1,41 @@
+"""Activations in C++: the bias is added there, and computed again in the backward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from seqzoo.ops.native import call, has, in_rows
+
+PARTS = 16  # of the rows, each with a sum of its own for the gradient of the bias
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The product by torch, without the bias."""
+    y = F.linear(x, weight)
+    if not has("gelu_forward", y.dtype):
+        return F.gelu(y + bias.to(y.dtype))
+    out: Tensor = _Gelu.apply(y.flatten(0, -2), bias.to(y.dtype))  # type: ignore[no-untyped-call]
+    return out.view(y.shape)
+
+
+class _Gelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
+        y = torch.empty_like(x)
+        call("gelu_forward", *x.shape, x, bias, y)
+        ctx.save_for_backward(x, bias)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor, Tensor]:
+        x, bias = ctx.saved_tensors
+        of_x = torch.empty_like(x)
+        of_bias = x.new_zeros(PARTS, x.shape[1], dtype=torch.float32)
+        call("gelu_backward", *x.shape, PARTS, x, bias, in_rows(of_y), of_x, of_bias)
+        return of_x, of_bias.sum(0).to(bias.dtype)

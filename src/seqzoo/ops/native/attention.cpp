@@ -1,0 +1,376 @@
+// Softmax attention, a block of queries and keys at a time, so that no scores are kept.
+// The equations are those of seqzoo/ops/attention.py; the sums of the softmax go along with the
+// blocks (Dao et al. 2022, arXiv 2205.14135). P is the type of the inputs, T that of sums.
+#include <cmath>
+#include <limits>
+
+#include "products.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace {
+
+constexpr int PANEL = 4;             // vectors of columns of a product at once
+constexpr int64_t SPAN = 4;          // blocks of keys between two looks at the largest score
+constexpr int64_t CHUNK = 256;       // queries of a job where there are few heads
+constexpr int64_t SMALL = 1 << 14;   // products below which a second thread costs more than it saves
+
+template <class T>
+constexpr int64_t block = PANEL * Lanes<T>::n;  // queries or keys
+
+template <class P>
+constexpr int terms = sizeof(P) == 8 ? 13 : sizeof(P) == 4 ? 7 : 5;  // of exp's series
+
+template <class P>
+struct Sum {
+  typedef float type;
+};
+template <>
+struct Sum<double> {
+  typedef double type;
+};
+
+// A matrix of K rows as panels of up to PANEL vectors of columns; zeros where nothing is written.
+template <class T, class P>
+class Panels {
+ public:
+  static constexpr int n = Lanes<T>::n;
+
+  Panels(int64_t K, int64_t columns)
+      : K_(round_up(K, step<P>)), vectors_((columns + n - 1) / n), memory_(K_ * vectors_ * n) {}
+
+  int64_t count() const { return (vectors_ + PANEL - 1) / PANEL; }
+
+  // Row i becomes row i of the matrix.
+  void rows(const P* x, int64_t apart, int64_t count, int64_t columns) {
+    for (int64_t i = 0; i < count; i += step<P>)
+      for (int64_t j = 0; j < columns; j += n)
+        store(at(i, j), steps(x + i * apart + j, apart, count - i, columns - j));
+  }
+
+  // Row i becomes column i.
+  void columns(const P* x, int64_t apart, int64_t count, int64_t columns) {
+    for (int64_t i = 0; i < count; i += n)
+      for (int64_t j = 0; j < columns; j += n * step<P>) {
+        Vec<T> words[n];
+        for (int64_t r = 0; r < n; ++r)
+          words[r] = i + r < count ? load((const T*)(x + (i + r) * apart + j), (columns - j) / step<P>) : Vec<T>{};
+        transpose<T>(words);
+        for (int64_t r = 0; r < n && j + r * step<P> < columns; ++r) store(at(j + r * step<P>, i), words[r]);
+      }
+  }
+
+  // out = or += R rows times rows [k, k + K) of some panels.
+  template <bool ADD>
+  void multiply(const P* rows, int64_t apart, int64_t R, int64_t k, int64_t K, int64_t panel,
+                int64_t panels, T* out, int64_t width) const {
+    for (int64_t i = 0; i < panels; ++i) {
+      const int64_t first = (panel + i) * PANEL, N = std::min<int64_t>(PANEL, vectors_ - first);
+      const P* from = memory_ + (first * K_ + k * N) * n;
+      T* to = out + i * PANEL * n;
+      if (N == 1) of_rows<1, 8, ADD>(rows, apart, R, K, from, to, width);
+      else if (N == 2) of_rows<2, 8, ADD>(rows, apart, R, K, from, to, width);
+      else if (N == 3) of_rows<3, 8, ADD>(rows, apart, R, K, from, to, width);
+      else of_rows<4, 6, ADD>(rows, apart, R, K, from, to, width);
+    }
+  }
+
+  // A vector of columns in `step` rows from k.
+  T* at(int64_t k, int64_t column) {
+    const int64_t first = column / (PANEL * n) * PANEL, N = std::min<int64_t>(PANEL, vectors_ - first);
+    return (T*)(memory_ + first * K_ * n + k * N * n) + column - first * n;
+  }
+
+ private:
+  template <int N, int MOST, bool ADD>
+  static void of_rows(const P* rows, int64_t apart, int64_t R, int64_t K, const P* panel, T* out,
+                      int64_t width) {
+    int64_t r = 0;
+    for (; r + MOST <= R; r += MOST)
+      multiply_panel<T, P, MOST, N, ADD>(rows + r * apart, apart, K, panel, out + r * width, width);
+    for (; r + 2 <= R; r += 2)
+      multiply_panel<T, P, 2, N, ADD>(rows + r * apart, apart, K, panel, out + r * width, width);
+    if (r < R) multiply_panel<T, P, 1, N, ADD>(rows + r * apart, apart, K, panel, out + r * width, width);
+  }
+
+  int64_t K_, vectors_;
+  mutable Buffer<P> memory_;
+};
+
+template <class T, class P>
+struct Inputs {
+  int64_t B, H, L, S, K, V, causal;  // rows, heads, queries, keys, sizes of keys and values
+  View<P> q, k, v;
+  View<uint8_t> valid;
+  T scale;
+  explicit Inputs(Arguments& from)
+      : B(from.number()), H(from.number()), L(from.number()), S(from.number()), K(from.number()),
+        V(from.number()), causal(from.number()), q(from.tensor<P>()), k(from.tensor<P>()),
+        v(from.tensor<P>()), valid(from.tensor<uint8_t>()), scale(1 / std::sqrt(T(K))) {}
+  int64_t seen(int64_t query) const { return causal ? query + S - L + 1 : S; }  // its keys are before
+  int64_t first_query(int64_t key) const { return causal ? std::max<int64_t>(0, key - (S - L)) : 0; }
+  bool parallel() const { return B * H * L * S * K > SMALL; }
+};
+
+template <class T>
+inline Whole<T> lanes() {
+  Whole<T> numbers;
+  for (int i = 0; i < Lanes<T>::n; ++i) numbers[i] = i;
+  return numbers;
+}
+
+// ---- forward
+
+// The scores of a row become weights under the largest score so far; returns their sum. What was
+// summed before has to be multiplied by `factor`.
+template <class T, class P>
+T weigh(const Inputs<T, P>& in, T* scores, int64_t count, int64_t width, const T* bias, T* most, T* factor,
+        P* weights) {
+  constexpr int n = Lanes<T>::n;
+  constexpr T none = -std::numeric_limits<T>::infinity();
+  const Whole<T> lane = lanes<T>();
+  Vec<T> high = Vec<T>{} + none;
+  for (int64_t j = 0; j < count; j += n) {
+    Vec<T> s = load(scores + j);
+    if (bias) s += load(bias + j);
+    if (count - j < n) s = lane < int(count - j) ? s : Vec<T>{} + none;
+    if (bias || count - j < n) store(scores + j, s);
+    high = s > high ? s : high;
+  }
+  const T now = std::max(*most, largest<T>(high) * in.scale);
+  *factor = *most == now ? T(1) : std::exp(*most - now);
+  *most = now;
+  Vec<T> total = {};
+  int64_t j = 0;
+  if (now > none)
+    for (; j < count; j += n) {
+      const Vec<T> p = exp_of_negative<T, terms<P>>(load(scores + j) * in.scale - now);
+      total += p;
+      write(weights + j, p, n);
+    }
+  for (; j < width; j += n) write(weights + j, Vec<T>{}, n);
+  return sum<T>(total);
+}
+
+// What a thread needs for a job. Nothing is written where there are zeros up to whole vectors, so the
+// next job finds them.
+template <class T, class P>
+struct Forward {
+  static constexpr int64_t size = block<T>;
+  int64_t span, padded;  // keys at once; values of a query, up to whole vectors
+  Panels<T, P> k, v;
+  Buffer<T> bias, scores, out, most, total;
+  Buffer<P> weights;
+  explicit Forward(const Inputs<T, P>& in)
+      : span(std::min(SPAN * size, round_up(in.S, size))), padded(round_up(in.V, Lanes<T>::n)), k(in.K, in.S),
+        v(in.S, in.V), bias(round_up(in.S, Lanes<T>::n)), scores(size * span), out(size * padded), most(size),
+        total(size), weights(size * span) {}
+
+  void queries(const Inputs<T, P>& in, int64_t b, int64_t h, int64_t start, int64_t stop, View<P> y,
+               View<T> lse);
+};
+
+template <class T, class P>
+void Forward<T, P>::queries(const Inputs<T, P>& in, int64_t b, int64_t h, int64_t start, int64_t stop,
+                            View<P> y, View<T> lse) {
+  constexpr int n = Lanes<T>::n;
+  const int64_t keys = std::min(in.S, in.seen(stop - 1));
+  k.columns(in.k.at(b, h), in.k.stride[2], keys, in.K);
+  v.rows(in.v.at(b, h), in.v.stride[2], keys, in.V);
+  if (in.valid)
+    for (int64_t j = 0; j < keys; ++j) bias[j] = in.valid.at(b)[j] ? T(0) : -std::numeric_limits<T>::infinity();
+  for (int64_t first = start; first < stop; first += size) {
+    const int64_t R = std::min(size, stop - first), last = std::min(keys, in.seen(first + R - 1));
+    std::fill_n(&out[0], R * padded, T(0));
+    std::fill_n(&most[0], R, -std::numeric_limits<T>::infinity());
+    std::fill_n(&total[0], R, T(0));
+    for (int64_t j = 0; j < last; j += span) {
+      const int64_t count = std::min(span, last - j), width = round_up(count, n);
+      k.template multiply<false>(in.q.at(b, h, first), in.q.stride[2], R, 0, round_up(in.K, step<P>), j / size,
+                                 (count + size - 1) / size, scores, span);
+      for (int64_t r = 0; r < R; ++r) {
+        T factor;
+        const int64_t own = std::max<int64_t>(0, std::min(count, in.seen(first + r) - j));
+        const T more = weigh<T, P>(in, scores + r * span, own, width, in.valid ? bias + j : nullptr, most + r,
+                                   &factor, weights + r * span);
+        total[r] = total[r] * factor + more;
+        if (factor != T(1))
+          for (int64_t c = 0; c < padded; c += n) store(out + r * padded + c, load(out + r * padded + c) * factor);
+      }
+      v.template multiply<true>(weights, span, R, j, round_up(count, step<P>), 0, v.count(), out, padded);
+    }
+    for (int64_t r = 0; r < R; ++r) {
+      for (int64_t c = 0; c < in.V; c += n)
+        write(y.at(b, h, first + r) + c, Vec<T>(load(out + r * padded + c) / total[r]), in.V - c);
+      if (lse) lse.at(b, h)[first + r] = most[r] + std::log(total[r]);
+    }
+  }
+}
+
+template <class P>
+void forward(Arguments from) {
+  typedef typename Sum<P>::type T;
+  Inputs<T, P> in(from);
+  auto y = from.tensor<P>();
+  auto lse = from.tensor<T>();
+  int64_t chunk = in.L;
+#ifdef _OPENMP
+  if (in.B * in.H < 4 * omp_get_max_threads()) chunk = CHUNK;
+#endif
+  const int64_t chunks = (in.L + chunk - 1) / chunk;
+#pragma omp parallel if (in.parallel())
+  {
+    Forward<T, P> own(in);
+#pragma omp for schedule(dynamic)
+    for (int64_t job = 0; job < in.B * in.H * chunks; ++job) {
+      const int64_t head = job / chunks, start = (chunks - 1 - job % chunks) * chunk;
+      own.queries(in, head / in.H, head % in.H, start, std::min(in.L, start + chunk), y, lse);
+    }
+  }
+}
+
+// ---- backward: scores stand as keys by queries, so that the weights of a key are a row
+
+template <class T, class P>
+struct Gradients {
+  View<P> of_y, y;
+  View<T> lse;
+  View<P> q, k, v;  // to be written
+  explicit Gradients(Arguments& from)
+      : of_y(from.tensor<P>()), y(from.tensor<P>()), lse(from.tensor<T>()), q(from.tensor<P>()),
+        k(from.tensor<P>()), v(from.tensor<P>()) {}
+};
+
+template <class T, class P>
+struct Backward {
+  static constexpr int64_t size = block<T>;
+  int64_t padded, k_width, v_width;  // queries, and numbers of a key and a value, up to whole vectors
+  Panels<T, P> q_columns, y_columns, q_rows, y_rows;
+  Buffer<T> lse, delta, of_q;  // of_q: of each block of queries, transposed
+  // of a block of keys and queries
+  Buffer<T> scores{size * size}, of_weights{size * size};
+  Buffer<P> weights{size * size}, of_scores{size * size};
+  Panels<T, P> panel{size, size};  // of_scores again
+  Buffer<P> keys;                  // transposed
+  Buffer<T> of_k, of_v;
+  explicit Backward(const Inputs<T, P>& in)
+      : padded(round_up(in.L, size)), k_width(round_up(in.K, Lanes<T>::n)), v_width(round_up(in.V, Lanes<T>::n)),
+        q_columns(in.K, padded), y_columns(in.V, padded), q_rows(padded, in.K), y_rows(padded, in.V),
+        lse(padded), delta(padded), of_q(in.K * padded), keys(in.K * size), of_k(size * k_width),
+        of_v(size * v_width) {}
+
+  void head(const Inputs<T, P>& in, const Gradients<T, P>& out, int64_t b, int64_t h);
+
+  void transpose_keys(const P* k, int64_t apart, int64_t R, int64_t K) {
+    constexpr int n = Lanes<T>::n;
+    for (int64_t j = 0; j < size; j += n * step<P>)
+      for (int64_t i = 0; i < K; i += n) {
+        Vec<T> x[n];
+        for (int64_t r = 0; r < n; ++r) {
+          const int64_t row = j + r * step<P>;
+          x[r] = row < R ? steps(k + row * apart + i, apart, R - row, K - i) : Vec<T>{};
+        }
+        transpose<T>(x);
+        for (int64_t r = 0; r < n && i + r < K; ++r) store((T*)&keys[(i + r) * size + j], x[r]);
+      }
+  }
+
+  // From scores and gradients of the weights, of keys [first, first + R) and queries [start, ..).
+  void differentiate(const Inputs<T, P>& in, int64_t b, int64_t first, int64_t R, int64_t start) {
+    constexpr int n = Lanes<T>::n;
+    const Whole<T> lane = lanes<T>();
+    for (int64_t c = 0; c < size; c += n) {
+      const Vec<T> norm = load(lse + start + c), mean = load(delta + start + c);
+      const int64_t left = in.L - start - c;
+      for (int64_t j = 0; j < size; j += step<P>) {
+        Vec<T> d[step<P>] = {};
+        for (int64_t s = 0; s < step<P>; ++s) {
+          const int64_t row = j + s, place = row * size + c, hidden = in.first_query(first + row) - start - c;
+          Vec<T> p = {};
+          if (row < R && hidden < n && !(in.valid && !in.valid.at(b)[first + row])) {
+            p = exp_of_negative<T, terms<P>>(load(scores + place) * in.scale - norm);
+            if (hidden > 0) p = lane < int(hidden) ? Vec<T>{} : p;
+            if (left < n) p = lane < int(left) ? p : Vec<T>{};
+            d[s] = p * (load(of_weights + place) - mean) * in.scale;
+          }
+          write(weights + place, p, n);
+          write(of_scores + place, d[s], n);
+        }
+        store(panel.at(j, c), steps(d, P{}));
+      }
+    }
+  }
+};
+
+template <class T, class P>
+void Backward<T, P>::head(const Inputs<T, P>& in, const Gradients<T, P>& out, int64_t b, int64_t h) {
+  constexpr int n = Lanes<T>::n;
+  const int64_t K = in.K, V = in.V, L = in.L, K_steps = round_up(K, step<P>), V_steps = round_up(V, step<P>);
+  q_columns.columns(in.q.at(b, h), in.q.stride[2], L, K);
+  q_rows.rows(in.q.at(b, h), in.q.stride[2], L, K);
+  y_columns.columns(out.of_y.at(b, h), out.of_y.stride[2], L, V);
+  y_rows.rows(out.of_y.at(b, h), out.of_y.stride[2], L, V);
+  std::fill_n(&of_q[0], K * padded, T(0));
+  for (int64_t t = 0; t < L; ++t) {
+    Vec<T> total = {};
+    for (int64_t c = 0; c < V; c += n)
+      total += read(out.of_y.at(b, h, t) + c, V - c) * read(out.y.at(b, h, t) + c, V - c);
+    lse[t] = out.lse.at(b, h)[t], delta[t] = sum<T>(total);
+  }
+  for (int64_t first = 0; first < in.S; first += size) {
+    const int64_t R = std::min(size, in.S - first);
+    const P *k = in.k.at(b, h, first), *v = in.v.at(b, h, first);
+    std::fill_n(&of_k[0], R * k_width, T(0));
+    std::fill_n(&of_v[0], R * v_width, T(0));
+    transpose_keys(k, in.k.stride[2], R, K);
+    for (int64_t start = in.first_query(first) / size * size; start < L; start += size) {
+      q_columns.template multiply<false>(k, in.k.stride[2], R, 0, K_steps, start / size, 1, scores, size);
+      y_columns.template multiply<false>(v, in.v.stride[2], R, 0, V_steps, start / size, 1, of_weights, size);
+      differentiate(in, b, first, R, start);
+      y_rows.template multiply<true>(weights, size, R, start, size, 0, y_rows.count(), of_v, v_width);
+      q_rows.template multiply<true>(of_scores, size, R, start, size, 0, q_rows.count(), of_k, k_width);
+      panel.template multiply<true>(keys, size, K, 0, size, 0, 1, of_q + start * K, size);
+    }
+    for (int64_t j = 0; j < R; ++j) {
+      for (int64_t c = 0; c < K; c += n)
+        write(out.k.at(b, h, first + j) + c, load(of_k + j * k_width + c), K - c);
+      for (int64_t c = 0; c < V; c += n)
+        write(out.v.at(b, h, first + j) + c, load(of_v + j * v_width + c), V - c);
+    }
+  }
+  for (int64_t t = 0; t < L; t += n)
+    for (int64_t i = 0; i < K; i += n) {
+      Vec<T> x[n];
+      for (int64_t r = 0; r < n; ++r) x[r] = i + r < K ? load(of_q + t / size * size * K + (i + r) * size + t % size) : Vec<T>{};
+      transpose<T>(x);
+      for (int64_t r = 0; r < n && t + r < L; ++r) write(out.q.at(b, h, t + r) + i, x[r], K - i);
+    }
+}
+
+template <class P>
+void backward(Arguments from) {
+  typedef typename Sum<P>::type T;
+  Inputs<T, P> in(from);
+  Gradients<T, P> out(from);
+#pragma omp parallel if (in.parallel())
+  {
+    Backward<T, P> own(in);
+#pragma omp for schedule(dynamic)
+    for (int64_t job = 0; job < in.B * in.H; ++job) own.head(in, out, job / in.H, job % in.H);
+  }
+}
+
+}  // namespace
+
+extern "C" {
+void attention_forward_float32(const int64_t* from) { forward<float>(Arguments(from)); }
+void attention_forward_float64(const int64_t* from) { forward<double>(Arguments(from)); }
+void attention_backward_float32(const int64_t* from) { backward<float>(Arguments(from)); }
+void attention_backward_float64(const int64_t* from) { backward<double>(Arguments(from)); }
+#ifdef __AVX512BF16__
+void attention_forward_bfloat16(const int64_t* from) { forward<BFloat16>(Arguments(from)); }
+void attention_backward_bfloat16(const int64_t* from) { backward<BFloat16>(Arguments(from)); }
+#endif
+}

@@ -1,0 +1,51 @@
+"""Softmax attention in C++: no scores are kept, and no product is computed above the diagonal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from seqzoo.ops.attention import naive
+from seqzoo.ops.native import call, in_rows
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, valid: Tensor | None = None
+) -> Tensor:
+    """q (B, H, T, K), k (B, H, S, K), v (B, H, S, V), valid (B, S); sums are in float32."""
+    if q.dtype == torch.bfloat16 and (q.shape[-1] % 2 or v.shape[-1] % 2):  # it reads pairs
+        return naive(q, k, v, causal=causal, valid=valid)
+    valid = None if valid is None else in_rows(valid)
+    y: Tensor = _Attention.apply(*map(in_rows, (q, k, v)), valid, causal)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, causal: bool
+    ) -> Tensor:
+        B, H, T, K = q.shape
+        sizes = B, H, T, k.shape[2], K, v.shape[3], int(causal)
+        y = q.new_empty(B, T, H, v.shape[3]).transpose(1, 2)  # as the next product reads it
+        sums = torch.float64 if q.dtype == torch.float64 else torch.float32
+        training = any(ctx.needs_input_grad)
+        lse = (
+            q.new_empty(B, H, T, dtype=sums) if training else None
+        )  # log of the sum of the weights
+        call("attention_forward", *sizes, q, k, v, valid, y, lse)
+        if training:
+            ctx.save_for_backward(q, k, v, valid, y, lse)
+            ctx.sizes = sizes
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, valid, y, lse = ctx.saved_tensors
+        to = [x.new_empty(x.transpose(1, 2).shape).transpose(1, 2) for x in (q, k, v)]
+        call("attention_backward", *ctx.sizes, q, k, v, valid, in_rows(of_y), y, lse, *to)
+        return *to, None, None
