@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,9 @@ from seqzoo.decoding.step import PreparedStep
 from seqzoo.models.zoo import FAMILIES, build
 from seqzoo.ops import native
 from seqzoo.ops.attention import append
+from seqzoo.ops.channel import gate, relu2_product
 from seqzoo.ops.linear_scan import linear_scan
-from seqzoo.ops.local import causal_conv, shift_mixes
+from seqzoo.ops.local import causal_conv, shift_mixes, shift_products
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.native.compiler import build as build_kernels
 from seqzoo.ops.native.program import Recorder, Unrecordable
@@ -46,6 +49,19 @@ def compare(f, inputs: list[Tensor]) -> None:
         found.append([*outputs, *torch.autograd.grad(loss, inputs)])
     for expected, given in zip(*found, strict=True):
         assert difference(expected, given) < TOLERANCE[expected.dtype]
+
+
+@contextmanager
+def kept_tensors() -> Iterator[list[Tensor]]:
+    """Collect what is kept for the backward pass."""
+    kept: list[Tensor] = []
+
+    def pack(t: Tensor) -> Tensor:
+        kept.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        yield kept
 
 
 def randn(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
@@ -94,8 +110,37 @@ def test_wkv4_and_linear_scan(dtype, D, spread) -> None:
 
         compare(flat, [x.requires_grad_() for x in (k, v, w, u)])
         compare(flat, [x.requires_grad_() for x in (k, v, w, u, *start)])
+        r = randn(B, T, D, seed=9, dtype=dtype) * 5
+
+        def gated(r, k, v, w, u, *start):
+            y, state = wkv4(k, v, w, u, WKVState(*start), r)
+            return y, *state
+
+        compare(gated, [x.requires_grad_() for x in (r, k, v, w, u, *start)])
         a, h = randn(B, T, D, seed=8, dtype=dtype).sigmoid(), start[0]
         compare(lambda *xs: (linear_scan(*xs),), [x.requires_grad_() for x in (a, v, h)])
+
+
+@pytest.mark.parametrize("D", [5, 16, 70])
+def test_wkv4_of_bfloat16_rounds_only_what_it_writes(D) -> None:
+    """Against the same tokens in float32."""
+    B, T = 2, 70
+    halves = [randn(B, T, D, seed=i, dtype=torch.bfloat16) for i in range(3)]
+    w, u = -randn(D, seed=3, dtype=torch.float32).exp(), randn(D, seed=4, dtype=torch.float32)
+    start = [randn(B, D, seed=5 + i, dtype=torch.float32).exp() for i in range(3)]
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        tokens = [x.to(dtype).requires_grad_() for x in halves]
+        rest = [x.detach().requires_grad_() for x in (w, u, *start)]
+        with ops.backend("native"):
+            y, state = wkv4(*tokens[:2], *rest[:2], WKVState(*rest[2:]), tokens[2])
+        of_y = randn(B, T, D, seed=8, dtype=torch.bfloat16).to(dtype)
+        of_inputs = torch.autograd.grad([y, *state], [*tokens, *rest], [of_y, *start])
+        assert y.dtype == dtype and all(x.dtype == torch.float32 for x in state)
+        found.append(([y, *of_inputs[:3]], [*state, *of_inputs[3:]]))
+    (in_float, exact), (in_half, kept) = found
+    assert all(torch.equal(x.bfloat16(), y) for x, y in zip(in_float, in_half, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(exact, kept, strict=True))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -104,6 +149,9 @@ def test_token_shift(dtype) -> None:
         inputs = [randn(B, T, D, seed=1, dtype=dtype), randn(B, D, seed=2, dtype=dtype)]
         inputs += [randn(D, seed=3 + i, dtype=dtype) for i in range(3)]
         compare(lambda *xs: shift_mixes(*xs)[0], [x.requires_grad_() for x in inputs])
+        inputs += [randn(N, D, seed=6 + N, dtype=dtype) / D**0.5 for N in (3, D, 20)]
+        given = [x.requires_grad_() for x in inputs]
+        compare(lambda x, last, *xs: shift_products(x, last, xs[:3], xs[3:])[0], given)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -125,6 +173,57 @@ def test_token_shift_under_autocast_rounds_its_mixes_once() -> None:
     assert difference(expected, given.float()) < 2**-8
     of_naive, of_native = (torch.autograd.grad(y.float().sum(), x)[0] for y in (expected, given))
     assert difference(of_naive, of_native) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", (*TOLERANCE, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 5), (2, 9, 33), (3, 40, 64)], ids=str)
+def test_gate_and_squared_relu(dtype, shape) -> None:
+    """In bfloat16 the squared ReLU and its gradient are the same bits, a gate is rounded once."""
+    r, x = (4 * randn(*shape, seed=i, dtype=dtype) for i in range(2))
+    W = randn(7, shape[-1], seed=2, dtype=dtype)
+    calls = ((gate, [r, x]), (relu2_product, [x, W]))
+    for f, given in calls:
+        inputs = [t.detach().requires_grad_() for t in given]
+        if dtype != torch.bfloat16:
+            compare(lambda *xs, f=f: (f(*xs),), inputs)
+            continue
+        with ops.backend("native"):
+            y = f(*inputs)
+        wide = [t.detach().float().requires_grad_() for t in given]
+        with ops.backend("naive"):
+            expected = f(*(wide if f is gate else inputs))
+        of_y = randn(*y.shape, seed=3, dtype=dtype)
+        found = [y, *torch.autograd.grad(y, inputs, of_y)]
+        of_inputs = torch.autograd.grad(expected, wide if f is gate else inputs, of_y.to(expected))
+        for one, other in zip(found, [expected, *of_inputs], strict=True):
+            if f is gate:
+                assert difference(other, one.float()) < 2**-8
+            else:
+                assert torch.equal(other, one)
+
+
+def test_shift_products_keep_no_mixes_and_are_those_of_the_mixes() -> None:
+    x, last = (
+        randn(2, 9, 20, seed=1, dtype=torch.float32),
+        randn(2, 20, seed=2, dtype=torch.float32),
+    )
+    mixes = [randn(20, seed=3 + i, dtype=torch.float32) for i in range(2)]
+    weights = [randn(N, 20, seed=5 + N, dtype=torch.float32) for N in (7, 20)]
+    inputs = [t.requires_grad_() for t in (x, last, *mixes, *weights)]
+    for used in (slice(0, 2), slice(1, 2)):
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed, _ = shift_mixes(x, last, *mixes)
+            apart = [F.linear(m, W) for m, W in zip(mixed, weights, strict=True)]
+            with kept_tensors() as kept:
+                joined, _ = shift_products(x, last, mixes, weights)
+        assert not any(t.dtype == torch.bfloat16 and t.shape == x.shape for t in kept)
+        found = []
+        for y in (apart, joined):
+            loss = sum(part.float().square().sum() for part in y[used])
+            found.append([*y, *torch.autograd.grad(loss, inputs, allow_unused=True)])
+        for expected, given in zip(*found, strict=True):
+            assert (expected is None) == (given is None)
+            assert expected is None or torch.equal(expected, given)
 
 
 def test_a_gradient_that_nothing_needs_is_none() -> None:

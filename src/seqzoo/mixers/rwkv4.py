@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Natural, Positive
-from seqzoo.ops.local import shift_mixes
+from seqzoo.ops.channel import gate, relu2_product
+from seqzoo.ops.local import shift_products
 from seqzoo.ops.tensors import float32_or_wider
 from seqzoo.ops.wkv4 import WKVState, empty_state, wkv4
 
@@ -65,14 +66,13 @@ class TimeMix(nn.Module):
 
     def forward(self, x: Tensor, state: TimeState | None = None) -> tuple[Tensor, TimeState]:
         mixes = (1 - self.time_mix_k, 1 - self.time_mix_v, 1 - self.time_mix_r)
-        (xk, xv, xr), shift = shift_mixes(x, state and state.shift, *mixes)
-        k, v, r = self.key(xk), self.value(xv), self.receptance(xr)
+        weights = (self.key.weight, self.value.weight, self.receptance.weight)
+        (k, v, r), shift = shift_products(x, state and state.shift, mixes, weights)
         with torch.autocast(x.device.type, enabled=False):
-            k, v, decay, u = float32_or_wider(k, v, self.time_decay, self.time_first)
-            decay, u = decay.to(k.dtype), u.to(k.dtype)
+            decay, u = float32_or_wider(self.time_decay, self.time_first)
             wkv = state.wkv if state else empty_state(k)
-            y, wkv = wkv4(k, v, -decay.exp(), u, wkv)
-        y = self.output(y.to(r.dtype) * r.sigmoid())
+            y, wkv = wkv4(k, v, -decay.exp(), u, wkv, r)
+        y = self.output(y)
         return y.to(x.dtype), TimeState(shift, wkv)
 
 
@@ -97,9 +97,10 @@ class ChannelMix(nn.Module):
 
     def forward(self, x: Tensor, state: ChannelState | None = None) -> tuple[Tensor, ChannelState]:
         mixes = (1 - self.time_mix_k, 1 - self.time_mix_r)
-        (xk, xr), shift = shift_mixes(x, state and state.shift, *mixes)
-        k, r = self.key(xk).relu().square(), self.receptance(xr)
-        return (r.sigmoid() * self.value(k)).to(x.dtype), ChannelState(shift)
+        weights = (self.key.weight, self.receptance.weight)
+        (k, r), shift = shift_products(x, state and state.shift, mixes, weights)
+        y = gate(r, relu2_product(k, self.value.weight))
+        return y.to(x.dtype), ChannelState(shift)
 
 
 def _learn_faster(parameter: nn.Parameter, factor: float) -> None:

@@ -5,7 +5,10 @@ B batch, T time, D channels, W taps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seqzoo.ops.registry import choose
@@ -40,16 +43,48 @@ def shift_mixes(
         For each m (B, T, D), for a matrix product: perhaps in the type that autocast gives those;
         and the last token of x, (B, D).
     """
-    shares = torch.stack([m.flatten() for m in mixes]).to(x.dtype)
-    first = x.new_zeros(x[:, 0].shape) if last is None else last.to(x.dtype)
-    mixed: tuple[Tensor, ...] = choose("token_shift", x, x.shape[1])(x, first, shares)
+    given = _tokens_and_shares(x, last, mixes)
+    mixed: tuple[Tensor, ...] = choose("token_shift", x, x.shape[1])(*given)
     return mixed, x[:, -1].clone()  # a view would keep the whole chunk in memory
+
+
+def shift_products(
+    x: Tensor, last: Tensor | None, mixes: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Products of matrices with the mixes of `shift_mixes`, which need not be kept.
+
+    Args:
+        x, last, mixes: as in `shift_mixes`.
+        weights: a matrix (N, D) for each mix.
+
+    Returns:
+        For each matrix (B, T, N); and the last token of x, (B, D).
+    """
+    given = _tokens_and_shares(x, last, mixes)
+    products: tuple[Tensor, ...] = choose("shift_products", x, x.shape[1])(*given, *weights)
+    return products, x[:, -1].clone()
+
+
+def _tokens_and_shares(
+    x: Tensor, last: Tensor | None, mixes: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What forms take: x, the token before it, and the mixes as (n, D)."""
+    first = x.new_zeros(x[:, 0].shape) if last is None else last.to(x.dtype)
+    return x, first, torch.stack([m.flatten() for m in mixes]).to(x.dtype)
 
 
 def naive_shift_mixes(x: Tensor, last: Tensor, mixes: Tensor) -> tuple[Tensor, ...]:
     """The definition, for mixes (n, D)."""
     before, _ = token_shift(x, last)
     return tuple(torch.lerp(x, before, m) for m in mixes)
+
+
+def naive_shift_products(
+    x: Tensor, last: Tensor, mixes: Tensor, *weights: Tensor
+) -> tuple[Tensor, ...]:
+    """The definition, for mixes (n, D)."""
+    mixed = naive_shift_mixes(x, last, mixes)
+    return tuple(F.linear(m, W) for m, W in zip(mixed, weights, strict=True))
 
 
 def causal_conv(x: Tensor, weight: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from seqzoo.config import plugins
 from seqzoo.config.schema import load
-from seqzoo.ops.native import available
+from seqzoo.ops.native import available, available_for_bfloat16
 
 Condition = Callable[[Tensor, int], bool]  # (an input of the operation, its length in tokens)
 
@@ -126,6 +126,10 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "naive": Backend("seqzoo.ops.cross_entropy:naive", when=few_logits),
         "chunked": Backend("seqzoo.ops.cross_entropy:chunked"),
     },
+    "gate": {
+        "native": Backend("seqzoo.ops.native.forms:gate", when=available_for_bfloat16),
+        "naive": Backend("seqzoo.ops.channel:naive_gate"),
+    },
     "linear_gelu": {
         "naive": Backend("seqzoo.ops.activations:naive_linear_gelu", when=one_token),
         "native": Backend("seqzoo.ops.native.activations:linear_gelu", when=native_gelu),
@@ -154,12 +158,20 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "native": Backend("seqzoo.ops.native.recurrent:recurrent", when=available),
         "torch": Backend("seqzoo.ops.recurrent:fused"),
     },
+    "relu2_product": {
+        "native": Backend("seqzoo.ops.native.forms:relu2_product", when=available_for_bfloat16),
+        "naive": Backend("seqzoo.ops.channel:naive_relu2_product"),
+    },
+    "shift_products": {
+        "native": Backend("seqzoo.ops.native.forms:shift_products", when=available),
+        "naive": Backend("seqzoo.ops.local:naive_shift_products"),
+    },
     "token_shift": {
         "native": Backend("seqzoo.ops.native.forms:token_shift", when=available),
         "naive": Backend("seqzoo.ops.local:naive_shift_mixes"),
     },
     "wkv4": {
-        "native": Backend("seqzoo.ops.native.forms:wkv4", when=available),
+        "native": Backend("seqzoo.ops.native.forms:wkv4", when=available_for_bfloat16),
         "naive": Backend("seqzoo.ops.wkv4:naive", when=one_token),
         "chunked": Backend("seqzoo.ops.wkv4:chunked", when=on_cpu),  # falls back to `scan`
         "scan": Backend("seqzoo.ops.wkv4:scan"),

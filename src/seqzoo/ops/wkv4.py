@@ -11,12 +11,15 @@ overflows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from seqzoo.ops.registry import choose, record
+from seqzoo.ops.tensors import float32_or_wider
 from seqzoo.ops.watch import watch
 
 CHUNK = 32
@@ -37,26 +40,47 @@ class WKVState(NamedTuple):
         return WKVState(zeros, zeros, torch.full_like(zeros, EMPTY))
 
 
-def wkv4(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
+Form = Callable[..., tuple[Tensor, WKVState]]
+
+
+def wkv4(
+    k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState, r: Tensor | None = None
+) -> tuple[Tensor, WKVState]:
     """Weighted averages of v, by exponential keys that decay with distance.
 
     Args:
-        k, v: (B, T, D), float32 or wider; w: (D,), negative; u: (D,).
+        k, v: (B, T, D); w: (D,), negative, and u: (D,), float32 or wider.
+        r: (B, T, D), the receptance, whose sigmoid multiplies the averages; None: nothing does.
 
     Returns:
-        y (B, T, D) and the state after the last token.
+        y (B, T, D), in the type of r, or of w where there is none; and the state after the last
+        token.
     """
-    watch(lambda: _weights(k[:1], w, u))
-    out: tuple[Tensor, WKVState] = choose("wkv4", k, k.shape[1])(k, v, w, u, state)
-    return out
+    watch(lambda: _weights(k[:1].to(w.dtype), w, u))
+    form: Form = choose("wkv4", k, k.shape[1])
+    return form(k, v, w, u, state, r)
+
+
+def _gated(form: Form) -> Form:
+    """A form that knows no receptance, and the receptance after it."""
+
+    @wraps(form)
+    def gated(
+        k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState, r: Tensor | None = None
+    ) -> tuple[Tensor, WKVState]:
+        y, state = form(k.to(w.dtype), v.to(w.dtype), w, u, state)
+        return (y if r is None else y.to(r.dtype) * r.sigmoid()), state
+
+    return gated
 
 
 def empty_state(k: Tensor) -> WKVState:
     """The accumulators before the first token, for keys k (B, T, D)."""
-    first = k[:, 0]
+    (first,) = float32_or_wider(k[:, 0])
     return WKVState(first, first, first).initial()
 
 
+@_gated
 def chunked(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
     """Matrix products over chunks of CHUNK tokens, and one shorter chunk of what is left over."""
     T = k.shape[1]
@@ -80,6 +104,7 @@ def _weights(k: Tensor, w: Tensor, u: Tensor) -> Tensor:
     return y.permute(2, 1, 0)  # (s, t, D) -> (D, t, s)
 
 
+@_gated
 def naive(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
     """The definition, token by token."""
     a, b, p = state
@@ -94,6 +119,7 @@ def naive(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[
     return torch.stack(ys, 1), WKVState(a, b, p)
 
 
+@_gated
 def scan(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
     """An associative scan in log2 T steps, as the recurrence is linear in (a, b); exact for any
     keys."""

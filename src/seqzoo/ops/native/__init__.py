@@ -33,6 +33,11 @@ def available(x: Tensor, length: int, kernel: str = "matrix_state_forward") -> b
     return x.device.type == "cpu" and has(kernel, x.dtype)
 
 
+def available_for_bfloat16(x: Tensor, length: int) -> bool:
+    """The same of kernels that take bfloat16 besides."""
+    return available(x, length, "gate_forward")
+
+
 def has(kernel: str, dtype: torch.dtype) -> bool:
     """Whether this CPU has a kernel for numbers of a type."""
     return library() is not None and hasattr(library(), _named(kernel, dtype))

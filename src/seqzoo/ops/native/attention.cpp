@@ -370,7 +370,7 @@ void attention_forward_float64(const int64_t* from) { forward<double>(Arguments(
 void attention_backward_float32(const int64_t* from) { backward<float>(Arguments(from)); }
 void attention_backward_float64(const int64_t* from) { backward<double>(Arguments(from)); }
 #ifdef __AVX512BF16__
-void attention_forward_bfloat16(const int64_t* from) { forward<bfloat16>(Arguments(from)); }
-void attention_backward_bfloat16(const int64_t* from) { backward<bfloat16>(Arguments(from)); }
+void attention_forward_bfloat16(const int64_t* from) { forward<BFloat16>(Arguments(from)); }
+void attention_backward_bfloat16(const int64_t* from) { backward<BFloat16>(Arguments(from)); }
 #endif
 }

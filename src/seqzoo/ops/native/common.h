@@ -3,8 +3,13 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 #include <vector>
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 template <class T>
 struct Lanes {
@@ -40,6 +45,69 @@ inline void store(T* p, Vec<T> x, int64_t count) {
   if (count >= Lanes<T>::n) return store(p, x);
   for (int64_t i = 0; i < count; ++i) p[i] = x[i];
 }
+
+// Calls f(d, count) for every vector of the numbers from `first` to `last`. Of a whole vector the
+// count is known when the kernel is compiled, so that no lane is asked for.
+template <class T, class Body>
+inline void vectors(int64_t first, int64_t last, Body f) {
+  constexpr int n = Lanes<T>::n;
+  int64_t d = first;
+  for (; d + n <= last; d += n) f(d, std::integral_constant<int64_t, n>());
+  if (d < last) f(d, last - d);
+}
+
+// ---- bfloat16: numbers are read as float32 and rounded when they are written
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+inline Vec<float> read(const float* p, int64_t count) { return load(p, count); }
+inline Vec<double> read(const double* p, int64_t count) { return load(p, count); }
+inline void write(float* p, Vec<float> x, int64_t count) { store(p, x, count); }
+inline void write(double* p, Vec<double> x, int64_t count) { store(p, x, count); }
+
+#ifdef __AVX512BF16__
+inline __m256i bits(const BFloat16* p, int64_t count) {
+  return count >= 16 ? _mm256_loadu_si256((const __m256i*)p) : _mm256_maskz_loadu_epi16((1 << count) - 1, p);
+}
+
+inline Vec<float> read(const BFloat16* p, int64_t count) {
+  return (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits(p, count)), 16);
+}
+
+// The nearest numbers, ties to even; 0 for those below the smallest normal number.
+inline void write(BFloat16* p, Vec<float> x, int64_t count) {
+  const __m256i rounded = (__m256i)_mm512_cvtneps_pbh((__m512)x);
+  if (count >= 16) _mm256_storeu_si256((__m256i*)p, rounded);
+  else _mm256_mask_storeu_epi16(p, (1 << count) - 1, rounded);
+}
+#else
+typedef uint32_t Bits __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef uint16_t LooseHalves __attribute__((vector_size(32), aligned(2), may_alias));
+
+inline Vec<float> read(const BFloat16* p, int64_t count) {
+  Halves half = {};
+  if (count >= 16) half = *reinterpret_cast<const LooseHalves*>(p);
+  else
+    for (int64_t i = 0; i < count; ++i) half[i] = p[i].bits;
+  const Bits words = __builtin_convertvector(half, Bits) << 16;
+  Vec<float> x;
+  std::memcpy(&x, &words, sizeof x);
+  return x;
+}
+
+inline void write(BFloat16* p, Vec<float> x, int64_t count) {  // to the nearest, ties to even
+  Bits words;
+  std::memcpy(&words, &x, sizeof x);
+  const Bits nearest = (words + 0x7fff + ((words >> 16) & 1)) >> 16;
+  const Halves half = __builtin_convertvector(x == x ? nearest : (words >> 16) | 0x40, Halves);  // NaN stays NaN
+  if (count >= 16) *reinterpret_cast<LooseHalves*>(p) = half;
+  else
+    for (int64_t i = 0; i < count; ++i) p[i].bits = half[i];
+}
+#endif
 
 // A copy of few numbers, without the call of a function.
 template <class T>
@@ -108,6 +176,17 @@ inline Vec<T> exp_of_negative(Vec<T> x) {
   std::memcpy(&two, &scale, sizeof two);
   return x < least ? Vec<T>{} : y * two;
 }
+
+// sigmoid(x) = numerator / denominator, and neither overflows.
+template <class T>
+struct Sigmoid {
+  Vec<T> numerator, denominator;
+  explicit Sigmoid(Vec<T> x) {
+    const Vec<T> e = exp_of_negative<T>(x < 0 ? x : -x);
+    numerator = x < 0 ? e : Vec<T>{} + T(1);
+    denominator = T(1) + e;
+  }
+};
 
 // Row i of `x`, as many vectors as a vector has lanes, becomes lane i of all.
 template <class T, int HALF, int... I>

@@ -3,13 +3,16 @@ the states between two of every SEGMENT tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seqzoo.ops.local import naive_causal_conv, naive_shift_mixes
+from seqzoo.ops.channel import naive_gate, naive_relu2_product
+from seqzoo.ops.local import naive_causal_conv, naive_shift_mixes, naive_shift_products
 from seqzoo.ops.matrix_state import Tokens
 from seqzoo.ops.native import call, in_rows
 from seqzoo.ops.wkv4 import WKVState
@@ -70,37 +73,43 @@ def _sizes(q: Tensor, v: Tensor, log_w: Tensor) -> tuple[int, ...]:
     return *v.shape[:3], q.shape[-1], v.shape[-1], log_w.shape[-1]
 
 
-def wkv4(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
-    """Token by token, some channels at once; exact for any keys."""
-    rows = map(in_rows, (k, v, w, u, *state))
-    y, end = _WKV4.apply(*rows)  # type: ignore[no-untyped-call]
-    return y, WKVState(*end.unbind(0))
+def wkv4(
+    k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState, r: Tensor | None = None
+) -> tuple[Tensor, WKVState]:
+    """Token by token, some channels at once; exact for any keys. Where k, v and r are in bfloat16
+    they are read so, and so is y written; the sums are float32."""
+    half = r is not None and {k.dtype, v.dtype, r.dtype} == {torch.bfloat16}
+    tokens = [x if x is None else in_rows(x if half else x.to(w.dtype)) for x in (k, v, r)]
+    y, end = _WKV4.apply(*map(in_rows, (w, u, *state)), *tokens)  # type: ignore[no-untyped-call]
+    return y if r is None else y.to(r.dtype), WKVState(*end.unbind(0))
 
 
 class _WKV4(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        k = inputs[0]
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        w, k = inputs[0], inputs[5]
         B, T, D = k.shape
         training = any(ctx.needs_input_grad)
-        y, end = k.new_empty(B, T, D), k.new_empty(3, B, D)
-        kept = k.new_empty(B, -(-T // SEGMENT), 3, D) if training else None
-        call("wkv4_forward", B, T, D, *inputs, y, end, kept)
+        y, end = k.new_empty(B, T, D), w.new_empty(3, B, D)
+        kept = w.new_empty(B, -(-T // SEGMENT), 3, D) if training else None
+        call("wkv4_forward" + _OF_HALF[k.dtype], B, T, D, *inputs, y, end, kept)
         if training:
             ctx.save_for_backward(*inputs, kept, end)
         return y, end
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_y: Tensor, of_end: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, of_y: Tensor, of_end: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, kept, end = ctx.saved_tensors
-        k = inputs[0]
+        w, k, r = inputs[0], inputs[5], inputs[7]
         B, T, D = k.shape
-        of_k, of_v, of_start = k.new_empty(B, T, D), k.new_empty(B, T, D), k.new_empty(3, B, D)
-        of_w, of_u = k.new_empty(B, D), k.new_empty(B, D)  # for each row of the batch
-        given = (kept, in_rows(of_y), in_rows(of_end), end)
-        call("wkv4_backward", B, T, D, *inputs, *given, of_k, of_v, of_w, of_u, of_start)
-        return of_k, of_v, of_w.sum(0), of_u.sum(0), *of_start.unbind(0)
+        of_w, of_u, of_start = w.new_empty(B, D), w.new_empty(B, D), w.new_empty(3, B, D)  # by row
+        of_k, of_v = k.new_empty(B, T, D), k.new_empty(B, T, D)
+        of_r = None if r is None else k.new_empty(B, T, D)
+        given = (kept, in_rows(of_end), end, of_w, of_u, of_start)
+        name = "wkv4_backward" + _OF_HALF[k.dtype]
+        call(name, B, T, D, *inputs, *given, in_rows(of_y), of_k, of_v, of_r)
+        return of_w.sum(0), of_u.sum(0), *of_start.unbind(0), of_k, of_v, of_r
 
 
 def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
@@ -128,9 +137,8 @@ class _LinearScan(torch.autograd.Function):
 
 def token_shift(x: Tensor, last: Tensor, mixes: Tensor) -> tuple[Tensor, ...]:
     """All mixes from one reading of x, and under autocast in 16 bits."""
-    half = x.dtype == torch.float32 and torch.is_autocast_enabled("cpu")
-    to = torch.get_autocast_dtype("cpu") if half else x.dtype
-    if half and to != torch.bfloat16:
+    to = _type_of_products(x)
+    if to not in _HALF:
         return naive_shift_mixes(x, last, mixes)
     out: tuple[Tensor, ...] = _TokenShift.apply(in_rows(x), in_rows(last), mixes, to)  # type: ignore[no-untyped-call]
     return out
@@ -139,24 +147,72 @@ def token_shift(x: Tensor, last: Tensor, mixes: Tensor) -> tuple[Tensor, ...]:
 class _TokenShift(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, last: Tensor, mixes: Tensor, to: torch.dtype) -> Any:
-        out = tuple(x.new_empty(x.shape, dtype=to) for _ in mixes)
-        call("token_shift_forward" + _HALF[to], len(mixes), *x.shape, x, last, mixes, *out)
         ctx.save_for_backward(x, last, mixes)
         ctx.to = to
         ctx.set_materialize_grads(False)
-        return out
+        return _mix(x, last, mixes, to)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         x, last, mixes = ctx.saved_tensors
-        of_mixes = mixes.new_empty(len(x), *mixes.shape)  # for each row of the batch
-        of_x, of_last = x.new_empty(x.shape), x.new_empty(last.shape)
-        rows = [None if g is None else in_rows(g) for g in given]
-        into = (of_x, of_last, of_mixes)
-        name = "token_shift_backward" + _HALF[ctx.to]
-        call(name, len(mixes), *x.shape, x, last, mixes, *into, *rows)
-        return of_x, of_last, of_mixes.sum(0), None
+        return *_mix_back(x, last, mixes, given, ctx.to), None
+
+
+def shift_products(x: Tensor, last: Tensor, mixes: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """The mixes are computed again in the backward pass: of a token only x is kept."""
+    to = _type_of_products(x)
+    if to not in _HALF:
+        return naive_shift_products(x, last, mixes, *weights)
+    given = (in_rows(x), in_rows(last), mixes, to, *(W.to(to) for W in weights))
+    out: tuple[Tensor, ...] = _ShiftProducts.apply(*given)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _ShiftProducts(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, last: Tensor, mixes: Tensor, to: torch.dtype, *weights: Tensor
+    ) -> Any:
+        ctx.save_for_backward(x, last, mixes, *weights)
+        ctx.to = to
+        ctx.set_materialize_grads(False)
+        return tuple(map(F.linear, _mix(x, last, mixes, to), weights))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, last, mixes, *weights = ctx.saved_tensors
+        of_weights: list[Tensor | None] = []
+        of_mixed: list[Tensor | None] = []
+        for g, mixed, W in zip(given, _mix(x, last, mixes, ctx.to), weights, strict=True):
+            of_weights.append(None if g is None else g.flatten(0, 1).T @ mixed.flatten(0, 1))
+            of_mixed.append(None if g is None else g @ W)
+        return *_mix_back(x, last, mixes, of_mixed, ctx.to), None, *of_weights
+
+
+def _type_of_products(x: Tensor) -> torch.dtype:
+    """In which matrix products of x are: that of autocast, if it is on."""
+    half = x.dtype == torch.float32 and torch.is_autocast_enabled("cpu")
+    return torch.get_autocast_dtype("cpu") if half else x.dtype
+
+
+def _mix(x: Tensor, last: Tensor, mixes: Tensor, to: torch.dtype) -> tuple[Tensor, ...]:
+    out = tuple(x.new_empty(x.shape, dtype=to) for _ in mixes)
+    call("token_shift_forward" + _HALF[to], len(mixes), *x.shape, x, last, mixes, *out)
+    return out
+
+
+def _mix_back(
+    x: Tensor, last: Tensor, mixes: Tensor, given: Sequence[Tensor | None], to: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by x, last and mixes, from those by each mix."""
+    of_mixes = mixes.new_empty(len(x), *mixes.shape)  # for each row of the batch
+    of_x, of_last = x.new_empty(x.shape), x.new_empty(last.shape)
+    rows = [None if g is None else in_rows(g) for g in given]
+    into = (of_x, of_last, of_mixes)
+    call("token_shift_backward" + _HALF[to], len(mixes), *x.shape, x, last, mixes, *into, *rows)
+    return of_x, of_last, of_mixes.sum(0)
 
 
 def causal_conv(x: Tensor, before: Tensor, taps: Tensor) -> Tensor:
@@ -186,4 +242,61 @@ class _CausalConv(torch.autograd.Function):
         return *to, of_taps.sum(0)
 
 
+def relu2_product(h: Tensor, W: Tensor) -> Tensor:
+    """The squared ReLU is computed again in the backward pass: of its numbers only h is kept."""
+    to = _type_of_products(h)
+    if to not in _HALF:
+        return naive_relu2_product(h, W)
+    y: Tensor = _Relu2Product.apply(h.to(to).contiguous(), W.to(to))  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Relu2Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, W: Tensor) -> Tensor:
+        ctx.save_for_backward(h, W)
+        return F.linear(_squared_relu(h), W)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor, Tensor]:
+        h, W = ctx.saved_tensors
+        of_W = of_y.flatten(0, -2).T @ _squared_relu(h).flatten(0, -2)
+        of_h = of_y @ W
+        call("squared_relu_backward", h.numel(), h, of_h, of_h)
+        return of_h, of_W
+
+
+def _squared_relu(h: Tensor) -> Tensor:
+    y = torch.empty_like(h)
+    call("squared_relu_forward", h.numel(), h, y)
+    return y
+
+
+def gate(r: Tensor, x: Tensor) -> Tensor:
+    """In one pass, and in one back."""
+    if r.dtype != x.dtype:
+        return naive_gate(r, x)
+    y: Tensor = _Gate.apply(r.contiguous(), x.contiguous())  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, r: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(r, x)
+        y = torch.empty_like(x)
+        call("gate_forward", x.numel(), r, x, y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor, Tensor]:
+        r, x = ctx.saved_tensors
+        of_r, of_x = torch.empty_like(r), torch.empty_like(x)
+        call("gate_backward", x.numel(), r, x, of_y.contiguous(), of_r, of_x)
+        return of_r, of_x
+
+
+_OF_HALF = {torch.float32: "", torch.float64: "", torch.bfloat16: "_of_bfloat16"}
 _HALF = {torch.float32: "", torch.float64: "", torch.bfloat16: "_to_bfloat16"}

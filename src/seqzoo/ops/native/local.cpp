@@ -1,45 +1,12 @@
-// Operations on a token and a few before it. The equations are those of seqzoo/ops/local.py.
+// Operations on a token, and on a token and a few before it. The equations are those of
+// seqzoo/ops/local.py and of seqzoo/ops/channel.py.
 #include "common.h"
 
 namespace {
 
 constexpr int64_t SMALL = 1 << 14;  // numbers below which a second thread costs more than it saves
 constexpr int MOST = 8;             // mixes at once, and taps of a convolution
-
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-typedef uint16_t LooseHalves __attribute__((vector_size(32), aligned(2), may_alias));
-
-struct BFloat16 {
-  uint16_t bits;
-};
-
-inline Vec<float> read(const float* p, int64_t count) { return load(p, count); }
-inline Vec<double> read(const double* p, int64_t count) { return load(p, count); }
-inline void write(float* p, Vec<float> x, int64_t count) { store(p, x, count); }
-inline void write(double* p, Vec<double> x, int64_t count) { store(p, x, count); }
-
-inline Vec<float> read(const BFloat16* p, int64_t count) {
-  Halves half = {};
-  if (count >= 16) half = *reinterpret_cast<const LooseHalves*>(p);
-  else
-    for (int64_t i = 0; i < count; ++i) half[i] = p[i].bits;
-  const Words words = __builtin_convertvector(half, Words) << 16;
-  Vec<float> x;
-  std::memcpy(&x, &words, sizeof x);
-  return x;
-}
-
-inline void write(BFloat16* p, Vec<float> x, int64_t count) {  // to the nearest, ties to even
-  Words words;
-  std::memcpy(&words, &x, sizeof x);
-  const Words rounded = (words + 0x7fff + ((words >> 16) & 1)) >> 16;
-  const Words kept = x == x ? rounded : (words >> 16) | 0x40;  // NaN stays NaN
-  const Halves half = __builtin_convertvector(kept, Halves);
-  if (count >= 16) *reinterpret_cast<LooseHalves*>(p) = half;
-  else
-    for (int64_t i = 0; i < count; ++i) p[i].bits = half[i];
-}
+constexpr int GROUP = 4;            // vectors of channels that one thread reads of every token
 
 // ---- mixes of a token with the one before it
 
@@ -53,44 +20,74 @@ void shift(Arguments from) {
   for (int64_t b = 0; b < B; ++b)
     for (int64_t t = 0; t < L; ++t) {
       const T *now = x.at(b, t), *before = t ? x.at(b, t - 1) : last.at(b);
-      for (int64_t d = 0; d < D; d += Lanes<T>::n) {
-        const int64_t count = D - d;
+      To* to[MOST];
+      for (int64_t i = 0; i < n; ++i) to[i] = out[i].at(b, t);
+      vectors<T>(0, D, [&](int64_t d, auto count) {
         const Vec<T> own = load(now + d, count), step = load(before + d, count) - own;
-        for (int64_t i = 0; i < n; ++i)
-          write(out[i].at(b, t) + d, Vec<T>(own + load(mixes.at(i) + d, count) * step), count);
-      }
+        for (int64_t i = 0; i < n; ++i) write(to[i] + d, Vec<T>(own + load(mixes.at(i) + d, count) * step), count);
+      });
     }
 }
 
 template <class T, class To>
-void shift_back(Arguments from) {
-  const int64_t n = from.number(), B = from.number(), L = from.number(), D = from.number();
-  auto x = from.tensor<T>(), last = from.tensor<T>(), mixes = from.tensor<T>();
-  auto of_x = from.tensor<T>(), of_last = from.tensor<T>(), of_mixes = from.tensor<T>();
+struct ShiftBack {
+  int64_t n, B, L, D;
+  View<T> x, last, mixes, of_x, of_last, of_mixes;
   View<To> given[MOST];
-  for (int64_t i = 0; i < n; ++i) given[i] = from.tensor<To>();
-  const int64_t lines = (D + Lanes<T>::n - 1) / Lanes<T>::n;
-#pragma omp parallel for if (B * L * D > SMALL)
-  for (int64_t job = 0; job < B * lines; ++job) {
-    const int64_t b = job / lines, d = job % lines * Lanes<T>::n, count = D - d;
-    Vec<T> m[MOST], of_m[MOST] = {}, later = {};  // later: the gradient by the token after
-    for (int64_t i = 0; i < n; ++i) m[i] = load(mixes.at(i) + d, count);
+  explicit ShiftBack(Arguments& from)
+      : n(from.number()), B(from.number()), L(from.number()), D(from.number()), x(from.tensor<T>()),
+        last(from.tensor<T>()), mixes(from.tensor<T>()), of_x(from.tensor<T>()), of_last(from.tensor<T>()),
+        of_mixes(from.tensor<T>()) {
+    for (int64_t i = 0; i < n; ++i) given[i] = from.tensor<To>();
+  }
+
+  // Row b of the batch, G whole vectors of channels from d, or one of `left` channels.
+  template <int G>
+  void run(int64_t b, int64_t d, int64_t left = Lanes<T>::n) const {
+    const int64_t count = G > 1 ? Lanes<T>::n : left;
+    Vec<T> of_m[MOST][G] = {}, later[G] = {};  // later: the gradient by the token after
     for (int64_t t = L - 1; t >= 0; --t) {
-      const Vec<T> own = load(x.at(b, t) + d, count);
-      const Vec<T> step = load((t ? x.at(b, t - 1) : last.at(b)) + d, count) - own;
-      Vec<T> total = {}, moved = {};
+      const T *own = x.at(b, t) + d, *before = (t ? x.at(b, t - 1) : last.at(b)) + d;
+      Vec<T> step[G], total[G], moved[G] = {};
+#pragma GCC unroll 4
+      for (int j = 0; j < G; ++j) {
+        const int64_t at = j * Lanes<T>::n;
+        step[j] = load(before + at, count) - load(own + at, count), total[j] = later[j];
+      }
       for (int64_t i = 0; i < n; ++i) {
         if (!given[i]) continue;
-        const Vec<T> g = read(given[i].at(b, t) + d, count);
-        total += g;
-        moved += g * m[i];
-        of_m[i] += g * step;
+        const To* of_mixed = given[i].at(b, t) + d;
+        const T* m = mixes.at(i) + d;
+#pragma GCC unroll 4
+        for (int j = 0; j < G; ++j) {
+          const Vec<T> g = read(of_mixed + j * Lanes<T>::n, count);
+          total[j] += g, moved[j] += g * load(m + j * Lanes<T>::n, count), of_m[i][j] += g * step[j];
+        }
       }
-      store(of_x.at(b, t) + d, Vec<T>(total - moved + later), count);
-      later = moved;
+      T* to = of_x.at(b, t) + d;
+#pragma GCC unroll 4
+      for (int j = 0; j < G; ++j)
+        store(to + j * Lanes<T>::n, Vec<T>(total[j] - moved[j]), count), later[j] = moved[j];
     }
-    store(of_last.at(b) + d, later, count);
-    for (int64_t i = 0; i < n; ++i) store(of_mixes.at(b, i) + d, of_m[i], count);
+    for (int j = 0; j < G; ++j) {
+      store(of_last.at(b) + d + j * Lanes<T>::n, later[j], count);
+      for (int64_t i = 0; i < n; ++i) store(of_mixes.at(b, i) + d + j * Lanes<T>::n, of_m[i][j], count);
+    }
+  }
+};
+
+template <class T, class To>
+void shift_back(Arguments from) {
+  const ShiftBack<T, To> by(from);
+  constexpr int n = Lanes<T>::n, wide = GROUP * n;
+  const int64_t groups = (by.D + wide - 1) / wide;
+#pragma omp parallel for if (by.B * by.L * by.D > SMALL)
+  for (int64_t job = 0; job < by.B * groups; ++job) {
+    const int64_t b = job / groups;
+    int64_t d = job % groups * wide;
+    if (d + wide <= by.D) by.template run<GROUP>(b, d);
+    else
+      for (; d < by.D; d += n) by.template run<1>(b, d, std::min<int64_t>(n, by.D - d));
   }
 }
 
@@ -141,9 +138,75 @@ void convolve_back(Arguments from) {
   }
 }
 
+// ---- element by element
+
+// `vectors` of n numbers, by some threads.
+template <class T, class Body>
+void each(int64_t n, Body f) {
+  constexpr int64_t block = 1 << 12;
+#pragma omp parallel for if (n > SMALL)
+  for (int64_t first = 0; first < n; first += block)
+    vectors<T>(first, std::min(n, first + block), f);
+}
+
+template <class T, class X>
+void squared_relu(Arguments from) {
+  const int64_t n = from.number();
+  auto x = from.tensor<X>(), y = from.tensor<X>();
+  each<T>(n, [&](int64_t d, auto count) {
+    const Vec<T> h = read(x.data + d, count);
+    write(y.data + d, Vec<T>(h < 0 ? Vec<T>{} : h * h), count);
+  });
+}
+
+template <class T, class X>
+void squared_relu_back(Arguments from) {
+  const int64_t n = from.number();
+  auto x = from.tensor<X>(), of_y = from.tensor<X>(), of_x = from.tensor<X>();
+  each<T>(n, [&](int64_t d, auto count) {
+    const Vec<T> h = read(x.data + d, count), g = read(of_y.data + d, count);
+    write(of_x.data + d, Vec<T>(h < 0 ? Vec<T>{} : T(2) * h * g), count);
+  });
+}
+
+template <class T, class X>
+void gate(Arguments from) {
+  const int64_t n = from.number();
+  auto r = from.tensor<X>(), x = from.tensor<X>(), y = from.tensor<X>();
+  each<T>(n, [&](int64_t d, auto count) {
+    const Sigmoid<T> open(read(r.data + d, count));
+    write(y.data + d, Vec<T>(read(x.data + d, count) * open.numerator / open.denominator), count);
+  });
+}
+
+template <class T, class X>
+void gate_back(Arguments from) {
+  const int64_t n = from.number();
+  auto r = from.tensor<X>(), x = from.tensor<X>(), of_y = from.tensor<X>();
+  auto of_r = from.tensor<X>(), of_x = from.tensor<X>();
+  each<T>(n, [&](int64_t d, auto count) {
+    const Sigmoid<T> s(read(r.data + d, count));
+    const Vec<T> open = s.numerator / s.denominator, g = read(of_y.data + d, count) * open;
+    write(of_r.data + d, Vec<T>(g * read(x.data + d, count) * (T(1) - open)), count);
+    write(of_x.data + d, g, count);
+  });
+}
+
 }  // namespace
 
 extern "C" {
+void squared_relu_forward_float32(const int64_t* from) { squared_relu<float, float>(Arguments(from)); }
+void squared_relu_forward_float64(const int64_t* from) { squared_relu<double, double>(Arguments(from)); }
+void squared_relu_forward_bfloat16(const int64_t* from) { squared_relu<float, BFloat16>(Arguments(from)); }
+void squared_relu_backward_float32(const int64_t* from) { squared_relu_back<float, float>(Arguments(from)); }
+void squared_relu_backward_float64(const int64_t* from) { squared_relu_back<double, double>(Arguments(from)); }
+void squared_relu_backward_bfloat16(const int64_t* from) { squared_relu_back<float, BFloat16>(Arguments(from)); }
+void gate_forward_float32(const int64_t* from) { gate<float, float>(Arguments(from)); }
+void gate_forward_float64(const int64_t* from) { gate<double, double>(Arguments(from)); }
+void gate_forward_bfloat16(const int64_t* from) { gate<float, BFloat16>(Arguments(from)); }
+void gate_backward_float32(const int64_t* from) { gate_back<float, float>(Arguments(from)); }
+void gate_backward_float64(const int64_t* from) { gate_back<double, double>(Arguments(from)); }
+void gate_backward_bfloat16(const int64_t* from) { gate_back<float, BFloat16>(Arguments(from)); }
 void token_shift_forward_float32(const int64_t* from) { shift<float, float>(Arguments(from)); }
 void token_shift_forward_float64(const int64_t* from) { shift<double, double>(Arguments(from)); }
 void token_shift_forward_to_bfloat16_float32(const int64_t* from) { shift<float, BFloat16>(Arguments(from)); }

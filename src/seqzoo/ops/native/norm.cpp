@@ -82,7 +82,7 @@ void norm_forward_float64(const int64_t* from) { forward<double, double>(Argumen
 void norm_backward_float32(const int64_t* from) { backward<float, float>(Arguments(from)); }
 void norm_backward_float64(const int64_t* from) { backward<double, double>(Arguments(from)); }
 #ifdef __AVX512BF16__
-void norm_forward_to_bfloat16_float32(const int64_t* from) { forward<float, bfloat16>(Arguments(from)); }
-void norm_backward_to_bfloat16_float32(const int64_t* from) { backward<float, bfloat16>(Arguments(from)); }
+void norm_forward_to_bfloat16_float32(const int64_t* from) { forward<float, BFloat16>(Arguments(from)); }
+void norm_backward_to_bfloat16_float32(const int64_t* from) { backward<float, BFloat16>(Arguments(from)); }
 #endif
 }

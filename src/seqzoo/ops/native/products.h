@@ -9,10 +9,6 @@
 
 // ---- numbers of type P as vectors of T
 
-inline Vec<float> read(const float* p, int64_t count) { return load(p, count); }
-inline Vec<double> read(const double* p, int64_t count) { return load(p, count); }
-inline void write(float* p, Vec<float> x, int64_t count) { store(p, x, count); }
-inline void write(double* p, Vec<double> x, int64_t count) { store(p, x, count); }
 inline void round_to(float x, float* to) { *to = x; }
 inline void round_to(double x, double* to) { *to = x; }
 
@@ -41,28 +37,10 @@ template <class P>
 constexpr int64_t step = 1;  // factors that a lane multiplies at once
 
 #ifdef __AVX512BF16__
-struct bfloat16 {
-  uint16_t bits;
-};
-
 template <>
-constexpr int64_t step<bfloat16> = 2;
+constexpr int64_t step<BFloat16> = 2;
 
-inline __m256i bits(const bfloat16* p, int64_t count) {
-  return count >= 16 ? _mm256_loadu_si256((const __m256i*)p) : _mm256_maskz_loadu_epi16((1 << count) - 1, p);
-}
-
-inline Vec<float> read(const bfloat16* p, int64_t count) {
-  return (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits(p, count)), 16);
-}
-
-inline void write(bfloat16* p, Vec<float> x, int64_t count) {
-  const __m256i rounded = (__m256i)_mm512_cvtneps_pbh((__m512)x);
-  if (count >= 16) _mm256_storeu_si256((__m256i*)p, rounded);
-  else _mm256_mask_storeu_epi16(p, (1 << count) - 1, rounded);
-}
-
-inline void round_to(float x, bfloat16* to) {
+inline void round_to(float x, BFloat16* to) {
   const __m128bh rounded = _mm_cvtneps_pbh(_mm_set_ss(x));
   std::memcpy(to, &rounded, sizeof *to);
 }
@@ -72,15 +50,15 @@ inline Vec<float> pairs(__m256i even, __m256i odd) {
                                      _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
 }
 
-inline Vec<float> steps(const Vec<float>* rows, bfloat16) {
+inline Vec<float> steps(const Vec<float>* rows, BFloat16) {
   return pairs((__m256i)_mm512_cvtneps_pbh((__m512)rows[0]), (__m256i)_mm512_cvtneps_pbh((__m512)rows[1]));
 }
 
-inline Vec<float> steps(const bfloat16* p, int64_t apart, int64_t rows, int64_t count) {
+inline Vec<float> steps(const BFloat16* p, int64_t apart, int64_t rows, int64_t count) {
   return pairs(bits(p, count), rows > 1 ? bits(p + apart, count) : __m256i{});
 }
 
-inline void add_product(const bfloat16* row, const bfloat16* columns, Vec<float>& sum) {
+inline void add_product(const BFloat16* row, const BFloat16* columns, Vec<float>& sum) {
   int32_t pair;
   std::memcpy(&pair, row, sizeof pair);
   sum = (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(columns),

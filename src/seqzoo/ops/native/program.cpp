@@ -19,6 +19,7 @@ enum Code : int64_t {
 enum Type : int64_t { FLOAT32, FLOAT64, INT64, BOOL };
 
 constexpr int DIMS = 4;
+constexpr int64_t BLOCK = 64;       // columns of a product that a thread computes at once
 constexpr int64_t SMALL = 1 << 14;  // products below which a second thread costs more than it saves
 
 struct Operand {
@@ -357,11 +358,24 @@ void columns_times(const float* W, int64_t row, const float* x, int64_t x_step, 
 }
 
 // out (A, M, N) = x (A, M, K) times W (A, K, N), plus a bias (N) if there is one.
-void matmul(Words w) {
-  const int64_t A = w.number(), M = w.number(), K = w.number(), N = w.number();
-  const Operand out = w.operand(), x = w.operand(), W = w.operand(), bias = w.operand();
-  const bool by_rows = W.stride[1] == 1 && x.stride[2] == 1, by_columns = W.stride[2] == 1 && out.stride[2] == 1;
-  auto part = [&](int64_t first, int64_t last) {
+struct Product {
+  int64_t A, M, K, N;
+  Operand out, x, W, bias;
+  bool by_rows, by_columns;
+  explicit Product(Words w)
+      : A(w.number()), M(w.number()), K(w.number()), N(w.number()), out(w.operand()), x(w.operand()),
+        W(w.operand()), bias(w.operand()), by_rows(W.stride[1] == 1 && x.stride[2] == 1),
+        by_columns(W.stride[2] == 1 && out.stride[2] == 1) {}
+  int64_t blocks() const { return (N + BLOCK - 1) / BLOCK; }
+  bool reads(const Product& other) const {
+    const char* last = reinterpret_cast<char*>(typed<float>(other.out, other.A - 1, other.M - 1, other.N - 1));
+    auto touches = [&](const Operand& from, int64_t i, int64_t j) {
+      const char* end = reinterpret_cast<char*>(typed<float>(from, A - 1, i - 1, j - 1));
+      return from.data <= last && end >= other.out.data;
+    };
+    return touches(x, M, K) || touches(W, K, N);
+  }
+  void part(int64_t first, int64_t last) const {
     for (int64_t a = 0; a < A; ++a)
       for (int64_t m = 0; m < M; ++m) {
         float* to = typed<float>(out, a, m, 0);
@@ -382,11 +396,27 @@ void matmul(Words w) {
           for (int64_t j = first; j < last; ++j) to[j * out.stride[2]] += b[j * bias.stride[0]];
         }
       }
-  };
-  if (A * M * K * N <= SMALL) return part(0, N);
-  const int64_t blocks = (N + 63) / 64;
-#pragma omp parallel for schedule(static)
-  for (int64_t block = 0; block < blocks; ++block) part(block * 64, std::min(N, block * 64 + 64));
+  }
+};
+
+// The products from `at` on that follow each other and read nothing of each other, in blocks of
+// columns that the threads share out: one parallel region for all. Returns the instruction after.
+const int64_t* multiply(const int64_t* at, const int64_t* end) {
+  std::vector<Product> products;
+  int64_t blocks = 0, work = 0;
+  for (; at < end && at[0] == MATMUL; at += 2 + at[1]) {
+    const Product next{Words(at + 2)};
+    if (std::any_of(products.begin(), products.end(), [&](const Product& p) { return next.reads(p); })) break;
+    products.push_back(next);
+    blocks += next.blocks(), work += next.A * next.M * next.K * next.N;
+  }
+#pragma omp parallel for schedule(static) if (work > SMALL)
+  for (int64_t block = 0; block < blocks; ++block) {
+    int64_t i = 0, first = block;
+    while (first >= products[i].blocks()) first -= products[i++].blocks();
+    products[i].part(first * BLOCK, std::min(products[i].N, (first + 1) * BLOCK));
+  }
+  return at;
 }
 
 // ---- over a last dimension of D numbers
@@ -499,13 +529,18 @@ void attend(Words w) {
 }  // namespace
 
 extern "C" void program_run_float32(const int64_t* words) {
-  for (const int64_t* at = words + 1; at < words + 1 + *words; at += 2 + at[1]) {
+  const int64_t* end = words + 1 + *words;
+  for (const int64_t* at = words + 1; at < end;) {
     const int64_t code = at[0];
+    if (code == MATMUL) {
+      at = multiply(at, end);
+      continue;
+    }
     const Words w(at + 2);
+    at += 2 + at[1];
     if (code <= LT) map_one(code, w);
     else if (code < WHERE) map_two(code, w);
     else if (code == WHERE) choose(w);
-    else if (code == MATMUL) matmul(w);
     else if (code <= AMAX) reduce(code, w);
     else if (code == SOFTMAX) softmax(w);
     else if (code <= GROUP_NORM) normalise(w);

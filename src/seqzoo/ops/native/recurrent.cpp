@@ -332,7 +332,7 @@ void recurrent_forward_float64(const int64_t* from) { forward<double, double>(Ar
 void recurrent_backward_float32(const int64_t* from) { backward<float, float>(Arguments(from)); }
 void recurrent_backward_float64(const int64_t* from) { backward<double, double>(Arguments(from)); }
 #ifdef __AVX512BF16__
-void recurrent_forward_bfloat16(const int64_t* from) { forward<float, bfloat16>(Arguments(from)); }
-void recurrent_backward_bfloat16(const int64_t* from) { backward<float, bfloat16>(Arguments(from)); }
+void recurrent_forward_bfloat16(const int64_t* from) { forward<float, BFloat16>(Arguments(from)); }
+void recurrent_backward_bfloat16(const int64_t* from) { backward<float, BFloat16>(Arguments(from)); }
 #endif
 }
