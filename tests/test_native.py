@@ -21,6 +21,7 @@ from seqzoo.ops.local import causal_conv, shift_mixes
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.native.compiler import build as build_kernels
 from seqzoo.ops.native.program import Recorder, Unrecordable
+from seqzoo.ops.rwkv7 import Projections, Weights, rwkv7
 from seqzoo.ops.wkv4 import WKVState, empty_state, wkv4
 from seqzoo.state import leaves
 from test_decoding import small
@@ -75,6 +76,64 @@ def test_matrix_state(dtype, K, V, decay, delta, bonus) -> None:
             named["u"] = randn(H, K, seed=7, dtype=dtype)
         inputs = [x.requires_grad_() for x in named.values()]
         compare(lambda *xs, named=named: matrix_state(**dict(zip(named, xs, strict=True))), inputs)
+
+
+@pytest.mark.parametrize("K", [16, 24])
+def test_matrix_state_reads_tokens_in_bfloat16(K: int) -> None:
+    """Outputs are those of the same tokens in float32, and so are gradients, rounded."""
+    names = ("q", "k", "v", "a", "b", "log_w")
+    tokens = [randn(2, 3, 40, K, seed=i, dtype=torch.float32) / K**0.5 for i in range(6)]
+    tokens[5] = -tokens[5].exp()
+    S = randn(2, 3, K, K, seed=7, dtype=torch.float32)
+    found = []
+    for cast in (False, True):
+        halves = [x.bfloat16().requires_grad_() for x in tokens]
+        y, end = matrix_state(
+            S=S, **{n: x.float() if cast else x for n, x in zip(names, halves, strict=True)}
+        )
+        assert y.dtype == end.dtype == torch.float32
+        found.append([y, end, *torch.autograd.grad(y.square().sum() + end.sum(), halves)])
+    assert all(map(torch.equal, *found))
+
+
+def rwkv7_inputs(B: int, T: int, H: int, N: int, dtype: torch.dtype, first: bool) -> list[Tensor]:
+    """Projections, S and weights, in the order of `run_rwkv7`."""
+    rows = [randn(B, T, H * N, seed=i, dtype=dtype) for i in range(6 if first else 8)]
+    S = randn(B, H, N, N, seed=8, dtype=dtype)
+    weights = [randn(H * N, seed=9 + i, dtype=dtype) for i in range(7 if first else 8)]
+    weights[4] = weights[4].view(H, N)
+    return [*rows, S, *weights]
+
+
+def run_rwkv7(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+    n = 6 if len(inputs) == 14 else 8
+    given = Projections(*inputs[:n], *[None] * (8 - n))
+    weights = Weights(*inputs[n + 1 :], *[None] * (n == 6))
+    return rwkv7(given, inputs[n], weights, eps=1e-3)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("N", [5, 16, 32, 80])
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+def test_rwkv7(dtype, N, first) -> None:
+    for T in (1, 33, 70):
+        inputs = rwkv7_inputs(2, T, 2, N, dtype, first)
+        compare(run_rwkv7, [x.requires_grad_() for x in inputs])
+
+
+def test_rwkv7_reads_projections_in_bfloat16() -> None:
+    """The output is that of the same projections in float32, rounded, and so are gradients."""
+    inputs = rwkv7_inputs(2, 70, 3, 32, torch.float32, first=False)
+    found = []
+    for cast in (False, True):
+        leaves_ = [x.bfloat16() if i < 8 else x.clone() for i, x in enumerate(inputs)]
+        leaves_ = [x.requires_grad_() for x in leaves_]
+        y, end = run_rwkv7(*(x.float() if cast else x for x in leaves_))
+        y = y.bfloat16() if cast else y
+        assert y.dtype == torch.bfloat16 and end.dtype == torch.float32
+        loss = y.float().square().sum() + end.sum()
+        found.append([y, end, *torch.autograd.grad(loss, leaves_)])
+    assert all(map(torch.equal, *found))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

@@ -93,6 +93,12 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "native": Backend("seqzoo.ops.native.recurrent:recurrent", when=available),
         "torch": Backend("seqzoo.ops.recurrent:fused"),
     },
+    "rwkv7": {  # the naive form has a recurrence in it, which `backend` chooses the form of
+        "native": Backend("seqzoo.ops.native.forms:rwkv7", when=available),
+        "naive": Backend("seqzoo.ops.rwkv7:naive"),
+        "chunked": Backend("seqzoo.ops.rwkv7:naive"),
+        "blocked": Backend("seqzoo.ops.rwkv7:naive"),
+    },
     "token_shift": {
         "native": Backend("seqzoo.ops.native.forms:token_shift", when=available),
         "naive": Backend("seqzoo.ops.local:naive_shift_mixes"),

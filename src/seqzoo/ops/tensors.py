@@ -16,3 +16,8 @@ def float32_or_wider(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors in float32, or in float64 where they are: sums over time must not be rounded to
     16 bits."""
     return tuple(t if t.dtype == torch.float64 else t.float() for t in tensors)
+
+
+def accumulator(x: Tensor, *shape: int) -> Tensor:
+    """Zeros for sums of numbers like those of x, in float32 or wider."""
+    return x.new_zeros(shape, dtype=torch.promote_types(x.dtype, torch.float32))

@@ -8,6 +8,7 @@ OpenMP.
 from __future__ import annotations
 
 import ctypes
+import struct
 from functools import cache
 
 import torch
@@ -34,7 +35,13 @@ def available(x: Tensor, length: int) -> bool:
     return wanted and library() is not None
 
 
-def call(name: str, *values: Tensor | int | None) -> None:
+def bits(x: float) -> int:
+    """A number in float64 as the whole number of the same bits."""
+    (whole,) = struct.unpack("q", struct.pack("d", x))
+    return int(whole)
+
+
+def call(name: str, *values: Tensor | float | None) -> None:
     """Run the kernel `name` for the type of the first tensor. A None stands for a tensor that is
     not there."""
     flat: list[int] = []
@@ -42,6 +49,8 @@ def call(name: str, *values: Tensor | int | None) -> None:
     for value in values:
         if isinstance(value, int):
             flat.append(value)
+        elif isinstance(value, float):
+            flat.append(bits(value))
         elif value is None:
             flat += [0] * (1 + DIMENSIONS)
         else:

@@ -41,6 +41,43 @@ inline void store(T* p, Vec<T> x, int64_t count) {
   for (int64_t i = 0; i < count; ++i) p[i] = x[i];
 }
 
+// ---- bfloat16: numbers are read as float32 and rounded when they are written
+
+typedef uint32_t Bits __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef uint16_t LooseHalves __attribute__((vector_size(32), aligned(2), may_alias));
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+inline Vec<float> read(const float* p, int64_t count) { return load(p, count); }
+inline Vec<double> read(const double* p, int64_t count) { return load(p, count); }
+inline void write(float* p, Vec<float> x, int64_t count) { store(p, x, count); }
+inline void write(double* p, Vec<double> x, int64_t count) { store(p, x, count); }
+
+inline Vec<float> read(const BFloat16* p, int64_t count) {
+  Halves half = {};
+  if (count >= 16) half = *reinterpret_cast<const LooseHalves*>(p);
+  else
+    for (int64_t i = 0; i < count; ++i) half[i] = p[i].bits;
+  const Bits words = __builtin_convertvector(half, Bits) << 16;
+  Vec<float> x;
+  std::memcpy(&x, &words, sizeof x);
+  return x;
+}
+
+inline void write(BFloat16* p, Vec<float> x, int64_t count) {  // to the nearest, ties to even
+  Bits words;
+  std::memcpy(&words, &x, sizeof x);
+  const Bits rounded = (words + 0x7fff + ((words >> 16) & 1)) >> 16;
+  const Bits kept = x == x ? rounded : (words >> 16) | 0x40;  // NaN stays NaN
+  const Halves half = __builtin_convertvector(kept, Halves);
+  if (count >= 16) *reinterpret_cast<LooseHalves*>(p) = half;
+  else
+    for (int64_t i = 0; i < count; ++i) p[i].bits = half[i];
+}
+
 // A copy of few numbers, without the call of a function.
 template <class T>
 inline void copy(const T* from, int64_t count, T* to) {
@@ -118,7 +155,8 @@ class Buffer {
     data_ = reinterpret_cast<T*>((address + 63) / 64 * 64);
   }
   Buffer(Buffer&&) = default;  // a vector keeps its memory where it is
-  operator T*() { return data_; }
+  Buffer& operator=(Buffer&&) = default;
+  operator T*() const { return data_; }
 
  private:
   std::vector<T> memory_;
@@ -136,11 +174,16 @@ struct View {
   }
 };
 
-// Whole numbers and tensors, in the order in which `seqzoo.ops.native.call` wrote them.
+// Numbers and tensors, in the order in which `seqzoo.ops.native.call` wrote them.
 class Arguments {
  public:
   explicit Arguments(const int64_t* values) : next_(values) {}
   int64_t number() { return *next_++; }
+  double real() {
+    double x;
+    std::memcpy(&x, next_++, sizeof x);
+    return x;
+  }
   template <class T>
   View<T> tensor() {
     View<T> view;
@@ -151,4 +194,35 @@ class Arguments {
 
  private:
   const int64_t* next_;
+};
+
+// Rows of numbers in T, or in bfloat16 where T is float.
+template <class T>
+struct Rows {
+  View<T> wide{};
+  View<BFloat16> half{};
+  Rows() = default;
+  explicit Rows(Arguments& from) {
+    if (from.number()) half = from.tensor<BFloat16>();
+    else wide = from.tensor<T>();
+  }
+  explicit operator bool() const { return wide || half; }
+  void read(int64_t i, int64_t j, int64_t k, int64_t count, T* to) const {
+    if constexpr (sizeof(T) == 4)
+      if (half) {
+        const BFloat16* from = half.at(i, j, k);
+        for (int64_t p = 0; p < count; p += Lanes<T>::n) store(to + p, ::read(from + p, count - p));
+        return;
+      }
+    copy<T>(wide.at(i, j, k), count, to);
+  }
+  void write(const T* from, int64_t i, int64_t j, int64_t k, int64_t count, int64_t first = 0) const {
+    if constexpr (sizeof(T) == 4)
+      if (half) {
+        BFloat16* to = half.at(i, j, k) + first;
+        for (int64_t p = 0; p < count; p += Lanes<T>::n) ::write(to + p, load(from + p), count - p);
+        return;
+      }
+    copy<T>(from, count, wide.at(i, j, k) + first);
+  }
 };

@@ -6,41 +6,6 @@ namespace {
 constexpr int64_t SMALL = 1 << 14;  // numbers below which a second thread costs more than it saves
 constexpr int MOST = 8;             // mixes at once, and taps of a convolution
 
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-typedef uint16_t LooseHalves __attribute__((vector_size(32), aligned(2), may_alias));
-
-struct BFloat16 {
-  uint16_t bits;
-};
-
-inline Vec<float> read(const float* p, int64_t count) { return load(p, count); }
-inline Vec<double> read(const double* p, int64_t count) { return load(p, count); }
-inline void write(float* p, Vec<float> x, int64_t count) { store(p, x, count); }
-inline void write(double* p, Vec<double> x, int64_t count) { store(p, x, count); }
-
-inline Vec<float> read(const BFloat16* p, int64_t count) {
-  Halves half = {};
-  if (count >= 16) half = *reinterpret_cast<const LooseHalves*>(p);
-  else
-    for (int64_t i = 0; i < count; ++i) half[i] = p[i].bits;
-  const Words words = __builtin_convertvector(half, Words) << 16;
-  Vec<float> x;
-  std::memcpy(&x, &words, sizeof x);
-  return x;
-}
-
-inline void write(BFloat16* p, Vec<float> x, int64_t count) {  // to the nearest, ties to even
-  Words words;
-  std::memcpy(&words, &x, sizeof x);
-  const Words rounded = (words + 0x7fff + ((words >> 16) & 1)) >> 16;
-  const Words kept = x == x ? rounded : (words >> 16) | 0x40;  // NaN stays NaN
-  const Halves half = __builtin_convertvector(kept, Halves);
-  if (count >= 16) *reinterpret_cast<LooseHalves*>(p) = half;
-  else
-    for (int64_t i = 0; i < count; ++i) p[i].bits = half[i];
-}
-
 // ---- mixes of a token with the one before it
 
 template <class T, class To>
