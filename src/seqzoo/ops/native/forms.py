@@ -105,7 +105,7 @@ class _RWKV7(torch.autograd.Function):
         *tokens, weights, S = inputs
         (B, T, D), (H, K), training = tokens[0].shape, S.shape[1:3], any(ctx.needs_input_grad)
         out, end = tokens[5].new_empty(B, T, D), torch.empty_like(S)
-        y = S.new_empty(B, T, H, K) if training else None  # of the recurrence
+        y = S.new_empty(B, H, T, K) if training else None  # of the recurrence
         read = S.new_empty(B, H, T, K) if training else None  # b_t^T S_{t-1}
         kept = S.new_empty(B, H, -(-T // SEGMENT), K * K) if training else None
         ctx.head = B, H, T, K, eps, FASTEST_DECAY

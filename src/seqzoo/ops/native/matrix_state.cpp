@@ -16,7 +16,7 @@ struct Plain : matrix_state::Family<T> {
     this->B = from.number(), this->H = from.number(), this->L = from.number();
     this->K = from.number(), this->V = from.number(), W = from.number();
     this->S = from.tensor<T>(), this->u = from.tensor<T>();
-    for (auto* rows : {&q, &k, &v, &log_w, &a, &b}) *rows = Rows<T>(from);
+    for (auto* rows : {&q, &k, &v, &log_w, &a, &b}) *rows = Rows<T>(from, 2);
     this->delta = bool(a), this->bonus = bool(this->u);
   }
   void read(int64_t i, int64_t h, int64_t t, Token<T>& token) const override {
@@ -63,7 +63,7 @@ template <class T>
 void forward(Arguments from) {
   Plain<T> in;
   in.given(from);
-  in.y = Rows<T>(from);
+  in.y = Rows<T>(from, 2);
   in.end = from.tensor<T>(), in.x = from.tensor<T>(), in.kept = from.tensor<T>();
   if (in.delta && in.bonus) matrix_state::forward<T, true, true>(in, false);
   else if (in.delta) matrix_state::forward<T, true, false>(in, false);
@@ -75,9 +75,10 @@ template <class T>
 void backward(Arguments from) {
   Plain<T> in;
   in.given(from);
-  in.of_y = Rows<T>(from);
+  in.of_y = Rows<T>(from, 2, -8);
   in.of_end = from.tensor<T>(), in.x = from.tensor<T>(), in.kept = from.tensor<T>();
-  for (auto* rows : {&in.of_q, &in.of_k, &in.of_v, &in.of_log_w, &in.of_a, &in.of_b}) *rows = Rows<T>(from);
+  for (auto* rows : {&in.of_q, &in.of_k, &in.of_v, &in.of_log_w, &in.of_a, &in.of_b})
+    *rows = Rows<T>(from, 2, -8);
   in.of_u = from.tensor<T>(), in.of_S = from.tensor<T>();
   in.decay = bool(in.of_log_w);
   if (in.delta && in.bonus) matrix_state::backward<T, true, true>(in);

@@ -204,7 +204,9 @@ void backward_head(const Family<T>& in, int64_t i, int64_t h) {
   std::vector<Token<T>> tokens;
   for (int64_t t = 0; t < most; ++t) tokens.emplace_back(wide, in.more);
   Gradients<T> of(wide);
-  Buffer<T> states((most + 1) * size), D(size), of_u(padded), of_x(V), partial(2 * V * n);
+  Buffer<T> states((most + 1) * size), D(size), of_u(padded);
+  const int64_t values = round_up(V, n);
+  Buffer<T> partial(2 * values * n), of_x(values);  // sums over keys, lane by lane: of v, then of x
   transpose<T>(in.of_end.at(i, h), in.of_end.stride[2], K, V, D, padded);
 
   for (int64_t start = (in.L - 1) / SEGMENT * SEGMENT; start >= 0; start -= SEGMENT) {
@@ -222,9 +224,7 @@ void backward_head(const Family<T>& in, int64_t i, int64_t h) {
       const T *before = states + t * size, *after = before + size;
       const T *v = token.v, *dy = of.y;
       const T* x = DELTA ? in.x.at(i, h, start + t) : nullptr;
-      T* dv = of.v;
       for (int64_t p = 0; p < padded; p += width) {
-        const bool first = p == 0, last = p + width == padded;
         Vec<T> q[N], k[N], w[N], a[N], q_sum[N] = {}, k_sum[N] = {}, w_sum[N] = {}, a_sum[N] = {};
         for (int c = 0; c < N; ++c) {
           q[c] = load(token.q + p + c * n), k[c] = load(token.k + p + c * n);
@@ -232,7 +232,7 @@ void backward_head(const Family<T>& in, int64_t i, int64_t h) {
         }
         for (int64_t j = 0; j < V; ++j) {
           Vec<T> of_v = {}, of_xj = {};
-          if (!first) of_v = load(partial + 2 * j * n), of_xj = load(partial + (2 * j + 1) * n);
+          if (p) of_v = load(partial + j * n), of_xj = load(partial + (values + j) * n);
           for (int c = 0; c < N; ++c) {
             const int64_t place = j * padded + p + c * n;
             Vec<T> d = load(D + place);
@@ -254,12 +254,8 @@ void backward_head(const Family<T>& in, int64_t i, int64_t h) {
             if (BONUS) d += q[c] * dy[j];
             store(D + place, d);
           }
-          if (last) {
-            if (DELTA) sums<T>(of_v, of_xj, dv + j, of_x + j);
-            else dv[j] = sum<T>(of_v);
-          } else {
-            store(partial + 2 * j * n, of_v), store(partial + (2 * j + 1) * n, of_xj);
-          }
+          store(partial + j * n, of_v);
+          if (DELTA) store(partial + (values + j) * n, of_xj);
         }
         for (int c = 0; c < N; ++c) {
           store(of.q + p + c * n, q_sum[c]), store(of.k + p + c * n, k_sum[c]);
@@ -267,7 +263,9 @@ void backward_head(const Family<T>& in, int64_t i, int64_t h) {
           if (DELTA) store(of.a + p + c * n, a_sum[c]);
         }
       }
-      if (DELTA)
+      for (int64_t j = 0; j < V; j += n) store(of.v + j, sums<T>(partial + j * n));
+      if (DELTA) {
+        for (int64_t j = 0; j < V; j += n) store(of_x + j, sums<T>(partial + (values + j) * n));
         for (int64_t p = 0; p < padded; p += width) {
           Vec<T> b[N], b_sum[N] = {};
           for (int c = 0; c < N; ++c) b[c] = load(token.b + p + c * n);
@@ -279,6 +277,7 @@ void backward_head(const Family<T>& in, int64_t i, int64_t h) {
             }
           for (int c = 0; c < N; ++c) store(of.b + p + c * n, b_sum[c]);
         }
+      }
       if (BONUS) add_bonus<T>(token, in.u.at(h), K, V, of, of_u);
       in.write_gradients(i, h, start + t, token, of);
     }

@@ -37,7 +37,7 @@ struct RWKV7 : matrix_state::Family<T> {
     this->K = this->V = from.number();
     eps = from.real(), fastest = from.real();
     this->S = from.tensor<T>(), weights = from.tensor<T>();
-    for (auto* rows : {&r, &w, &k, &v, &a, &gate, &share, &v_first}) *rows = Rows<T>(from);
+    for (auto* rows : {&r, &w, &k, &v, &a, &gate, &share, &v_first}) *rows = Rows<T>(from, 1);
     this->more = ROWS + 1;
     this->decay = true;
     padded = round_up(this->K, n);
@@ -123,7 +123,7 @@ struct RWKV7 : matrix_state::Family<T> {
 
   void write(int64_t i, int64_t h, int64_t t, const Token<T>& token, const T* from, int64_t,
              int64_t) const override {
-    if (y) copy<T>(from, this->V, y.at(i, t, h));
+    if (y) copy<T>(from, this->V, y.at(i, h, t));
     normalise(from, token.more(NORMAL));
     row(gate, i, h, t, token.more(GATE));
     for (int64_t p = 0; p < padded; p += n)
@@ -138,7 +138,7 @@ struct RWKV7 : matrix_state::Family<T> {
 
   void read_gradient(int64_t i, int64_t h, int64_t t, Token<T>& token, T* of_y) const override {
     T* numbers = token.more(ROWS);
-    const T spread = normalise(y.at(i, t, h), token.more(NORMAL));
+    const T spread = normalise(y.at(i, h, t), token.more(NORMAL));
     row(gate, i, h, t, token.more(GATE));
     row(of_out, i, h, t, of_y);
     Vec<T> of_bonus = {}, total = {}, along = {};
@@ -215,7 +215,7 @@ template <class T>
 void forward(Arguments from) {
   RWKV7<T> in;
   in.given(from);
-  in.out = Rows<T>(from);
+  in.out = Rows<T>(from, 1);
   in.end = from.tensor<T>(), in.y = from.tensor<T>();
   in.x = from.tensor<T>(), in.kept = from.tensor<T>();
   matrix_state::forward<T, true, false>(in, true);
@@ -225,11 +225,12 @@ template <class T>
 void backward(Arguments from) {
   RWKV7<T> in;
   in.given(from);
-  in.of_out = Rows<T>(from);
+  in.of_out = Rows<T>(from, 1, -8);
   in.of_end = from.tensor<T>(), in.y = from.tensor<T>();
   in.x = from.tensor<T>(), in.kept = from.tensor<T>();
   for (auto* rows : {&in.of_r, &in.of_w, &in.of_k, &in.of_v, &in.of_a, &in.of_gate, &in.of_share, &in.of_v_first})
-    *rows = Rows<T>(from);
+    *rows = Rows<T>(from, 1, -8);
+  in.gate.ahead = -in.gate.ahead;  // read from the last token on
   in.of_weights = from.tensor<T>(), in.of_S = from.tensor<T>();
   matrix_state::backward<T, true, false>(in);
 }
