@@ -21,6 +21,7 @@ from seqzoo.ops.local import causal_conv, shift_mixes
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.native.compiler import build as build_kernels
 from seqzoo.ops.native.program import Recorder, Unrecordable
+from seqzoo.ops.outputs import head_norm, squared_relu
 from seqzoo.ops.rwkv7 import Projections, Weights, rwkv7
 from seqzoo.ops.wkv4 import WKVState, empty_state, wkv4
 from seqzoo.state import leaves
@@ -133,6 +134,51 @@ def test_rwkv7_reads_projections_in_bfloat16() -> None:
         assert y.dtype == torch.bfloat16 and end.dtype == torch.float32
         loss = y.float().square().sum() + end.sum()
         found.append([y, end, *torch.autograd.grad(loss, leaves_)])
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("dtype", [*TOLERANCE, torch.bfloat16], ids=str)
+def test_squared_relu(dtype) -> None:
+    """The same bits, as both round once."""
+    for shape in ((1, 1, 5), (2, 40, 33), (300, 64)):
+        x, given = (randn(*shape, seed=i, dtype=dtype) for i in range(2))
+        found = []
+        for form in ("naive", "native"):
+            own = x.clone().requires_grad_()
+            with ops.backend(form):
+                y = squared_relu(own)
+            found.append([y, *torch.autograd.grad(y, own, given)])
+        assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("V", [5, 16, 40])
+@pytest.mark.parametrize("centred", [True, False], ids=["centred", "rms"])
+@pytest.mark.parametrize("gated", [True, False], ids=["gated", "plain"])
+def test_head_norm(dtype, V, centred, gated) -> None:
+    B, H, T = 2, 3, 40
+    inputs = [randn(B, T, H, V, seed=1, dtype=dtype).transpose(1, 2) + 0.5]
+    inputs += [randn(H * V, seed=2, dtype=dtype), randn(V, seed=3, dtype=dtype)]
+    if gated:
+        inputs.append(randn(B, T, H * V, seed=4, dtype=dtype))
+
+    def run(y: Tensor, scale: Tensor, shift: Tensor, gate: Tensor | None = None) -> tuple[Tensor]:
+        return (head_norm(y, scale, shift, gate=gate, eps=1e-3, centred=centred),)
+
+    compare(run, [x.requires_grad_() for x in inputs])
+
+
+def test_head_norm_rounds_to_the_type_of_the_gate() -> None:
+    y, gate = (
+        randn(2, 3, 9, 16, seed=1, dtype=torch.float32),
+        randn(2, 9, 48, seed=2, dtype=torch.bfloat16),
+    )
+    found = []
+    for cast in (False, True):
+        leaves_ = y.clone().requires_grad_(), gate.clone().requires_grad_()
+        own = leaves_[1].float() if cast else leaves_[1]
+        out = head_norm(leaves_[0], None, None, gate=own, eps=None, centred=False).bfloat16()
+        found.append([out, *torch.autograd.grad(out.float().square().sum(), leaves_)])
     assert all(map(torch.equal, *found))
 
 

@@ -16,6 +16,7 @@ from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
 from seqzoo.ops.local import causal_conv
 from seqzoo.ops.matrix_state import matrix_state
+from seqzoo.ops.outputs import head_norm
 from seqzoo.ops.tensors import float32_or_wider, unit
 
 TAPS = 4
@@ -69,6 +70,6 @@ class DeltaNet(nn.Module):
             S = state.S if state else q.new_zeros(B, H, K, K)
             written = beta.sigmoid().transpose(1, 2)[..., None] * k
             y, S = matrix_state(q * K**-0.5, written, v, S, a=-written, b=k)
-            y = F.rms_norm(y, (K,)) * self.norm.to(y.dtype)
-        y = self.out(y.transpose(1, 2).flatten(2).to(x.dtype))
+            y = head_norm(y, self.norm, None, gate=None, eps=None, centred=False)
+        y = self.out(y.to(x.dtype))
         return y.to(x.dtype), DeltaMemory(conv, S)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Positive
+from seqzoo.ops.outputs import squared_relu
 
 
 class MLP(nn.Module):
@@ -51,10 +52,10 @@ class MLP(nn.Module):
             hidden = F.silu(self.gate(x)) * hidden
         elif self.activation == "gelu":
             hidden = F.gelu(hidden)
+        elif self.activation == "relu2":
+            hidden = squared_relu(hidden)
         else:
             hidden = F.relu(hidden)
-            if self.activation == "relu2":
-                hidden = hidden.square()
         return self.down(hidden).to(x.dtype), ()
 
 

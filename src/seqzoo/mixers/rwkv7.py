@@ -15,6 +15,7 @@ from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Natural, Positive
 from seqzoo.ops.local import shift_mixes
+from seqzoo.ops.outputs import squared_relu
 from seqzoo.ops.rwkv7 import Projections, Weights, rwkv7
 from seqzoo.ops.tensors import accumulator
 
@@ -178,5 +179,5 @@ class ChannelMix(nn.Module):
 
     def forward(self, x: Tensor, state: ChannelState | None = None) -> tuple[Tensor, ChannelState]:
         (xk,), shift = shift_mixes(x, state and state.shift, self.x_k)
-        k = self.key(xk).relu().square()
+        k = squared_relu(self.key(xk))
         return self.value(k).to(x.dtype), ChannelState(shift)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from seqzoo.config import plugins
 from seqzoo.config.schema import load
-from seqzoo.ops.native import available
+from seqzoo.ops.native import available, available_for_bfloat16
 
 Condition = Callable[[Tensor, int], bool]  # (an input of the operation, its length in tokens)
 
@@ -76,6 +76,10 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "native": Backend("seqzoo.ops.native.forms:causal_conv", when=available),
         "naive": Backend("seqzoo.ops.local:naive_causal_conv"),
     },
+    "head_norm": {
+        "native": Backend("seqzoo.ops.native.forms:head_norm", when=available),
+        "naive": Backend("seqzoo.ops.outputs:naive_head_norm"),
+    },
     "linear_scan": {
         "native": Backend("seqzoo.ops.native.forms:linear_scan", when=available),
         "naive": Backend("seqzoo.ops.linear_scan:naive", when=one_token),
@@ -98,6 +102,10 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "naive": Backend("seqzoo.ops.rwkv7:naive"),
         "chunked": Backend("seqzoo.ops.rwkv7:naive"),
         "blocked": Backend("seqzoo.ops.rwkv7:naive"),
+    },
+    "squared_relu": {
+        "native": Backend("seqzoo.ops.native.forms:squared_relu", when=available_for_bfloat16),
+        "naive": Backend("seqzoo.ops.outputs:naive_squared_relu"),
     },
     "token_shift": {
         "native": Backend("seqzoo.ops.native.forms:token_shift", when=available),

@@ -64,7 +64,7 @@ def rwkv7(given: Projections, S: Tensor, weights: Weights, *, eps: float) -> tup
         eps: of the group norm.
 
     Returns:
-        (B, T, D), for a matrix product: in the type of S or of the gate; and S.
+        (B, T, D), in the type of the gate, and S.
     """
     watch(lambda: _weights_of_values(given, S, weights))
     with unwatched():
@@ -89,7 +89,7 @@ def naive(given: Projections, S: Tensor, weights: Weights, *, eps: float) -> tup
     bonus = (q * r_k[:, None] * k).sum(-1, keepdim=True) * v
     y, bonus = (x.transpose(1, 2).flatten(2) for x in (y, bonus))  # (B, T, D)
     y = F.group_norm(y.flatten(0, 1), H, scale, shift, eps).view_as(y)
-    return (y + bonus) * given.gate.to(S.dtype), S
+    return ((y + bonus) * given.gate.to(S.dtype)).to(given.gate.dtype), S
 
 
 def _tokens(given: Projections, S: Tensor, weights: Weights) -> Tokens:

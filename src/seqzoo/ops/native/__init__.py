@@ -35,6 +35,12 @@ def available(x: Tensor, length: int) -> bool:
     return wanted and library() is not None
 
 
+def available_for_bfloat16(x: Tensor, length: int) -> bool:
+    """The same of kernels that take bfloat16 besides."""
+    half = x.dtype == torch.bfloat16 and type(x) is Tensor
+    return available(x.new_empty(0, dtype=torch.float32) if half else x, length)
+
+
 def bits(x: float) -> int:
     """A number in float64 as the whole number of the same bits."""
     (whole,) = struct.unpack("q", struct.pack("d", x))

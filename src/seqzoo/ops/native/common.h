@@ -154,6 +154,13 @@ inline Vec<T> exp_of_negative(Vec<T> x) {
   return x < least ? Vec<T>{} : y * two;
 }
 
+// 1 / (1 + e^-x)
+template <class T>
+inline Vec<T> sigmoid(Vec<T> x) {
+  const Vec<T> e = exp_of_negative<T>(x < 0 ? x : -x);
+  return (x < 0 ? e : Vec<T>{} + T(1)) / (T(1) + e);
+}
+
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // Memory that begins at a cache line, filled with zeros.

@@ -109,7 +109,7 @@ class _RWKV7(torch.autograd.Function):
         read = S.new_empty(B, H, T, K) if training else None  # b_t^T S_{t-1}
         kept = S.new_empty(B, H, -(-T // SEGMENT), K * K) if training else None
         ctx.head = B, H, T, K, eps, FASTEST_DECAY
-        into = *_typed(out), end, y, read, kept
+        into = *_typed(out), end, *_typed(y), read, kept
         call("rwkv7_forward", *ctx.head, S, weights, *_typed(*tokens), *into)
         if training:
             ctx.save_for_backward(*inputs, y, read, kept)
@@ -125,7 +125,7 @@ class _RWKV7(torch.autograd.Function):
         to = [None if x is None else torch.empty_like(x) for x in tokens]
         of_weights = weights.new_zeros(len(S), *weights.shape)  # for each row of the batch
         of_S = torch.empty_like(S)
-        given = S, weights, *_typed(*tokens), *_typed(of_out), of_end, y, read, kept
+        given = S, weights, *_typed(*tokens), *_typed(of_out), of_end, *_typed(y), read, kept
         call("rwkv7_backward", *ctx.head, *given, *_typed(*to), of_weights, of_S)
         return None, *to, of_weights.sum(0), of_S
 
@@ -252,3 +252,59 @@ _HALF = {torch.float32: "", torch.float64: "", torch.bfloat16: "_to_bfloat16"}
 def _in_rows(x: Tensor) -> Tensor:
     """x with its last dimension contiguous, as the kernels read it."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """In one pass over x, and one back."""
+    y: Tensor = _SquaredReLU.apply(x.contiguous())  # type: ignore[no-untyped-call]
+    return y
+
+
+class _SquaredReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = torch.empty_like(x)
+        call("squared_relu_forward", x.numel(), x, y)
+        ctx.save_for_backward(x)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_y: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        of_x = torch.empty_like(x)
+        call("squared_relu_backward", x.numel(), x, of_y.contiguous(), of_x)
+        return of_x
+
+
+def head_norm(
+    y: Tensor, scale: Tensor, shift: Tensor, *, gate: Tensor | None, eps: float, centred: bool
+) -> Tensor:
+    """In one pass over y, and one back; the output is in the type of the gate."""
+    gate = None if gate is None else _readable(gate, y.dtype)
+    inputs = eps, centred, torch.stack((scale, shift)), _in_rows(y), gate
+    out: Tensor = _HeadNorm.apply(*inputs)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _HeadNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, eps: float, centred: bool, weights: Tensor, y: Tensor, gate: Tensor | None
+    ) -> Tensor:
+        B, H, T, V = y.shape
+        out = (y if gate is None else gate).new_empty(B, T, H * V)
+        ctx.head = B, H, T, V, int(centred), eps
+        call("head_norm_forward", *ctx.head, weights, *_typed(y, gate, out))
+        ctx.save_for_backward(weights, y, gate)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
+        weights, y, gate = ctx.saved_tensors
+        to = torch.empty_like(y), None if gate is None else torch.empty_like(gate)
+        of_weights = weights.new_empty(len(y), *weights.shape)  # for each row of the batch
+        given = weights, *_typed(y, gate, _in_rows(of_out))
+        call("head_norm_backward", *ctx.head, *given, *_typed(*to), of_weights)
+        return None, None, of_weights.sum(0), *to

@@ -13,21 +13,14 @@ enum Parameter { W0, A0, K_K, K_A, R_K, SCALE, SHIFT, V0, PARAMETERS };
 enum Row { KEY, RATE, SPEED, KAPPA, SHARE, STEP, GATE, NORMAL, OF_V, ROWS };  // of Token::more
 enum Number { SQUARES, LENGTH, BONUS, OF_BONUS };  // of the row after them
 
-// 1 / (1 + e^-x)
-template <class T>
-inline Vec<T> sigmoid(Vec<T> x) {
-  const Vec<T> e = exp_of_negative<T>(x < 0 ? x : -x);
-  return (x < 0 ? e : Vec<T>{} + T(1)) / (T(1) + e);
-}
-
 template <class T>
 struct RWKV7 : matrix_state::Family<T> {
   static constexpr int n = Lanes<T>::n;
   static constexpr T SHORTEST = T(1e-24);  // squared length of kappa below which it is kept short
   T eps, fastest;  // of the norm; the largest -log w
   int64_t padded;
-  View<T> weights, y, of_weights;  // y: the outputs of the recurrence, if they are kept
-  Rows<T> r, w, k, v, a, gate, share, v_first, out;
+  View<T> weights, of_weights;
+  Rows<T> r, w, k, v, a, gate, share, v_first, out, y;  // y: of the recurrence, if it is kept
   Rows<T> of_r, of_w, of_k, of_v, of_a, of_gate, of_share, of_v_first, of_out;
   std::vector<Buffer<T>> own;  // the weights of each head, with zeros up to whole vectors
   Buffer<T> inside{0};         // 1 for each number of a head, then 0
@@ -123,7 +116,7 @@ struct RWKV7 : matrix_state::Family<T> {
 
   void write(int64_t i, int64_t h, int64_t t, const Token<T>& token, const T* from, int64_t,
              int64_t) const override {
-    if (y) copy<T>(from, this->V, y.at(i, h, t));
+    if (y) y.write(from, i, h, t, this->V);
     normalise(from, token.more(NORMAL));
     row(gate, i, h, t, token.more(GATE));
     for (int64_t p = 0; p < padded; p += n)
@@ -138,7 +131,8 @@ struct RWKV7 : matrix_state::Family<T> {
 
   void read_gradient(int64_t i, int64_t h, int64_t t, Token<T>& token, T* of_y) const override {
     T* numbers = token.more(ROWS);
-    const T spread = normalise(y.at(i, h, t), token.more(NORMAL));
+    y.read(i, h, t, this->V, token.more(NORMAL));
+    const T spread = normalise(token.more(NORMAL), token.more(NORMAL));
     row(gate, i, h, t, token.more(GATE));
     row(of_out, i, h, t, of_y);
     Vec<T> of_bonus = {}, total = {}, along = {};
@@ -216,7 +210,7 @@ void forward(Arguments from) {
   RWKV7<T> in;
   in.given(from);
   in.out = Rows<T>(from, 1);
-  in.end = from.tensor<T>(), in.y = from.tensor<T>();
+  in.end = from.tensor<T>(), in.y = Rows<T>(from, 2);
   in.x = from.tensor<T>(), in.kept = from.tensor<T>();
   matrix_state::forward<T, true, false>(in, true);
 }
@@ -226,7 +220,7 @@ void backward(Arguments from) {
   RWKV7<T> in;
   in.given(from);
   in.of_out = Rows<T>(from, 1, -8);
-  in.of_end = from.tensor<T>(), in.y = from.tensor<T>();
+  in.of_end = from.tensor<T>(), in.y = Rows<T>(from, 2, -8);
   in.x = from.tensor<T>(), in.kept = from.tensor<T>();
   for (auto* rows : {&in.of_r, &in.of_w, &in.of_k, &in.of_v, &in.of_a, &in.of_gate, &in.of_share, &in.of_v_first})
     *rows = Rows<T>(from, 1, -8);
