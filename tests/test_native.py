@@ -16,6 +16,7 @@ from seqzoo.decoding.step import PreparedStep
 from seqzoo.models.zoo import FAMILIES, build
 from seqzoo.ops import native
 from seqzoo.ops.attention import append
+from seqzoo.ops.delta_net import delta_net
 from seqzoo.ops.linear_scan import linear_scan
 from seqzoo.ops.local import causal_conv, shift_mixes
 from seqzoo.ops.matrix_state import matrix_state
@@ -134,6 +135,28 @@ def test_rwkv7_reads_projections_in_bfloat16() -> None:
         assert y.dtype == torch.bfloat16 and end.dtype == torch.float32
         loss = y.float().square().sum() + end.sum()
         found.append([y, end, *torch.autograd.grad(loss, leaves_)])
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("K", [5, 16, 32, 80])
+def test_delta_net(dtype, K) -> None:
+    B, H = 2, 3
+    for T in (1, 33, 70):
+        shapes = (B, T, 3 * H * K), (B, T, H), (B, H, K, K)
+        inputs = [randn(*shape, seed=i, dtype=dtype) for i, shape in enumerate(shapes)]
+        compare(delta_net, [x.requires_grad_() for x in inputs])
+
+
+def test_delta_net_reads_projections_in_bfloat16() -> None:
+    """The output is that of the same projections in float32, and so are gradients, rounded."""
+    B, T, H, K = 2, 40, 3, 32
+    S, found = randn(B, H, K, K, seed=1, dtype=torch.float32), []
+    for cast in (False, True):
+        shapes = (B, T, 3 * H * K), (B, T, H)
+        halves = [randn(*s, seed=2, dtype=torch.bfloat16).requires_grad_() for s in shapes]
+        y, end = delta_net(*(x.float() if cast else x for x in halves), S)
+        found.append([y, end, *torch.autograd.grad(y.square().sum() + end.sum(), halves)])
     assert all(map(torch.equal, *found))
 
 

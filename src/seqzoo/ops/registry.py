@@ -76,6 +76,12 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "native": Backend("seqzoo.ops.native.forms:causal_conv", when=available),
         "naive": Backend("seqzoo.ops.local:naive_causal_conv"),
     },
+    "delta_net": {  # the naive form has a recurrence in it, which `backend` chooses the form of
+        "native": Backend("seqzoo.ops.native.forms:delta_net", when=available),
+        "naive": Backend("seqzoo.ops.delta_net:naive"),
+        "chunked": Backend("seqzoo.ops.delta_net:naive"),
+        "blocked": Backend("seqzoo.ops.delta_net:naive"),
+    },
     "head_norm": {
         "native": Backend("seqzoo.ops.native.forms:head_norm", when=available),
         "naive": Backend("seqzoo.ops.outputs:naive_head_norm"),
@@ -97,7 +103,7 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "native": Backend("seqzoo.ops.native.recurrent:recurrent", when=available),
         "torch": Backend("seqzoo.ops.recurrent:fused"),
     },
-    "rwkv7": {  # the naive form has a recurrence in it, which `backend` chooses the form of
+    "rwkv7": {  # as `delta_net`
         "native": Backend("seqzoo.ops.native.forms:rwkv7", when=available),
         "naive": Backend("seqzoo.ops.rwkv7:naive"),
         "chunked": Backend("seqzoo.ops.rwkv7:naive"),

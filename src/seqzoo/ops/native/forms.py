@@ -130,6 +130,40 @@ class _RWKV7(torch.autograd.Function):
         return None, *to, of_weights.sum(0), of_S
 
 
+def delta_net(qkv: Tensor, beta: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+    """What the recurrence reads is made in it, token by token."""
+    given = _readable(qkv, S.dtype), _readable(beta, S.dtype), _in_rows(S)
+    out: tuple[Tensor, Tensor] = _DeltaNet.apply(*given)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _DeltaNet(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, beta: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+        (B, H, K, _), T, training = S.shape, qkv.shape[1], any(ctx.needs_input_grad)
+        y, end = S.new_empty(B, T, H, K).transpose(1, 2), torch.empty_like(S)
+        read = S.new_empty(B, H, T, K) if training else None  # b_t^T S_{t-1}
+        kept = S.new_empty(B, H, -(-T // SEGMENT), K * K) if training else None
+        given = S, *_typed(qkv, beta)
+        call("delta_net_forward", B, H, T, K, *given, *_typed(y), end, read, kept)
+        if training:
+            ctx.save_for_backward(qkv, beta, S, read, kept)
+            ctx.set_materialize_grads(False)
+        return y, end
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_y: Tensor | None, of_end: Tensor | None) -> tuple[Tensor, ...]:
+        qkv, beta, S, read, kept = ctx.saved_tensors
+        (B, H, K, _), T = S.shape, qkv.shape[1]
+        of_y = S.new_zeros(B, H, T, K) if of_y is None else _in_rows(of_y)
+        of_end = torch.zeros_like(S) if of_end is None else _in_rows(of_end)
+        to = torch.empty_like(qkv), torch.empty_like(beta), torch.empty_like(S)
+        given = S, *_typed(qkv, beta, of_y), of_end, read, kept
+        call("delta_net_backward", B, H, T, K, *given, *_typed(*to[:2]), to[2])
+        return to
+
+
 def wkv4(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
     """Token by token, some channels at once; exact for any keys."""
     rows = map(_in_rows, (k, v, w, u, *state))
