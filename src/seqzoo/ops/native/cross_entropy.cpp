@@ -85,7 +85,7 @@ void cross_entropy_forward_float64(const int64_t* from) { forward<double, double
 void cross_entropy_backward_float32(const int64_t* from) { backward<float, float>(Arguments(from)); }
 void cross_entropy_backward_float64(const int64_t* from) { backward<double, double>(Arguments(from)); }
 #ifdef __AVX512BF16__
-void cross_entropy_forward_bfloat16(const int64_t* from) { forward<float, bfloat16>(Arguments(from)); }
-void cross_entropy_backward_bfloat16(const int64_t* from) { backward<float, bfloat16>(Arguments(from)); }
+void cross_entropy_forward_bfloat16(const int64_t* from) { forward<float, BFloat16>(Arguments(from)); }
+void cross_entropy_backward_bfloat16(const int64_t* from) { backward<float, BFloat16>(Arguments(from)); }
 #endif
 }
