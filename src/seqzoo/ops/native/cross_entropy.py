@@ -30,7 +30,8 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_loss: Tensor) -> tuple[Tensor | None, ...]:
-        logits, of_logits = ctx.saved_tensors[0], torch.empty_like(ctx.saved_tensors[0])
-        given = *ctx.given, *ctx.saved_tensors, of_loss.reshape(1), of_logits
-        call("cross_entropy_backward", *given, of=logits.dtype)
+        logits, targets, norms = ctx.saved_tensors
+        of_logits = torch.empty_like(logits)
+        given = logits, targets, norms, of_loss.reshape(1), of_logits
+        call("cross_entropy_backward", *ctx.given, *given, of=logits.dtype)
         return of_logits, None, None, None
