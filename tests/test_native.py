@@ -19,11 +19,14 @@ from seqzoo.models.zoo import FAMILIES, build
 from seqzoo.ops import native
 from seqzoo.ops.attention import append
 from seqzoo.ops.channel import gate, relu2_product
+from seqzoo.ops.delta_net import delta_net
 from seqzoo.ops.linear_scan import linear_scan
 from seqzoo.ops.local import causal_conv, shift_mixes, shift_products
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.native.compiler import build as build_kernels
 from seqzoo.ops.native.program import Recorder, Unrecordable
+from seqzoo.ops.outputs import head_norm
+from seqzoo.ops.rwkv7 import Projections, Weights, rwkv7
 from seqzoo.ops.wkv4 import WKVState, empty_state, wkv4
 from seqzoo.state import leaves
 from test_decoding import small
@@ -91,6 +94,117 @@ def test_matrix_state(dtype, K, V, decay, delta, bonus) -> None:
             named["u"] = randn(H, K, seed=7, dtype=dtype)
         inputs = [x.requires_grad_() for x in named.values()]
         compare(lambda *xs, named=named: matrix_state(**dict(zip(named, xs, strict=True))), inputs)
+
+
+@pytest.mark.parametrize("K", [16, 24])
+def test_matrix_state_reads_tokens_in_bfloat16(K: int) -> None:
+    """Outputs are those of the same tokens in float32, and so are gradients, rounded."""
+    names = ("q", "k", "v", "a", "b", "log_w")
+    tokens = [randn(2, 3, 40, K, seed=i, dtype=torch.float32) / K**0.5 for i in range(6)]
+    tokens[5] = -tokens[5].exp()
+    S = randn(2, 3, K, K, seed=7, dtype=torch.float32)
+    found = []
+    for cast in (False, True):
+        halves = [x.bfloat16().requires_grad_() for x in tokens]
+        y, end = matrix_state(
+            S=S, **{n: x.float() if cast else x for n, x in zip(names, halves, strict=True)}
+        )
+        assert y.dtype == end.dtype == torch.float32
+        found.append([y, end, *torch.autograd.grad(y.square().sum() + end.sum(), halves)])
+    assert all(map(torch.equal, *found))
+
+
+def rwkv7_inputs(B: int, T: int, H: int, N: int, dtype: torch.dtype, first: bool) -> list[Tensor]:
+    """Projections, S and weights, in the order of `run_rwkv7`."""
+    rows = [randn(B, T, H * N, seed=i, dtype=dtype) for i in range(6 if first else 8)]
+    S = randn(B, H, N, N, seed=8, dtype=dtype)
+    weights = [randn(H * N, seed=9 + i, dtype=dtype) for i in range(7 if first else 8)]
+    weights[4] = weights[4].view(H, N)
+    return [*rows, S, *weights]
+
+
+def run_rwkv7(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+    n = 6 if len(inputs) == 14 else 8
+    given = Projections(*inputs[:n], *[None] * (8 - n))
+    weights = Weights(*inputs[n + 1 :], *[None] * (n == 6))
+    return rwkv7(given, inputs[n], weights, eps=1e-3)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("N", [5, 16, 32, 80])
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+def test_rwkv7(dtype, N, first) -> None:
+    for T in (1, 33, 70):
+        inputs = rwkv7_inputs(2, T, 2, N, dtype, first)
+        compare(run_rwkv7, [x.requires_grad_() for x in inputs])
+
+
+def test_rwkv7_reads_projections_in_bfloat16() -> None:
+    """The output is that of the same projections in float32, rounded, and so are gradients."""
+    inputs = rwkv7_inputs(2, 70, 3, 32, torch.float32, first=False)
+    found = []
+    for cast in (False, True):
+        leaves_ = [x.bfloat16() if i < 8 else x.clone() for i, x in enumerate(inputs)]
+        leaves_ = [x.requires_grad_() for x in leaves_]
+        y, end = run_rwkv7(*(x.float() if cast else x for x in leaves_))
+        y = y.bfloat16() if cast else y
+        assert y.dtype == torch.bfloat16 and end.dtype == torch.float32
+        loss = y.float().square().sum() + end.sum()
+        found.append([y, end, *torch.autograd.grad(loss, leaves_)])
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("K", [5, 16, 32, 80])
+def test_delta_net(dtype, K) -> None:
+    B, H = 2, 3
+    for T in (1, 33, 70):
+        shapes = (B, T, 3 * H * K), (B, T, H), (B, H, K, K)
+        inputs = [randn(*shape, seed=i, dtype=dtype) for i, shape in enumerate(shapes)]
+        compare(delta_net, [x.requires_grad_() for x in inputs])
+
+
+def test_delta_net_reads_projections_in_bfloat16() -> None:
+    """The output is that of the same projections in float32, and so are gradients, rounded."""
+    B, T, H, K = 2, 40, 3, 32
+    S, found = randn(B, H, K, K, seed=1, dtype=torch.float32), []
+    for cast in (False, True):
+        shapes = (B, T, 3 * H * K), (B, T, H)
+        halves = [randn(*s, seed=2, dtype=torch.bfloat16).requires_grad_() for s in shapes]
+        y, end = delta_net(*(x.float() if cast else x for x in halves), S)
+        found.append([y, end, *torch.autograd.grad(y.square().sum() + end.sum(), halves)])
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("V", [5, 16, 40])
+@pytest.mark.parametrize("centred", [True, False], ids=["centred", "rms"])
+@pytest.mark.parametrize("gated", [True, False], ids=["gated", "plain"])
+def test_head_norm(dtype, V, centred, gated) -> None:
+    B, H, T = 2, 3, 40
+    inputs = [randn(B, T, H, V, seed=1, dtype=dtype).transpose(1, 2) + 0.5]
+    inputs += [randn(H * V, seed=2, dtype=dtype), randn(V, seed=3, dtype=dtype)]
+    if gated:
+        inputs.append(randn(B, T, H * V, seed=4, dtype=dtype))
+
+    def run(y: Tensor, scale: Tensor, shift: Tensor, gate: Tensor | None = None) -> tuple[Tensor]:
+        return (head_norm(y, scale, shift, gate=gate, eps=1e-3, centred=centred),)
+
+    compare(run, [x.requires_grad_() for x in inputs])
+
+
+def test_head_norm_rounds_to_the_type_of_the_gate() -> None:
+    y, gate = (
+        randn(2, 3, 9, 16, seed=1, dtype=torch.float32),
+        randn(2, 9, 48, seed=2, dtype=torch.bfloat16),
+    )
+    found = []
+    for cast in (False, True):
+        leaves_ = y.clone().requires_grad_(), gate.clone().requires_grad_()
+        own = leaves_[1].float() if cast else leaves_[1]
+        out = head_norm(leaves_[0], None, None, gate=own, eps=None, centred=False).bfloat16()
+        found.append([out, *torch.autograd.grad(out.float().square().sum(), leaves_)])
+    assert all(map(torch.equal, *found))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

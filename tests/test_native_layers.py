@@ -147,7 +147,6 @@ def test_norm(dtype, centred, D) -> None:
 
 def test_the_type_of_a_norm() -> None:
     """Only where products alone read it is it in their type; its gradients are as exact."""
-    kernel("norm_forward_to_bfloat16", torch.float32)
     x, weight, bias = (randn(*s, seed=1, dtype=torch.float32) for s in ((2, 9, 48), (48,), (48,)))
     with torch.autocast("cpu", torch.bfloat16):
         results = {

@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
+from seqzoo.ops.delta_net import delta_net
 from seqzoo.ops.local import causal_conv
-from seqzoo.ops.matrix_state import matrix_state
-from seqzoo.ops.tensors import float32_or_wider, unit
+from seqzoo.ops.outputs import head_norm
+from seqzoo.ops.tensors import accumulator, float32_or_wider
 
 TAPS = 4
 
@@ -57,18 +57,13 @@ class DeltaNet(nn.Module):
         nn.init.normal_(self.out.weight, std=0.02 / (2 * n_layers) ** 0.5)
 
     def forward(self, x: Tensor, state: DeltaMemory | None = None) -> tuple[Tensor, DeltaMemory]:
-        (B, T, _), H = x.shape, self.n_heads
+        (B, _, D), H = x.shape, self.n_heads
         qkv, beta = self.qkv(x), self.beta(x)
         with torch.autocast(x.device.type, enabled=False):
-            qkv, beta = float32_or_wider(qkv, beta)
+            (qkv,) = float32_or_wider(qkv)
             qkv, conv = causal_conv(qkv, self.conv, state and state.conv)
-            qkv = F.silu(qkv).view(B, T, 3, H, -1).permute(2, 0, 3, 1, 4)
-            q, k, v = qkv.unbind(0)  # (B, H, T, K) each
-            K = q.shape[-1]
-            q, k = unit(q), unit(k)
-            S = state.S if state else q.new_zeros(B, H, K, K)
-            written = beta.sigmoid().transpose(1, 2)[..., None] * k
-            y, S = matrix_state(q * K**-0.5, written, v, S, a=-written, b=k)
-            y = F.rms_norm(y, (K,)) * self.norm.to(y.dtype)
-        y = self.out(y.transpose(1, 2).flatten(2).to(x.dtype))
+            S = state.S if state else accumulator(qkv, B, H, D // H, D // H)
+            y, S = delta_net(qkv, beta, S)
+            y = head_norm(y, self.norm, None, gate=None, eps=None, centred=False)
+        y = self.out(y.to(x.dtype))
         return y.to(x.dtype), DeltaMemory(conv, S)

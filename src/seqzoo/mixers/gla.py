@@ -15,7 +15,8 @@ from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
 from seqzoo.ops.matrix_state import matrix_state
-from seqzoo.ops.tensors import float32_or_wider
+from seqzoo.ops.outputs import head_norm
+from seqzoo.ops.tensors import accumulator
 
 TEMPERATURE = 16  # tau of section 4.4: initial decays are near 1
 RANK = 16  # of the gate's low-rank projection, section 4.4
@@ -63,11 +64,11 @@ class GatedLinearAttention(nn.Module):
             linear(x).unflatten(2, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, K or V)
             for linear in (self.query, self.key, self.value, self.forget)
         )
-        K, V = q.shape[-1], v.shape[-1]
+        (K, V), gate = (q.shape[-1], v.shape[-1]), self.gate(x)
         with torch.autocast(x.device.type, enabled=False):
-            q, k, v, alpha = float32_or_wider(q, k, v, alpha)
-            (S,) = state or (q.new_zeros(len(x), self.n_heads, K, V),)
-            y, S = matrix_state(q * K**-0.5, k, v, S, F.logsigmoid(alpha) / TEMPERATURE)
-            y = F.rms_norm(y, (V,)) * self.norm.to(y.dtype)
-        y = self.out(F.silu(self.gate(x)) * y.transpose(1, 2).flatten(2).to(x.dtype))
+            (S,) = state or (accumulator(q, len(x), self.n_heads, K, V),)
+            q, alpha = q.to(S.dtype) * K**-0.5, alpha.to(S.dtype)
+            y, S = matrix_state(q, k, v, S, F.logsigmoid(alpha) / TEMPERATURE)
+            y = head_norm(y, self.norm, None, gate=gate, eps=None, centred=False)
+        y = self.out(y)
         return y.to(x.dtype), GatedMemory(S)

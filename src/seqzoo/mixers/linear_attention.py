@@ -91,8 +91,8 @@ class LinearAttention(nn.Module):
         H, K = self.n_heads, D // self.n_heads
         qkv = self.qkv(x).view(B, T, 3, H, K).permute(2, 0, 3, 1, 4)
         with torch.autocast(x.device.type, enabled=False):
-            q, k, v = float32_or_wider(*qkv.unbind(0))  # (B, H, T, K) each
-            q, k = self.feature(q), self.feature(k)  # (B, H, T, M)
+            q, k, v = qkv.unbind(0)  # (B, H, T, K) each
+            q, k = (self.feature(x) for x in float32_or_wider(q, k))  # (B, H, T, M)
             M = q.shape[-1]
             S, z = state or (q.new_zeros(B, H, M, K), q.new_zeros(B, H, M))
             watch(lambda: self._weights(q[:1], k[:1]))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Positive
 from seqzoo.ops.activations import linear_gelu
+from seqzoo.ops.channel import relu2_product
 
 
 class MLP(nn.Module):
@@ -53,10 +54,11 @@ class MLP(nn.Module):
             hidden = linear_gelu(x, self.up.weight, self.up.bias)
         elif self.gate is not None:
             hidden = F.silu(self.gate(x)) * self.up(x)
+        elif self.activation == "relu2":
+            y = relu2_product(self.up(x), self.down.weight)
+            return (y + self.down.bias).to(x.dtype), ()
         else:
             hidden = F.relu(self.up(x))
-            if self.activation == "relu2":
-                hidden = hidden.square()
         return self.down(hidden).to(x.dtype), ()
 
 

@@ -9,13 +9,13 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
 from seqzoo.ops.matrix_state import turned_matrix_state
+from seqzoo.ops.outputs import head_norm
 from seqzoo.ops.tensors import float32_or_wider
 
 
@@ -64,12 +64,12 @@ class Retention(nn.Module):
             linear(x).unflatten(2, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, K or V)
             for linear in (self.query, self.key, self.value)
         )
-        K, V = q.shape[-1], v.shape[-1]
+        (K, V), gate = (q.shape[-1], v.shape[-1]), self.gate(x)
         with torch.autocast(x.device.type, enabled=False):
             q, k, v = float32_or_wider(q, k, v)
             (S,) = state or (q.new_zeros(B, self.n_heads, K, V),)
             decay = self.decay.to(q.dtype)[None]
             y, S = turned_matrix_state(q, k * K**-0.5, v, S, decay, min_log_w=self.min_log_w)
-            y = F.rms_norm(y, (V,)).transpose(1, 2).flatten(2)
-        y = self.out(F.silu(self.gate(x)) * y.to(x.dtype))
+            y = head_norm(y, None, None, gate=gate, eps=None, centred=False)
+        y = self.out(y)
         return y.to(x.dtype), RetentionMemory(S)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqzoo.config import combinations
@@ -17,7 +16,8 @@ from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Natural
 from seqzoo.ops.local import shift_mixes
 from seqzoo.ops.matrix_state import matrix_state
-from seqzoo.ops.tensors import float32_or_wider
+from seqzoo.ops.outputs import head_norm
+from seqzoo.ops.tensors import accumulator
 
 
 class TimeState(NamedTuple):
@@ -76,17 +76,18 @@ class TimeMix(nn.Module):
         nn.init.constant_(self.ln_x.weight, ((1 + layer) / n_layers) ** 0.7)
 
     def forward(self, x: Tensor, state: TimeState | None = None) -> tuple[Tensor, TimeState]:
-        B, T, D = x.shape
+        B, T, _ = x.shape
         base = (self.time_mix_r, self.time_mix_k, self.time_mix_v, self.time_mix_g)
         mixed, shift = shift_mixes(x, state and state.shift, *(1 - mix for mix in base))
         linears = (self.receptance, self.key, self.value, self.gate)
         r, k, v, g = (linear(y) for linear, y in zip(linears, mixed, strict=True))
         heads = self.time_decay.shape
         with torch.autocast(x.device.type, enabled=False):
-            r, k, v = float32_or_wider(*(t.view(B, T, *heads).transpose(1, 2) for t in (r, k, v)))
-            log_w, u = (-self.time_decay.to(r.dtype).exp()), self.time_faaaa.to(r.dtype)
-            S = state.wkv if state else r.new_zeros(B, *heads, heads[1])
+            r, k, v = (t.view(B, T, *heads).transpose(1, 2) for t in (r, k, v))
+            S = state.wkv if state else accumulator(r, B, *heads, heads[1])
+            log_w, u = (-self.time_decay.to(S.dtype).exp()), self.time_faaaa.to(S.dtype)
             y, S = matrix_state(r, k, v, S, log_w[None, :, None], u=u)
-            y = self.ln_x(y.transpose(1, 2).reshape(B * T, D)).view(B, T, D)
-        y = self.output(y.to(x.dtype) * F.silu(g))
+            norm = self.ln_x
+            y = head_norm(y, norm.weight, norm.bias, gate=g, eps=norm.eps, centred=True)
+        y = self.output(y)
         return y.to(x.dtype), TimeState(shift, S)

@@ -9,15 +9,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Natural, Positive
-from seqzoo.ops.local import shift_mixes, token_shift
+from seqzoo.ops.channel import gate, relu2_product
+from seqzoo.ops.local import shift_products, token_shift
 from seqzoo.ops.matrix_state import matrix_state
-from seqzoo.ops.tensors import float32_or_wider
+from seqzoo.ops.outputs import head_norm
+from seqzoo.ops.tensors import accumulator
 
 
 class TimeState(NamedTuple):
@@ -122,13 +123,12 @@ class TimeMix(nn.Module):
         d = self.time_decay + torch.tanh(xw @ self.time_decay_w1) @ self.time_decay_w2
         heads = self.time_faaaa.shape
         with torch.autocast(x.device.type, enabled=False):
-            r, k, v, d = float32_or_wider(
-                *(t.view(B, T, *heads).transpose(1, 2) for t in (r, k, v, d))
-            )
-            S = state.wkv if state else r.new_zeros(B, *heads, heads[1])
-            y, S = matrix_state(r, k, v, S, -d.exp(), u=self.time_faaaa.to(r.dtype))
-            y = self.ln_x(y.transpose(1, 2).reshape(B * T, D)).view(B, T, D)
-        y = self.output(y.to(x.dtype) * F.silu(g))
+            r, k, v, d = (t.view(B, T, *heads).transpose(1, 2) for t in (r, k, v, d))
+            S = state.wkv if state else accumulator(r, B, *heads, heads[1])
+            y, S = matrix_state(r, k, v, S, -d.to(S.dtype).exp(), u=self.time_faaaa.to(S.dtype))
+            norm = self.ln_x
+            y = head_norm(y, norm.weight, norm.bias, gate=g, eps=norm.eps, centred=True)
+        y = self.output(y)
         return y.to(x.dtype), TimeState(shift, S)
 
 
@@ -150,6 +150,8 @@ class ChannelMix(nn.Module):
         nn.init.zeros_(self.value.weight)
 
     def forward(self, x: Tensor, state: ChannelState | None = None) -> tuple[Tensor, ChannelState]:
-        (xk, xr), shift = shift_mixes(x, state and state.shift, self.time_maa_k, self.time_maa_r)
-        k, r = self.key(xk).relu().square(), self.receptance(xr)
-        return (r.sigmoid() * self.value(k)).to(x.dtype), ChannelState(shift)
+        mixes = (self.time_maa_k, self.time_maa_r)
+        weights = (self.key.weight, self.receptance.weight)
+        (k, r), shift = shift_products(x, state and state.shift, mixes, weights)
+        y = gate(r, relu2_product(k, self.value.weight))
+        return y.to(x.dtype), ChannelState(shift)

@@ -6,7 +6,6 @@ those of the official checkpoints (`att.*`, `ffn.*`).
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -15,11 +14,10 @@ from torch import Tensor, nn
 from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Natural, Positive
-from seqzoo.ops.local import shift_mixes
-from seqzoo.ops.matrix_state import matrix_state
-from seqzoo.ops.tensors import float32_or_wider, unit
-
-FASTEST_DECAY = math.exp(-0.5)  # upper bound of -log w
+from seqzoo.ops.channel import relu2_product
+from seqzoo.ops.local import shift_mixes, shift_products
+from seqzoo.ops.rwkv7 import Projections, Weights, rwkv7
+from seqzoo.ops.tensors import accumulator
 
 
 class TimeState(NamedTuple):
@@ -136,34 +134,24 @@ class TimeMix(nn.Module):
     ) -> tuple[Tensor, TimeState, Tensor]:
         """y, the state, and `v_first`: the values (B, T, D) of the first layer, for the next
         layer."""
-        B, T, D = x.shape
+        B = len(x)
         mixes = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
         (xr, xw, xk, xv, xa, xg), shift = shift_mixes(x, state and state.shift, *mixes)
         r, k, v = self.receptance(xr), self.key(xk), self.value(xv)
-        w = self.w0 + torch.tanh(xw @ self.w1) @ self.w2
-        a = torch.sigmoid(self.a0 + xa @ self.a1 @ self.a2)
+        w = torch.tanh(xw @ self.w1) @ self.w2
+        a = xa @ self.a1 @ self.a2
         g = torch.sigmoid(xg @ self.g1) @ self.g2
-        if v_first is None:
-            v_first = v
-        else:
-            v = torch.lerp(v, v_first, torch.sigmoid(self.v0 + xv @ self.v1 @ self.v2).to(v.dtype))
+        share = None if v_first is None else xv @ self.v1 @ self.v2
+        given = Projections(r, w, k, v, a, g, share, v_first)
+        norm = self.ln_x
+        v0 = None if v_first is None else self.v0
+        parts = (self.w0, self.a0, self.k_k, self.k_a, self.r_k, norm.weight, norm.bias, v0)
         heads = self.r_k.shape
+        S = state.wkv if state else accumulator(r, B, *heads, heads[1])
         with torch.autocast(x.device.type, enabled=False):
-            r, w, k, v, a = float32_or_wider(r, w, k, v, a)
-            kappa = k * self.k_k
-            k = k * (1 + (a - 1) * self.k_a)
-            r, w, k, v, a, kappa = (
-                t.view(B, T, *heads).transpose(1, 2) for t in (r, w, k, v, a, kappa)
-            )
-            kappa = unit(kappa)
-            log_w = -FASTEST_DECAY * torch.sigmoid(w)
-            S = state.wkv if state else r.new_zeros(B, *heads, heads[1])
-            y, S = matrix_state(r, k, v, S, log_w, a=a * kappa, b=-kappa, min_log_w=-FASTEST_DECAY)
-            bonus = (r * self.r_k[:, None] * k).sum(-1, keepdim=True) * v
-            y = self.ln_x(y.transpose(1, 2).reshape(B * T, D)).view(B, T, D)
-            y = y + bonus.transpose(1, 2).reshape(B, T, D)
-        y = self.output(y.to(x.dtype) * g)
-        return y.to(x.dtype), TimeState(shift, S), v_first
+            y, S = rwkv7(given, S, Weights(*parts), eps=norm.eps)
+        y = self.output(y)
+        return y.to(x.dtype), TimeState(shift, S), v if v_first is None else v_first
 
 
 def official_ranks(dim: int) -> tuple[int, int, int, int]:
@@ -190,6 +178,6 @@ class ChannelMix(nn.Module):
         nn.init.zeros_(self.value.weight)
 
     def forward(self, x: Tensor, state: ChannelState | None = None) -> tuple[Tensor, ChannelState]:
-        (xk,), shift = shift_mixes(x, state and state.shift, self.x_k)
-        k = self.key(xk).relu().square()
-        return self.value(k).to(x.dtype), ChannelState(shift)
+        weights = (self.key.weight,)
+        (k,), shift = shift_products(x, state and state.shift, (self.x_k,), weights)
+        return relu2_product(k, self.value.weight).to(x.dtype), ChannelState(shift)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqzoo.ops.matrix_state import Tokens, blocked
+from seqzoo.ops.matrix_state import FORGOTTEN, Tokens, blocked
 from seqzoo.ops.registry import record
 
 LARGEST_KEY = 256  # of the delta rule's kernels
@@ -32,6 +32,7 @@ def matrix_state(
     """One kernel of chunks for each kind of decay and update. Keys larger than LARGEST_KEY, and a
     bonus together with a delta rule, are left to `blocked`. fla chooses the chunks."""
     (_, _, _, log_w, a, b), (B, H, T, _) = tokens, tokens.v.shape
+    log_w = log_w.clamp(min=FORGOTTEN)
     K, V = S.shape[2:]
     if K > LARGEST_KEY or (a is not None and u is not None):
         record("matrix_state", "blocked")

@@ -56,6 +56,11 @@ class Tokens(NamedTuple):
         a, b = (None if x is None else change(x) for x in (self.a, self.b))
         return Tokens(change(self.q), change(self.k), change(self.v), change(self.log_w), a, b)
 
+    def wide(self, S: Tensor) -> Tokens:
+        """The same in the type of S, with decays that are not too fast to be summed."""
+        tokens = self.each(lambda x: x.to(S.dtype))
+        return tokens._replace(log_w=tokens.log_w.clamp(min=FORGOTTEN))
+
     def column(self, t: int) -> Tokens:
         """Token t, each vector a column: (B, H, K or V, 1)."""
         return self.each(lambda x: x[:, :, t, :, None])
@@ -77,8 +82,9 @@ def matrix_state(
     """The outputs of T tokens, and the state after the last.
 
     Args:
-        q, k: (B, H, T, K), or (B, 1, T, K) for all heads; v: (B, H, T, V); float32 or wider.
-        S: (B, H, K, V), the state before the first token.
+        q, k: (B, H, T, K), or (B, 1, T, K) for all heads; v: (B, H, T, V). Tokens may be in fewer
+            bits than S; all sums are in its type.
+        S: (B, H, K, V), the state before the first token; float32 or wider.
         log_w: log of the decay, at most 0; anything that broadcasts to (B, H, T, K), a last
             dimension of 1 being a decay of the whole head. None: nothing is forgotten.
         a, b: (B, H, T, K), both or neither.
@@ -88,15 +94,15 @@ def matrix_state(
             None: 64, or 32 with a and b, the fastest on a CPU (`scripts/measure_ops.py`).
 
     Returns:
-        y (B, H, T, V), and S.
+        y (B, H, T, V), and S, both in the type of S.
     """
     T = q.shape[2]
     if log_w is None:
         log_w, min_log_w = q.new_zeros(1, 1, 1, 1), 0.0
-    log_w = log_w.expand(*log_w.shape[:2], T, log_w.shape[-1]).clamp(min=FORGOTTEN)
+    log_w = log_w.expand(*log_w.shape[:2], T, log_w.shape[-1])
     tokens = Tokens(q, k, v, log_w, a, b)
-    watch(lambda: _weights(tokens, u))
-    run = choose("matrix_state", q, T)
+    watch(lambda: weights(tokens, u))
+    run = choose("matrix_state", S, T)
     out: tuple[Tensor, Tensor] = run(tokens, S, u, min_log_w=min_log_w, chunk=chunk)
     return out
 
@@ -113,10 +119,11 @@ def turned_matrix_state(
     return y, rotate(S.transpose(-1, -2), back).transpose(-1, -2)
 
 
-def _weights(tokens: Tokens, u: Tensor | None) -> Tensor:
+def weights(tokens: Tokens, u: Tensor | None) -> Tensor:
     """The weight of each value in each output, from the empty state, for the first row of the
     batch: (H, T, T)."""
-    q, k, v, log_w, a, b = tokens.each(lambda x: x[:1])
+    dtype = torch.promote_types(tokens.q.dtype, torch.float32)
+    q, k, v, log_w, a, b = tokens.each(lambda x: x[:1].to(dtype))
     (_, H, T, _), K = v.shape, q.shape[-1]
     values = torch.eye(T).to(q).expand(1, H, T, T)
     return matrix_state(q, k, values, q.new_zeros(1, H, K, T), log_w, a=a, b=b, u=u)[0][0]
@@ -131,6 +138,7 @@ def naive(
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The definition, token by token. `min_log_w` and `chunk` are for forms that read chunks."""
+    tokens = tokens.wide(S)
     ys = []
     for t in range(tokens.q.shape[2]):
         q, k, v, log_w, a, b = tokens.column(t)
@@ -154,7 +162,7 @@ def blocked(
 ) -> tuple[Tensor, Tensor]:
     """Matrix products over chunks of C tokens, and one shorter chunk of what is left over. Fetches
     nothing from the device, as C does not depend on the data."""
-    T = tokens.q.shape[2]
+    tokens, T = tokens.wide(S), tokens.q.shape[2]
     C, slow = _chunk_size(tokens.log_w, min_log_w, chunk or (64 if tokens.a is None else 32))
     whole = T - T % C
     if whole in (0, T):
@@ -175,7 +183,7 @@ def chunked(
     """`blocked` where reading a number costs nothing: most decays are slow enough for cheaper
     products."""
     if min_log_w is None:
-        min_log_w = float(tokens.log_w.detach().amin())
+        min_log_w = max(FORGOTTEN, float(tokens.log_w.detach().amin()))
     return blocked(tokens, S, u, min_log_w=min_log_w, chunk=chunk)
 
 

@@ -126,9 +126,19 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "naive": Backend("seqzoo.ops.cross_entropy:naive", when=few_logits),
         "chunked": Backend("seqzoo.ops.cross_entropy:chunked"),
     },
+    "delta_net": {  # the naive form has a recurrence in it, which `backend` chooses the form of
+        "native": Backend("seqzoo.ops.native.forms:delta_net", when=available),
+        "naive": Backend("seqzoo.ops.delta_net:naive"),
+        "chunked": Backend("seqzoo.ops.delta_net:naive"),
+        "blocked": Backend("seqzoo.ops.delta_net:naive"),
+    },
     "gate": {
         "native": Backend("seqzoo.ops.native.forms:gate", when=available_for_bfloat16),
         "naive": Backend("seqzoo.ops.channel:naive_gate"),
+    },
+    "head_norm": {
+        "native": Backend("seqzoo.ops.native.forms:head_norm", when=available),
+        "naive": Backend("seqzoo.ops.outputs:naive_head_norm"),
     },
     "linear_gelu": {
         "naive": Backend("seqzoo.ops.activations:naive_linear_gelu", when=one_token),
@@ -165,6 +175,12 @@ BACKENDS: dict[str, dict[str, Backend]] = {
     "shift_products": {
         "native": Backend("seqzoo.ops.native.forms:shift_products", when=available),
         "naive": Backend("seqzoo.ops.local:naive_shift_products"),
+    },
+    "rwkv7": {  # as `delta_net`
+        "native": Backend("seqzoo.ops.native.forms:rwkv7", when=available),
+        "naive": Backend("seqzoo.ops.rwkv7:naive"),
+        "chunked": Backend("seqzoo.ops.rwkv7:naive"),
+        "blocked": Backend("seqzoo.ops.rwkv7:naive"),
     },
     "token_shift": {
         "native": Backend("seqzoo.ops.native.forms:token_shift", when=available),

@@ -24,3 +24,8 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and x.device.type == "cpu":
         x = x.contiguous().pin_memory()
     return x.to(device, non_blocking=True)
+
+
+def accumulator(x: Tensor, *shape: int) -> Tensor:
+    """Zeros for sums of numbers like those of x, in float32 or wider."""
+    return x.new_zeros(shape, dtype=torch.promote_types(x.dtype, torch.float32))

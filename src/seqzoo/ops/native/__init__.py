@@ -8,6 +8,7 @@ OpenMP.
 from __future__ import annotations
 
 import ctypes
+import struct
 from functools import cache
 
 import torch
@@ -47,7 +48,13 @@ def _named(kernel: str, dtype: torch.dtype) -> str:
     return f"{kernel}_{str(dtype).removeprefix('torch.')}"
 
 
-def call(name: str, *values: Tensor | int | None, of: torch.dtype | None = None) -> None:
+def bits(x: float) -> int:
+    """A number in float64 as the whole number of the same bits."""
+    (whole,) = struct.unpack("q", struct.pack("d", x))
+    return int(whole)
+
+
+def call(name: str, *values: Tensor | float | None, of: torch.dtype | None = None) -> None:
     """Run the kernel `name` for the type `of`; None: that of the first tensor. A None among the
     values stands for a tensor that is not there."""
     flat: list[int] = []
@@ -55,6 +62,8 @@ def call(name: str, *values: Tensor | int | None, of: torch.dtype | None = None)
     for value in values:
         if isinstance(value, int):
             flat.append(value)
+        elif isinstance(value, float):
+            flat.append(bits(value))
         elif value is None:
             flat += [0] * (1 + DIMENSIONS)
         else:

@@ -141,19 +141,29 @@ inline T sum(Vec<T> x) {
   return summed<T, Lanes<T>::n / 2>(x)[0];
 }
 
-template <class T, int... I>
+// In every 2 G neighbouring lanes, first G sums of two lanes of x, then G of y.
+template <class T, int G, int... I>
 inline Vec<T> folded(Vec<T> x, Vec<T> y, std::integer_sequence<int, I...>) {
-  constexpr int n = Lanes<T>::n, half = n / 2;
-  return __builtin_shuffle(x, y, Whole<T>{(I < half ? I : I + half)...}) +
-         __builtin_shuffle(x, y, Whole<T>{(I < half ? I + half : I + n)...});
+  constexpr int n = Lanes<T>::n;
+  return __builtin_shuffle(x, y, Whole<T>{((I & G) ? I - G + n : I)...}) +
+         __builtin_shuffle(x, y, Whole<T>{((I & G) ? I + n : I + G)...});
 }
 
 // The sums of two vectors at once.
 template <class T>
 inline void sums(Vec<T> x, Vec<T> y, T* of_x, T* of_y) {
   constexpr int n = Lanes<T>::n;
-  const Vec<T> both = summed<T, n / 4>(folded<T>(x, y, std::make_integer_sequence<int, n>()));
+  const Vec<T> both = summed<T, n / 4>(folded<T, n / 2>(x, y, std::make_integer_sequence<int, n>()));
   *of_x = both[0], *of_y = both[n / 2];
+}
+
+// Lane i is the sum of vector i, of as many vectors as there are lanes.
+template <class T, int G = Lanes<T>::n / 2>
+inline Vec<T> sums(const T* vectors) {
+  constexpr int n = Lanes<T>::n;
+  constexpr auto lanes = std::make_integer_sequence<int, n>();
+  if constexpr (G == 0) return load(vectors);
+  else return folded<T, n / 2 / G>(sums<T, G / 2>(vectors), sums<T, G / 2>(vectors + n / 2 / G * n), lanes);
 }
 
 // e^x for x <= 0, by default to the last digit but one; 0 where that is below the smallest normal
@@ -221,6 +231,13 @@ inline T largest(Vec<T> x) {
   return highest<T, Lanes<T>::n / 2>(x)[0];
 }
 
+// 1 / (1 + e^-x)
+template <class T>
+inline Vec<T> sigmoid(Vec<T> x) {
+  const Sigmoid<T> parts(x);
+  return parts.numerator / parts.denominator;
+}
+
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // Memory that begins at a cache line, filled with zeros.
@@ -232,7 +249,8 @@ class Buffer {
     data_ = reinterpret_cast<T*>((address + 63) / 64 * 64);
   }
   Buffer(Buffer&&) = default;  // a vector keeps its memory where it is
-  operator T*() { return data_; }
+  Buffer& operator=(Buffer&&) = default;
+  operator T*() const { return data_; }
 
  private:
   std::vector<T> memory_;
@@ -250,11 +268,16 @@ struct View {
   }
 };
 
-// Whole numbers and tensors, in the order in which `seqzoo.ops.native.call` wrote them.
+// Numbers and tensors, in the order in which `seqzoo.ops.native.call` wrote them.
 class Arguments {
  public:
   explicit Arguments(const int64_t* values) : next_(values) {}
   int64_t number() { return *next_++; }
+  double real() {
+    double x;
+    std::memcpy(&x, next_++, sizeof x);
+    return x;
+  }
   template <class T>
   View<T> tensor() {
     View<T> view;
@@ -265,4 +288,56 @@ class Arguments {
 
  private:
   const int64_t* next_;
+};
+
+// Rows of numbers in T, or in bfloat16 where T is float. Where rows follow each other along a
+// dimension they lie too far apart for the processor to see it, so a row to come is asked for early.
+template <class T>
+struct Rows {
+  View<T> wide{};
+  View<BFloat16> half{};
+  int64_t ahead = 0;  // numbers from a row to the one to ask for
+  Rows() = default;
+  Rows(Arguments& from, int along, int64_t rows_ahead = 8) {
+    if (from.number()) half = from.tensor<BFloat16>();
+    else wide = from.tensor<T>();
+    ahead = rows_ahead * (half ? half.stride[along] : wide.stride[along]);
+  }
+  explicit operator bool() const { return wide || half; }
+  void read(int64_t i, int64_t j, int64_t k, int64_t count, T* to) const {
+    if constexpr (sizeof(T) == 4)
+      if (half) {
+        const BFloat16* from = half.at(i, j, k);
+        ask_for(from + ahead, count);
+        if (count % Lanes<T>::n) return read_some(from, count, to);
+        for (int64_t p = 0; p < count; p += Lanes<T>::n) store(to + p, ::read(from + p, Lanes<T>::n));
+        return;
+      }
+    ask_for(wide.at(i, j, k) + ahead, count);
+    copy<T>(wide.at(i, j, k), count, to);
+  }
+  void write(const T* from, int64_t i, int64_t j, int64_t k, int64_t count, int64_t first = 0) const {
+    if constexpr (sizeof(T) == 4)
+      if (half) {
+        BFloat16* to = half.at(i, j, k) + first;
+        ask_for<1>(to + ahead, count);
+        if (count % Lanes<T>::n) return write_some(from, count, to);
+        for (int64_t p = 0; p < count; p += Lanes<T>::n) ::write(to + p, load(from + p), Lanes<T>::n);
+        return;
+      }
+    ask_for<1>(wide.at(i, j, k) + first + ahead, count);
+    copy<T>(from, count, wide.at(i, j, k) + first);
+  }
+
+ private:
+  template <int WRITE = 0, class From>
+  static void ask_for(From* row, int64_t count) {
+    for (int64_t p = 0; p < count; p += 64 / sizeof(From)) __builtin_prefetch(row + p, WRITE);
+  }
+  [[gnu::noinline]] static void read_some(const BFloat16* from, int64_t count, T* to) {
+    for (int64_t p = 0; p < count; p += Lanes<T>::n) store(to + p, ::read(from + p, count - p));
+  }
+  [[gnu::noinline]] static void write_some(const T* from, int64_t count, BFloat16* to) {
+    for (int64_t p = 0; p < count; p += Lanes<T>::n) ::write(to + p, load(from + p), count - p);
+  }
 };

@@ -17,7 +17,7 @@ struct Inputs {
   View<int64_t> targets;
   View<T> norms;  // log of the sum of the exponentials of each row
   explicit Inputs(Arguments& from)
-      : rows(from.number()), V(from.number()), ignore(from.number()), smoothing(*from.tensor<T>().data),
+      : rows(from.number()), V(from.number()), ignore(from.number()), smoothing(from.real()),
         logits(from.tensor<P>()), targets(from.tensor<int64_t>()), norms(from.tensor<T>()) {}
   bool parallel() const { return rows * V > SMALL; }
 };
@@ -84,8 +84,6 @@ void cross_entropy_forward_float32(const int64_t* from) { forward<float, float>(
 void cross_entropy_forward_float64(const int64_t* from) { forward<double, double>(Arguments(from)); }
 void cross_entropy_backward_float32(const int64_t* from) { backward<float, float>(Arguments(from)); }
 void cross_entropy_backward_float64(const int64_t* from) { backward<double, double>(Arguments(from)); }
-#ifdef __AVX512BF16__
 void cross_entropy_forward_bfloat16(const int64_t* from) { forward<float, BFloat16>(Arguments(from)); }
 void cross_entropy_backward_bfloat16(const int64_t* from) { backward<float, BFloat16>(Arguments(from)); }
-#endif
 }

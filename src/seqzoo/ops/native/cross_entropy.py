@@ -22,8 +22,7 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor, ignore: int, smoothing: float) -> Tensor:
         wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
         norms, losses = (logits.new_empty(len(logits), dtype=wide) for _ in range(2))
-        share = logits.new_full((1,), smoothing, dtype=wide)
-        ctx.given = *logits.shape, ignore, share
+        ctx.given = *logits.shape, ignore, float(smoothing)
         call("cross_entropy_forward", *ctx.given, logits, targets, norms, losses, of=logits.dtype)
         ctx.save_for_backward(logits, targets, norms)
         return losses.sum()

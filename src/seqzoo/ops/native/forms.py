@@ -3,7 +3,7 @@ the states between two of every SEGMENT tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from seqzoo.ops.channel import naive_gate, naive_relu2_product
 from seqzoo.ops.local import naive_causal_conv, naive_shift_mixes, naive_shift_products
 from seqzoo.ops.matrix_state import Tokens
 from seqzoo.ops.native import call, in_rows
+from seqzoo.ops.rwkv7 import FASTEST_DECAY, Projections, Weights
 from seqzoo.ops.wkv4 import WKVState
 
 SEGMENT = 32  # as in the kernels
@@ -29,10 +30,11 @@ def matrix_state(
     min_log_w: float | None = None,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Token by token, the state of a head in the first-level cache. It reads no chunks."""
+    """Token by token, the state of a head in the first-level cache. It reads no chunks, and tokens
+    in bfloat16 as they are."""
     B, H, T, _ = tokens.v.shape
-    tokens = tokens.each(lambda x: in_rows(x.expand(B, H, T, x.shape[-1])))
-    u = None if u is None else in_rows(u)
+    tokens = tokens.each(lambda x: _readable(x.expand(B, H, T, x.shape[-1]), S.dtype))
+    u = None if u is None else in_rows(u.to(S.dtype))
     out: tuple[Tensor, Tensor] = _MatrixState.apply(*tokens, u, in_rows(S))  # type: ignore[no-untyped-call]
     return out
 
@@ -40,13 +42,15 @@ def matrix_state(
 class _MatrixState(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        q, _, v, log_w, a, _, _, S = inputs
+        *tokens, u, S = inputs
+        q, _, v, log_w, a, _ = tokens
         sizes, training = _sizes(q, v, log_w), any(ctx.needs_input_grad)
         B, H, T, K, V, _ = sizes
-        y, end = v.new_empty(B, T, H, V).transpose(1, 2), torch.empty_like(S)
-        read = v.new_empty(B, H, T, V) if training and a is not None else None  # b_t^T S_{t-1}
-        kept = v.new_empty(B, H, -(-T // SEGMENT), K * V) if training else None
-        call("matrix_state_forward", *sizes, *inputs, y, end, read, kept)
+        y, end = S.new_empty(B, T, H, V).transpose(1, 2), torch.empty_like(S)
+        read = S.new_empty(B, H, T, V) if training and a is not None else None  # b_t^T S_{t-1}
+        kept = S.new_empty(B, H, -(-T // SEGMENT), K * V) if training else None
+        into = *_typed(y), end, read, kept
+        call("matrix_state_forward", *sizes, S, u, *_typed(*tokens), *into)
         if training:
             ctx.save_for_backward(*inputs, read, kept)
             ctx.set_materialize_grads(False)
@@ -55,22 +59,111 @@ class _MatrixState(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_y: Tensor | None, of_end: Tensor | None) -> tuple[Any, ...]:
-        *inputs, read, kept = ctx.saved_tensors
-        q, _, v, log_w, _, _, u, S = inputs
-        to = [None if x is None else torch.empty_like(x) for x in inputs]
+        *tokens, u, S, read, kept = ctx.saved_tensors
+        q, _, v, log_w, _, _ = tokens
+        to = [None if x is None else torch.empty_like(x) for x in tokens]
         if not ctx.needs_input_grad[3]:
             to[3] = None
-        of_u = q.new_empty(q.shape[0], q.shape[1], q.shape[3])  # for each row of the batch
-        to[6] = None if u is None else of_u
+        of_u = None if u is None else S.new_empty(len(q), *u.shape)  # for each row of the batch
+        of_S = torch.empty_like(S)
         unread = of_y is None  # then no query has a gradient
-        of_y = torch.zeros_like(v) if of_y is None else in_rows(of_y)
+        of_y = S.new_zeros(v.shape) if of_y is None else in_rows(of_y)
         of_end = torch.zeros_like(S) if of_end is None else in_rows(of_end)
-        call("matrix_state_backward", *_sizes(q, v, log_w), *inputs, of_y, of_end, read, kept, *to)
-        return (None if unread else to[0], *to[1:6], None if u is None else of_u.sum(0), to[7])
+        given = S, u, *_typed(*tokens), *_typed(of_y), of_end, read, kept
+        call("matrix_state_backward", *_sizes(q, v, log_w), *given, *_typed(*to), of_u, of_S)
+        return (None if unread else to[0], *to[1:], None if of_u is None else of_u.sum(0), of_S)
 
 
 def _sizes(q: Tensor, v: Tensor, log_w: Tensor) -> tuple[int, ...]:
     return *v.shape[:3], q.shape[-1], v.shape[-1], log_w.shape[-1]
+
+
+def _readable(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x with its last dimension contiguous, in a type that kernels for `dtype` read: bfloat16 too
+    where that is float32."""
+    half = x.dtype == torch.bfloat16 and dtype == torch.float32
+    return in_rows(x if half else x.to(dtype))
+
+
+def _typed(*tensors: Tensor | None) -> Iterator[Tensor | int | None]:
+    """Each tensor after a number: whether it is in bfloat16."""
+    for x in tensors:
+        yield from (int(x is not None and x.dtype == torch.bfloat16), x)
+
+
+def rwkv7(given: Projections, S: Tensor, weights: Weights, *, eps: float) -> tuple[Tensor, Tensor]:
+    """What the recurrence reads is made in it, token by token, and the output is in the type of the
+    gate."""
+    *tokens, share, first = (None if x is None else _readable(x, S.dtype) for x in given)
+    parts = (x.flatten().to(S.dtype) for x in weights if x is not None)
+    inputs = (*tokens, share, first, torch.stack([*parts]), in_rows(S))
+    out: tuple[Tensor, Tensor] = _RWKV7.apply(eps, *inputs)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _RWKV7(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, eps: float, *inputs: Any) -> tuple[Tensor, Tensor]:
+        *tokens, weights, S = inputs
+        (B, T, D), (H, K), training = tokens[0].shape, S.shape[1:3], any(ctx.needs_input_grad)
+        out, end = tokens[5].new_empty(B, T, D), torch.empty_like(S)
+        y = S.new_empty(B, H, T, K) if training else None  # of the recurrence
+        read = S.new_empty(B, H, T, K) if training else None  # b_t^T S_{t-1}
+        kept = S.new_empty(B, H, -(-T // SEGMENT), K * K) if training else None
+        ctx.head = B, H, T, K, eps, FASTEST_DECAY
+        into = *_typed(out), end, *_typed(y), read, kept
+        call("rwkv7_forward", *ctx.head, S, weights, *_typed(*tokens), *into)
+        if training:
+            ctx.save_for_backward(*inputs, y, read, kept)
+            ctx.set_materialize_grads(False)
+        return out, end
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_out: Tensor | None, of_end: Tensor | None) -> tuple[Any, ...]:
+        *tokens, weights, S, y, read, kept = ctx.saved_tensors
+        of_out = torch.zeros_like(tokens[5]) if of_out is None else in_rows(of_out)
+        of_end = torch.zeros_like(S) if of_end is None else in_rows(of_end)
+        to = [None if x is None else torch.empty_like(x) for x in tokens]
+        of_weights = weights.new_zeros(len(S), *weights.shape)  # for each row of the batch
+        of_S = torch.empty_like(S)
+        given = S, weights, *_typed(*tokens), *_typed(of_out), of_end, *_typed(y), read, kept
+        call("rwkv7_backward", *ctx.head, *given, *_typed(*to), of_weights, of_S)
+        return None, *to, of_weights.sum(0), of_S
+
+
+def delta_net(qkv: Tensor, beta: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+    """What the recurrence reads is made in it, token by token."""
+    given = _readable(qkv, S.dtype), _readable(beta, S.dtype), in_rows(S)
+    out: tuple[Tensor, Tensor] = _DeltaNet.apply(*given)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _DeltaNet(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, beta: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+        (B, H, K, _), T, training = S.shape, qkv.shape[1], any(ctx.needs_input_grad)
+        y, end = S.new_empty(B, T, H, K).transpose(1, 2), torch.empty_like(S)
+        read = S.new_empty(B, H, T, K) if training else None  # b_t^T S_{t-1}
+        kept = S.new_empty(B, H, -(-T // SEGMENT), K * K) if training else None
+        given = S, *_typed(qkv, beta)
+        call("delta_net_forward", B, H, T, K, *given, *_typed(y), end, read, kept)
+        if training:
+            ctx.save_for_backward(qkv, beta, S, read, kept)
+            ctx.set_materialize_grads(False)
+        return y, end
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_y: Tensor | None, of_end: Tensor | None) -> tuple[Tensor, ...]:
+        qkv, beta, S, read, kept = ctx.saved_tensors
+        (B, H, K, _), T = S.shape, qkv.shape[1]
+        of_y = S.new_zeros(B, H, T, K) if of_y is None else in_rows(of_y)
+        of_end = torch.zeros_like(S) if of_end is None else in_rows(of_end)
+        to = torch.empty_like(qkv), torch.empty_like(beta), torch.empty_like(S)
+        given = S, *_typed(qkv, beta, of_y), of_end, read, kept
+        call("delta_net_backward", B, H, T, K, *given, *_typed(*to[:2]), to[2])
+        return to
 
 
 def wkv4(
@@ -300,3 +393,36 @@ class _Gate(torch.autograd.Function):
 
 _OF_HALF = {torch.float32: "", torch.float64: "", torch.bfloat16: "_of_bfloat16"}
 _HALF = {torch.float32: "", torch.float64: "", torch.bfloat16: "_to_bfloat16"}
+
+
+def head_norm(
+    y: Tensor, scale: Tensor, shift: Tensor, *, gate: Tensor | None, eps: float, centred: bool
+) -> Tensor:
+    """In one pass over y, and one back; the output is in the type of the gate."""
+    gate = None if gate is None else _readable(gate, y.dtype)
+    inputs = eps, centred, torch.stack((scale, shift)), in_rows(y), gate
+    out: Tensor = _HeadNorm.apply(*inputs)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _HeadNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, eps: float, centred: bool, weights: Tensor, y: Tensor, gate: Tensor | None
+    ) -> Tensor:
+        B, H, T, V = y.shape
+        out = (y if gate is None else gate).new_empty(B, T, H * V)
+        ctx.head = B, H, T, V, int(centred), eps
+        call("head_norm_forward", *ctx.head, weights, *_typed(y, gate, out))
+        ctx.save_for_backward(weights, y, gate)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
+        weights, y, gate = ctx.saved_tensors
+        to = torch.empty_like(y), None if gate is None else torch.empty_like(gate)
+        of_weights = weights.new_empty(len(y), *weights.shape)  # for each row of the batch
+        given = weights, *_typed(y, gate, in_rows(of_out))
+        call("head_norm_backward", *ctx.head, *given, *_typed(*to), of_weights)
+        return None, None, of_weights.sum(0), *to

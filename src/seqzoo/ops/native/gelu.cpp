@@ -59,8 +59,6 @@ void backward(Arguments from) {
 extern "C" {
 void gelu_forward_float32(const int64_t* from) { forward<float>(Arguments(from)); }
 void gelu_backward_float32(const int64_t* from) { backward<float>(Arguments(from)); }
-#ifdef __AVX512BF16__
 void gelu_forward_bfloat16(const int64_t* from) { forward<BFloat16>(Arguments(from)); }
 void gelu_backward_bfloat16(const int64_t* from) { backward<BFloat16>(Arguments(from)); }
-#endif
 }

@@ -13,7 +13,7 @@ struct Inputs {
   T eps;
   View<T> x, weight, bias, kept;  // kept: mean and inverse deviation of each row
   explicit Inputs(Arguments& from)
-      : rows(from.number()), D(from.number()), centred(from.number()), eps(*from.tensor<T>().data),
+      : rows(from.number()), D(from.number()), centred(from.number()), eps(from.real()),
         x(from.tensor<T>()), weight(from.tensor<T>()), bias(from.tensor<T>()), kept(from.tensor<T>()) {}
 };
 
@@ -81,8 +81,6 @@ void norm_forward_float32(const int64_t* from) { forward<float, float>(Arguments
 void norm_forward_float64(const int64_t* from) { forward<double, double>(Arguments(from)); }
 void norm_backward_float32(const int64_t* from) { backward<float, float>(Arguments(from)); }
 void norm_backward_float64(const int64_t* from) { backward<double, double>(Arguments(from)); }
-#ifdef __AVX512BF16__
 void norm_forward_to_bfloat16_float32(const int64_t* from) { forward<float, BFloat16>(Arguments(from)); }
 void norm_backward_to_bfloat16_float32(const int64_t* from) { backward<float, BFloat16>(Arguments(from)); }
-#endif
 }

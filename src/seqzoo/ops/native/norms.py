@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seqzoo.ops.native import call, has, in_rows
+from seqzoo.ops.native import call, in_rows
 
 PARTS = 16  # of the rows, each with sums of its own for the gradients of weight and bias
 _SUFFIX = {torch.float32: "", torch.float64: "", torch.bfloat16: "_to_bfloat16"}
@@ -20,9 +20,8 @@ def norm(
     """In the type of autocast's products, if only those read it; else in the type of x."""
     to = x.dtype
     if product and to == torch.float32 and torch.is_autocast_enabled("cpu"):
-        half = torch.get_autocast_dtype("cpu")
-        if half == torch.bfloat16 and has("norm_forward_to_bfloat16", x.dtype):
-            to = half
+        if torch.get_autocast_dtype("cpu") == torch.bfloat16:
+            to = torch.bfloat16
     rows = in_rows(x).reshape(-1, x.shape[-1])
     y: Tensor = _Norm.apply(rows, weight, bias, eps, centred, to)  # type: ignore[no-untyped-call]
     return y.view(x.shape)
@@ -40,7 +39,7 @@ class _Norm(torch.autograd.Function):
         to: torch.dtype,
     ) -> Tensor:
         y, kept = torch.empty_like(x, dtype=to), x.new_empty(len(x), 2)
-        ctx.sizes, ctx.to = (*x.shape, int(centred), x.new_tensor([eps])), to
+        ctx.sizes, ctx.to = (*x.shape, int(centred), eps), to
         call("norm_forward" + _SUFFIX[to], *ctx.sizes, x, weight, bias, kept, y)
         ctx.save_for_backward(x, weight, bias, kept)
         return y

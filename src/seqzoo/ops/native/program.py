@@ -10,7 +10,6 @@ them: views cost nothing, and what depends on weights alone is computed once. An
 from __future__ import annotations
 
 import ctypes
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqzoo.ops.native import library
+from seqzoo.ops.native import bits, library
 
 # In the order of program.cpp.
 CODES = {
@@ -108,7 +107,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(word, Tensor) or word is None:
                 flat += _operand(word)
             else:
-                flat.append(word if isinstance(word, int) else _bits(word))
+                flat.append(word if isinstance(word, int) else bits(word))
         part = self.parts[-1]
         assert isinstance(part, list)
         part += [CODES[name], len(flat), *flat]
@@ -170,11 +169,6 @@ def _storage(x: Tensor) -> int:
 
 class _Other(Exception):
     """The operation has a shape or type that C++ does not know."""
-
-
-def _bits(x: float) -> int:
-    (whole,) = struct.unpack("q", struct.pack("d", x))
-    return int(whole)
 
 
 def _operand(x: Tensor | None) -> list[int]:
