@@ -190,16 +190,21 @@ def products(options: Options, shape: Shape) -> list[Row]:
 
 
 def cache(options: Options, shape: Shape) -> list[Row]:
-    """For every family whose state grows: a token after a long context beside one after a short
-    one."""
+    """For every family, and for caches that are cut: a token after a long context beside one after
+    a short one."""
     shape = options.size(shape)
     short, long = (8, 32) if options.tiny else (CONTEXT, shape.length)
+    models: dict[str, dict[str, Any]] = {name: {"name": name} for name in families()}
+    for policy in ("window", "tova"):
+        models[f"transformer cache={policy}:{short}"] = {
+            "name": "transformer",
+            "cache": f"{policy}:{short}",
+        }
     rows = []
-    for name in families():
-        model = build(name, vocab_size=VOCAB_SIZE, n_layers=shape.n_layers, dim=shape.dim)
-        if model.state_grows:
-            ours = {"float32": decodes(model, long)}
-            peers = {f"after {short:,} tokens": decodes(model, short)}
-            work = f"decode {name} {shape.n_layers}x{shape.dim} B1 after {long:,} tokens"
-            rows.append(compare(work, options, ours=ours, peers=peers))
+    for work, keys in models.items():
+        model = build(vocab_size=VOCAB_SIZE, n_layers=shape.n_layers, dim=shape.dim, **keys)
+        ours = {"float32": decodes(model, long)}
+        peers = {f"after {short:,} tokens": decodes(model, short)}
+        work = f"decode {work} {shape.n_layers}x{shape.dim} B1 after {long:,} tokens"
+        rows.append(compare(work, options, ours=ours, peers=peers))
     return rows
