@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import seqzoo
+from seqzoo import ops
 from seqzoo.decoding.beam import Hypothesis, beam_search
 from seqzoo.decoding.sampling import generate
 from seqzoo.models.language_model import LanguageModel
@@ -72,6 +73,36 @@ def test_beam_search_behind_a_source_is_the_plain_one(keys: dict) -> None:
         expected = plain(model, [1], 3, 6, 1.0, source[None])
         assert [h.tokens for h in ours] == [h.tokens for h in expected]
         assert [h.score for h in ours] == pytest.approx([h.score for h in expected], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, keys",
+    [
+        ("lstm", {}),
+        ("transformer", {}),
+        ("rwkv7", {}),
+        ("transformer", {"architecture": "encoder_decoder"}),
+        ("gru", {"architecture": "encoder_decoder", "attention": "bahdanau"}),
+    ],
+    ids=str,
+)
+def test_beams_by_a_prepared_step(name: str, keys: dict, monkeypatch) -> None:
+    """Rows end one after the other, and beams change places; no hypothesis changes."""
+    model = small(name, 5, **keys).float()
+    sources = torch.randint(1, V, (6, 4), generator=torch.Generator().manual_seed(3))
+    options = {"beams": 3, "max_tokens": 24, "stop": STOP, "length_penalty": 0.0}
+    found = []
+    for worth in (1000, 16):
+        monkeypatch.setattr("seqzoo.decoding.step.WORTH", worth)
+        prompt, state = model.start(sources, 1) if keys else (sources, None)
+        with ops.recording() as forms:
+            found.append(beam_search(model, prompt, state, **options))
+        assert ("step prepared" in forms) == (worth == 16)
+    for plainly, prepared in zip(*found, strict=True):
+        assert [h.tokens for h in prepared] == [h.tokens for h in plainly]
+        scores = [h.score for h in plainly]
+        assert [h.score for h in prepared] == pytest.approx(scores, abs=1e-5)
+    assert len({len(hypotheses[0].tokens) for hypotheses in found[0]}) > 1
 
 
 def test_one_beam_is_greedy_and_more_are_no_worse() -> None:

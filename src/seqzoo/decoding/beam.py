@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from seqzoo.decoding.graph import GraphStep
+from seqzoo.decoding.step import PreparedStep, prepare
 from seqzoo.models.language_model import LanguageModel, evaluating
 from seqzoo.state import State, select
 
@@ -64,6 +67,7 @@ def beam_search(
     with evaluating(model):
         logits, state = model(prompt, state)
         logits = logits[:, None, -1]  # (A, n, V)
+        reader = _Reader(model, state)
         for t in range(1, max_tokens + 1):
             n = logits.shape[1]
             current = _extend(current, logits, beams, stop, length_penalty, found)
@@ -73,11 +77,40 @@ def beam_search(
             kept = torch.tensor(going, device=device)
             rows, scores, texts, parents = current
             current = _Beams([rows[a] for a in going], scores[kept], texts[kept], parents[kept])
-            state = select(state, (kept[:, None] * n + current.parents).flatten())
-            after, state = model(current.texts[..., -1].reshape(-1, 1), state)
+            parents = (kept[:, None] * n + current.parents).flatten()
+            after = reader.read(current.texts[..., -1].flatten(), parents, max_tokens - t)
             logits = after.view(len(going), -1, after.shape[-1])
     _fill_up(current, beams, length_penalty, found)
     return found
+
+
+class _Reader:
+    """Reads a token of each beam, by a prepared step where there is one.
+
+    Args:
+        state: before the first token.
+    """
+
+    def __init__(self, model: LanguageModel, state: State) -> None:
+        self._model, self._state = model, state
+        self._step: PreparedStep | GraphStep | None = None
+
+    def read(self, tokens: Tensor, parents: Tensor, left: int) -> Tensor:
+        """Logits (N, V) after tokens (N,), where beam i continues beam `parents[i]` of the last
+        call. `left`: calls there can be, this one counted."""
+        N, step = len(tokens), self._step
+        if step is not None and step.room and N <= step.rows < 2 * N:
+            more = step.rows - N  # rows that nothing continues read anything
+            step.reorder(F.pad(parents, (0, more)))
+            return step(F.pad(tokens, (0, more)))[:N]
+        state = self._state if step is None else step.state()
+        state = select(state, parents)
+        self._step = step = prepare(self._model, state, N, left)
+        if step is not None:
+            return step(tokens)
+        after: Tensor
+        after, self._state = self._model(tokens[:, None], state)
+        return after[:, -1]
 
 
 def _extend(

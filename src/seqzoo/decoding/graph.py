@@ -60,7 +60,7 @@ class GraphStep:
         room: int,
         capture: Capture = cuda_graph,
     ) -> None:
-        self._template, self.room, self._first_room = state, room, room
+        self._template, self.rows, self.room, self._first_room = state, rows, room, room
         device = model.embedding.weight.device
         with torch.inference_mode(False), torch.no_grad():
             self._tokens = torch.zeros(rows, 1, dtype=torch.int64, device=device)
@@ -96,6 +96,11 @@ class GraphStep:
         self._tokens[:, 0] = tokens
         self._replay()
         return self._logits
+
+    def reorder(self, rows: Tensor) -> None:
+        """Go on in row i from the state that row `rows[i]` has now, for as many rows."""
+        for own in self._leaves:
+            own.copy_(own[rows])
 
     def rewind(self) -> None:
         """Have room again for as many tokens as at first."""

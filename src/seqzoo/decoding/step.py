@@ -35,7 +35,7 @@ class PreparedStep:
     """
 
     def __init__(self, model: TokenModel, state: State, rows: int, room: int) -> None:
-        self._template, self.room = state, room
+        self._template, self.rows, self.room = state, rows, room
         self._caches: dict[int, Tensor] = {}  # by the addresses of their memory
         with torch.inference_mode(False), torch.no_grad():
             self._tokens = torch.zeros(rows, 1, dtype=torch.int64)
@@ -91,6 +91,11 @@ class PreparedStep:
         self._replay()
         return self._logits
 
+    def reorder(self, rows: Tensor) -> None:
+        """Go on in row i from the state that row `rows[i]` has now, for as many rows."""
+        for own in self._seen():
+            own.copy_(own[rows])
+
     def rewind(self) -> None:
         """Have room again for as many tokens as at first, by forgetting those in the caches."""
         length, self.room = self._first
@@ -98,9 +103,12 @@ class PreparedStep:
 
     def state(self) -> State:
         """The state after the tokens read so far: a copy."""
+        return rebuild(self._template, [x.clone() for x in self._seen()])
+
+    def _seen(self) -> list[Tensor]:
+        """The leaves of the state, caches without the memory for tokens to come."""
         length = int(self._length)
-        own = (x[:, :, :length] if x.data_ptr() in self._caches else x for x in self._leaves)
-        return rebuild(self._template, [x.clone() for x in own])
+        return [x[:, :, :length] if x.data_ptr() in self._caches else x for x in self._leaves]
 
 
 def prepare(
