@@ -88,7 +88,7 @@ def test_beam_search_behind_a_source_is_the_plain_one(keys: dict) -> None:
 )
 def test_beams_by_a_prepared_step(name: str, keys: dict, monkeypatch) -> None:
     """Rows end one after the other, and beams change places; no hypothesis changes."""
-    model = small(name, 5, **keys).float()
+    model = small(name, 3, **keys).float()
     sources = torch.randint(1, V, (6, 4), generator=torch.Generator().manual_seed(3))
     options = {"beams": 3, "max_tokens": 24, "stop": STOP, "length_penalty": 0.5}
     found = []
