@@ -22,6 +22,8 @@ from seqzoo.ops.channel import gate, relu2_product
 from seqzoo.ops.delta_net import delta_net
 from seqzoo.ops.linear_scan import linear_scan
 from seqzoo.ops.local import causal_conv, shift_mixes, shift_products
+from seqzoo.ops.mamba2 import TAPS, mamba2
+from seqzoo.ops.mamba2 import Weights as Mamba2Weights
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.native.compiler import build as build_kernels
 from seqzoo.ops.native.program import Recorder, Unrecordable
@@ -173,6 +175,43 @@ def test_delta_net_reads_projections_in_bfloat16() -> None:
         halves = [randn(*s, seed=2, dtype=torch.bfloat16).requires_grad_() for s in shapes]
         y, end = delta_net(*(x.float() if cast else x for x in halves), S)
         found.append([y, end, *torch.autograd.grad(y.square().sum() + end.sum(), halves)])
+    assert all(map(torch.equal, *found))
+
+
+def mamba2_inputs(B: int, T: int, H: int, N: int, P: int, dtype: torch.dtype) -> list[Tensor]:
+    """The projection, both states and the weights, in the order of `run_mamba2`."""
+    inner, channels = H * P, H * P + 2 * N
+    shapes = [(B, T, inner + channels + H), (B, TAPS - 1, channels), (B, H, N, P)]
+    shapes += [(channels, TAPS), (channels,), (H,), (H,), (H,), (inner,)]
+    inputs = [randn(*shape, seed=i, dtype=dtype) for i, shape in enumerate(shapes)]
+    inputs[0][:, T // 2, -1] += 40  # a softplus that is its input
+    return inputs
+
+
+def run_mamba2(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return mamba2(*inputs[:3], Mamba2Weights(*inputs[3:]))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("N, P", [(5, 3), (16, 16), (32, 72), (8, 40)])
+def test_mamba2(dtype, N, P) -> None:
+    for T in (1, 2, 33, 70):
+        inputs = mamba2_inputs(2, T, 3, N, P, dtype)
+        compare(run_mamba2, [x.requires_grad_() for x in inputs])
+
+
+def test_mamba2_reads_its_projection_in_bfloat16() -> None:
+    """The output is that of the same projection in float32, rounded, and so are gradients."""
+    inputs = mamba2_inputs(2, 70, 3, 16, 24, torch.float32)
+    inputs[0] = inputs[0].bfloat16()
+    found = []
+    for cast in (False, True):
+        leaves_ = [x.clone().requires_grad_() for x in inputs]
+        y, conv, h = run_mamba2(leaves_[0].float() if cast else leaves_[0], *leaves_[1:])
+        y = y.bfloat16() if cast else y
+        assert y.dtype == torch.bfloat16 and conv.dtype == h.dtype == torch.float32
+        loss = y.float().square().sum() + h.sum()
+        found.append([y, conv, h, *torch.autograd.grad(loss, leaves_)])
     assert all(map(torch.equal, *found))
 
 

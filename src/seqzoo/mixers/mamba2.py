@@ -10,17 +10,13 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
-from seqzoo.ops.local import causal_conv
-from seqzoo.ops.matrix_state import matrix_state
-from seqzoo.ops.tensors import float32_or_wider
-
-TAPS = 4
+from seqzoo.ops.mamba2 import TAPS, Weights, mamba2
+from seqzoo.ops.tensors import accumulator
 
 
 class SSMState(NamedTuple):
@@ -51,10 +47,9 @@ class Mamba2(nn.Module):
     def __init__(self, *, dim: Count, n_heads: Count, expand: Count, state_size: Count) -> None:
         super().__init__()
         inner = expand * dim
-        self.n_heads, self.sizes = n_heads, [inner, inner + 2 * state_size, n_heads]
-        self.split = [inner, state_size, state_size]
-        self.project = nn.Linear(dim, sum(self.sizes), bias=False)
-        channels = self.sizes[1]
+        self.n_heads, self.state_size = n_heads, state_size
+        channels = inner + 2 * state_size  # of x, B and C
+        self.project = nn.Linear(dim, inner + channels + n_heads, bias=False)
         self.conv = nn.Parameter(torch.empty(channels, TAPS).uniform_(-(TAPS**-0.5), TAPS**-0.5))
         self.conv_bias = nn.Parameter(torch.empty(channels).uniform_(-(TAPS**-0.5), TAPS**-0.5))
         dt = torch.exp(torch.empty(n_heads).uniform_(math.log(1e-3), math.log(0.1)))
@@ -65,17 +60,13 @@ class Mamba2(nn.Module):
         self.out = nn.Linear(inner, dim, bias=False)
 
     def forward(self, x: Tensor, state: SSMState | None = None) -> tuple[Tensor, SSMState]:
-        batch, T, _ = x.shape
-        z, xBC, dt = torch.split(self.project(x), self.sizes, -1)
+        B, inner, N = len(x), self.norm.numel(), self.state_size
+        projected = self.project(x)
         with torch.autocast(x.device.type, enabled=False):
-            z, xBC, dt, bias, A = float32_or_wider(z, xBC, dt, self.dt_bias, self.A_log)
-            xBC, conv = causal_conv(xBC, self.conv, state and state.conv)
-            u, B, C = torch.split(F.silu(xBC + self.conv_bias), self.split, -1)
-            u = u.view(batch, T, self.n_heads, -1).transpose(1, 2)  # (B, H, T, P)
-            B, C = B[:, None], C[:, None]  # (B, 1, T, N), shared by all heads
-            dt = F.softplus(dt + bias).transpose(1, 2)[..., None]  # (B, H, T, 1)
-            h = state.h if state else u.new_zeros(batch, *u.shape[1:2], B.shape[-1], u.shape[-1])
-            y, h = matrix_state(C, B, dt * u, h, -A.exp()[:, None, None] * dt)
-            y = (y + self.skip[:, None, None] * u).transpose(1, 2).flatten(2)
-            y = F.rms_norm(y * F.silu(z), (y.shape[-1],)) * self.norm
-        return self.out(y.to(x.dtype)).to(x.dtype), SSMState(conv, h)
+            if state is None:
+                conv = accumulator(projected, B, TAPS - 1, inner + 2 * N)
+                h = accumulator(projected, B, self.n_heads, N, inner // self.n_heads)
+                state = SSMState(conv, h)
+            parts = self.conv, self.conv_bias, self.dt_bias, self.A_log, self.skip, self.norm
+            y, *after = mamba2(projected, *state, Weights(*parts))
+        return self.out(y.to(x.dtype)).to(x.dtype), SSMState(*after)

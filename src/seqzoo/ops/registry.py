@@ -151,6 +151,12 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "loop": Backend("seqzoo.ops.linear_scan:loop", when=on_cpu),
         "scan": Backend("seqzoo.ops.linear_scan:scan"),
     },
+    "mamba2": {  # as `delta_net`
+        "native": Backend("seqzoo.ops.native.forms:mamba2", when=available),
+        "naive": Backend("seqzoo.ops.mamba2:naive"),
+        "chunked": Backend("seqzoo.ops.mamba2:naive"),
+        "blocked": Backend("seqzoo.ops.mamba2:naive"),
+    },
     "matrix_state": {
         "native": Backend("seqzoo.ops.native.forms:matrix_state", when=available),
         "naive": Backend("seqzoo.ops.matrix_state:naive", when=one_token),

@@ -13,6 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from seqzoo.ops.channel import naive_gate, naive_relu2_product
 from seqzoo.ops.local import naive_causal_conv, naive_shift_mixes, naive_shift_products
+from seqzoo.ops.mamba2 import Weights as Mamba2Weights
+from seqzoo.ops.mamba2 import split
 from seqzoo.ops.matrix_state import Tokens
 from seqzoo.ops.native import call, in_rows
 from seqzoo.ops.rwkv7 import FASTEST_DECAY, Projections, Weights
@@ -20,6 +22,7 @@ from seqzoo.ops.wkv4 import WKVState
 
 SEGMENT = 32  # as in the kernels
 MOST = 8  # mixes or taps that a kernel takes
+PARTS = 16  # of the tokens, each with a sum of its own for the gradient of a norm's scale
 
 
 def matrix_state(
@@ -164,6 +167,55 @@ class _DeltaNet(torch.autograd.Function):
         given = S, *_typed(qkv, beta, of_y), of_end, read, kept
         call("delta_net_backward", B, H, T, K, *given, *_typed(*to[:2]), to[2])
         return to
+
+
+def mamba2(
+    projected: Tensor, seen: Tensor, h: Tensor, weights: Mamba2Weights
+) -> tuple[Tensor, Tensor]:
+    """Of a token x, B and C are kept after the convolution, and y before the gate."""
+    taps, *rest = (w.to(h.dtype) for w in weights)
+    given = _readable(projected, h.dtype), in_rows(seen), in_rows(h), taps.T.contiguous(), *rest
+    out: tuple[Tensor, Tensor] = _Mamba2.apply(*given)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Mamba2(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, projected: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        seen, h, taps, bias, *heads, scale = inputs
+        (B, H, N, P), T, training = h.shape, projected.shape[1], any(ctx.needs_input_grad)
+        xBC, y = h.new_empty(B, T, seen.shape[2]), h.new_empty(B, T, H * P)
+        kept = h.new_empty(B, H, -(-T // SEGMENT), N * P) if training else None
+        out, end = projected.new_empty(y.shape), torch.empty_like(h)
+        ctx.sizes = B, T, H, N, P, PARTS, torch.finfo(h.dtype).eps
+        weights = taps, bias, torch.stack(heads), scale
+        given = *_typed(*split(projected, h)), seen, h, *weights, *_typed(xBC, y), kept
+        call("mamba2_forward", *ctx.sizes, *given, *_typed(out), end, of=h.dtype)
+        if training:
+            ctx.save_for_backward(projected, seen, h, *weights, xBC, y, kept)
+            ctx.set_materialize_grads(False)
+        return out, end
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, of_out: Tensor | None, of_end: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        projected, seen, h, *weights, xBC, y, kept = ctx.saved_tensors
+        B, T, H, N = ctx.sizes[:4]
+        unread = of_out is None  # then skip and the norm have no gradient
+        of_out = projected.new_zeros(y.shape) if of_out is None else in_rows(of_out)
+        of_end = torch.zeros_like(h) if of_end is None else in_rows(of_end)
+        to = [torch.empty_like(x) for x in (projected, seen, h)]
+        # for each row of the batch, or part of the tokens
+        parts = [h.new_zeros(n, *x.shape) for n, x in zip((B, B, B, PARTS), weights, strict=True)]
+        inside = torch.empty_like(y), torch.empty_like(xBC), h.new_empty(B, H, T, 2 * N)
+        given = *_typed(*split(projected, h)), seen, h, *weights, *_typed(xBC, y), kept
+        into = *_typed(*split(to[0], h)), *to[1:], *parts, *_typed(*inside)
+        call("mamba2_backward", *ctx.sizes, *given, *_typed(of_out), of_end, *into, of=h.dtype)
+        taps, bias, heads, scale = (x.sum(0) for x in parts)
+        dt_bias, A_log, skip = heads.unbind(0)
+        return *to, taps, bias, dt_bias, A_log, *((None, None) if unread else (skip, scale))
 
 
 def wkv4(
