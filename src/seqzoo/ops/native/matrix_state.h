@@ -39,8 +39,8 @@ struct Family {
   int64_t B, H, L, K, V;           // rows, heads, tokens, sizes of keys and values
   bool delta, bonus, decay;        // whether there are a and b, u, and a gradient of log w
   int64_t more = 0;                // rows of a token that the family needs
-  View<T> u, S, end, x, kept;      // x: b_t^T S_{t-1}; kept: the states before each segment
-  View<T> of_end, of_u, of_S;      // gradients
+  View<T> u{}, S{}, end{}, x{}, kept{};  // x: b_t^T S_{t-1}; kept: the states before each segment
+  View<T> of_end{}, of_u{}, of_S{};      // gradients
   // Token t of head h in row i of the batch.
   virtual void read(int64_t i, int64_t h, int64_t t, Token<T>& token) const = 0;
   // Some columns of its output.
