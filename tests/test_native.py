@@ -20,6 +20,7 @@ from seqzoo.ops import native
 from seqzoo.ops.attention import append
 from seqzoo.ops.channel import gate, relu2_product
 from seqzoo.ops.delta_net import delta_net
+from seqzoo.ops.linear_attention import linear_attention
 from seqzoo.ops.linear_scan import linear_scan
 from seqzoo.ops.local import causal_conv, shift_mixes, shift_products
 from seqzoo.ops.mamba2 import TAPS, mamba2
@@ -213,6 +214,33 @@ def test_mamba2_reads_its_projection_in_bfloat16() -> None:
         loss = y.float().square().sum() + h.sum()
         found.append([y, conv, h, *torch.autograd.grad(loss, leaves_)])
     assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("K", [5, 16, 32, 80])
+def test_linear_attention(dtype, K) -> None:
+    B, H = 2, 3
+    log_w = torch.tensor([-0.7, -0.1, 0.0])
+    for T in (1, 33, 150):
+        qkv = randn(B, T, 3 * H * K, seed=T, dtype=dtype)
+        S = randn(B, H, K, K + 1, seed=1, dtype=dtype)
+        S[..., -1] = S[..., -1].abs()  # sums of features are positive
+        compare(lambda *x: linear_attention(*x, log_w), [x.requires_grad_() for x in (qkv, S)])
+
+
+def test_linear_attention_of_bfloat16_rounds_only_what_it_writes() -> None:
+    """Its features and sums are float32, and of a token it keeps only what is in bfloat16 and one
+    number a head."""
+    B, T, H, K = 2, 70, 3, 32
+    S, log_w = torch.zeros(B, H, K, K + 1), torch.full((H,), -0.1)
+    half = randn(B, T, 3 * H * K, seed=2, dtype=torch.bfloat16).requires_grad_()
+    wide, end_of_wide = linear_attention(half.float(), S, log_w)
+    with kept_tensors() as kept:
+        y, end = linear_attention(half, S, log_w)
+    assert torch.equal(y, wide.bfloat16()) and torch.equal(end, end_of_wide)
+    assert max(x.numel() for x in kept if x.dtype == torch.float32 and T in x.shape) == B * H * T
+    expected, found = (torch.autograd.grad(x.float().square().sum(), half)[0] for x in (wide, y))
+    assert difference(expected.float(), found.float()) < 2e-2
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

@@ -6,8 +6,7 @@ B batch, T time, D width, H heads of K numbers, M features.
 from __future__ import annotations
 
 import math
-from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +15,10 @@ from torch import Tensor, nn
 from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
+from seqzoo.ops.linear_attention import EPS, heads, linear_attention, normalised
 from seqzoo.ops.matrix_state import matrix_state, turned_matrix_state
-from seqzoo.ops.tensors import float32_or_wider
+from seqzoo.ops.tensors import accumulator, float32_or_wider
 from seqzoo.ops.watch import unwatched, watch
-
-EPS = 1e-6  # keeps the normaliser from zero, as in the authors' code
 
 
 class AttentionMemory(NamedTuple):
@@ -74,6 +72,7 @@ class LinearAttention(nn.Module):
         super().__init__()
         self.n_heads, self.normaliser, self.chunk = n_heads, normaliser, chunk
         self.rope = position == "rope"
+        self.divides_by_sum = normaliser == "sum" and not self.rope  # z is one more column of S
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
         self.feature = FEATURES[feature](dim // n_heads)
@@ -87,21 +86,42 @@ class LinearAttention(nn.Module):
     def forward(
         self, x: Tensor, state: AttentionMemory | None = None
     ) -> tuple[Tensor, AttentionMemory]:
-        B, T, D = x.shape
-        H, K = self.n_heads, D // self.n_heads
-        qkv = self.qkv(x).view(B, T, 3, H, K).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x)
         with torch.autocast(x.device.type, enabled=False):
-            q, k, v = qkv.unbind(0)  # (B, H, T, K) each
-            q, k = (self.feature(x) for x in float32_or_wider(q, k))  # (B, H, T, M)
-            M = q.shape[-1]
-            S, z = state or (q.new_zeros(B, H, M, K), q.new_zeros(B, H, M))
-            watch(lambda: self._weights(q[:1], k[:1]))
+            watch(lambda: self._weights(qkv[:1]))
             with unwatched():
-                y, S, z = self._attend(q, k, v, S, z)
-            if self.normaliser == "rms":
-                y = F.rms_norm(y, (K,))
-        y = y.transpose(1, 2).reshape(B, T, D).to(x.dtype)
-        return self.out(y).to(x.dtype), AttentionMemory(S, z)
+                from_projections = isinstance(self.feature, Elu) and self.divides_by_sum
+                attend = self._from_projections if from_projections else self._from_features
+                y, memory = attend(qkv, state)
+        return self.out(y.to(x.dtype)).to(x.dtype), memory
+
+    def _from_projections(
+        self, qkv: Tensor, state: AttentionMemory | None
+    ) -> tuple[Tensor, AttentionMemory]:
+        """y (B, T, D); what reads the projections makes the features."""
+        H, K = self.n_heads, qkv.shape[-1] // (3 * self.n_heads)
+        both = accumulator(qkv, len(qkv), H, K, K + 1) if state is None else joined(state)
+        more = {"min_log_w": self.min_log_w, "chunk": self.chunk}
+        y, both = linear_attention(qkv, both, self.decay.flatten(), **more)
+        return y, AttentionMemory(both[..., :K], both[..., K])
+
+    def _from_features(
+        self, qkv: Tensor, state: AttentionMemory | None
+    ) -> tuple[Tensor, AttentionMemory]:
+        """The same, from features of any kind."""
+        q, k, v = self._mapped(qkv)
+        (B, H, _, M), K = q.shape, v.shape[-1]
+        S, z = state or (q.new_zeros(B, H, M, K), q.new_zeros(B, H, M))
+        y, S, z = self._attend(q, k, v, S, z)
+        if self.normaliser == "rms":
+            y = F.rms_norm(y, (K,))
+        return y.transpose(1, 2).flatten(2), AttentionMemory(S, z)
+
+    def _mapped(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The features of queries and keys, and the values: (B, H, T, M or K)."""
+        q, k, v = heads(qkv, self.n_heads)
+        q, k = (self.feature(x) for x in float32_or_wider(q, k))
+        return q, k, v
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, S: Tensor, z: Tensor
@@ -109,30 +129,31 @@ class LinearAttention(nn.Module):
         """The weighted sums of the values, divided by z where it is the normaliser; then S and
         z."""
         decay, V = self.decay.to(q.dtype)[None], v.shape[-1]
-        plain = partial(matrix_state, log_w=decay, min_log_w=self.min_log_w, chunk=self.chunk)
-        turned = partial(
-            turned_matrix_state, log_w=decay, min_log_w=self.min_log_w, chunk=self.chunk
-        )
-        read = turned if self.rope else plain
+        more: dict[str, Any] = {"min_log_w": self.min_log_w, "chunk": self.chunk}
+        if self.divides_by_sum:
+            y, both = normalised(q, k, v, joined(AttentionMemory(S, z)), decay.flatten(), **more)
+            return y, both[..., :V], both[..., V]
+        read = turned_matrix_state if self.rope else matrix_state
+        y, S = read(q, k, v, S, decay, **more)
         if self.normaliser == "rms":
-            y, S = read(q, k, v, S)
             return y, S, z.new_zeros(*z.shape[:2], 0)
-        ones = torch.ones_like(v[..., :1])
-        if self.rope:  # z is a sum of keys that are not turned, as it must stay positive
-            total, column = plain(q, k, ones, z[..., None])
-            y, S = read(q, k, v, S)
-            return y / (total + EPS), S, column[..., 0]
-        both = torch.cat((S, z[..., None]), -1)  # z is one more column of S
-        y, both = read(q, k, torch.cat((v, ones), -1), both)
-        return y[..., :V] / (y[..., V:] + EPS), both[..., :V], both[..., V]
+        # z is a sum of keys that are not turned, as it must stay positive
+        total, column = matrix_state(q, k, torch.ones_like(v[..., :1]), z[..., None], decay, **more)
+        return y / (total + EPS), S, column[..., 0]
 
-    def _weights(self, q: Tensor, k: Tensor) -> Tensor:
+    def _weights(self, qkv: Tensor) -> Tensor:
         """The weight of each value in each output, from the empty state, for the first row of the
         batch: (H, T, T)."""
+        q, k, _ = self._mapped(qkv)
         _, H, T, M = q.shape
         values = torch.eye(T).to(q).expand(1, H, T, T)
         empty = q.new_zeros(1, H, M, T), q.new_zeros(1, H, M)
         return self._attend(q, k, values, *empty)[0][0]
+
+
+def joined(memory: AttentionMemory) -> Tensor:
+    """(B, H, M, K + 1), z one more column of S."""
+    return torch.cat((memory.S, memory.z[..., None]), -1)
 
 
 # ---- feature maps (.., K) -> (.., M); the product of any two features is never negative

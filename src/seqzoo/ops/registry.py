@@ -140,6 +140,12 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "native": Backend("seqzoo.ops.native.forms:head_norm", when=available),
         "naive": Backend("seqzoo.ops.outputs:naive_head_norm"),
     },
+    "linear_attention": {  # as `delta_net`
+        "native": Backend("seqzoo.ops.native.linear_attention:linear_attention", when=available),
+        "naive": Backend("seqzoo.ops.linear_attention:naive"),
+        "chunked": Backend("seqzoo.ops.linear_attention:naive"),
+        "blocked": Backend("seqzoo.ops.linear_attention:naive"),
+    },
     "linear_gelu": {
         "naive": Backend("seqzoo.ops.activations:naive_linear_gelu", when=one_token),
         "native": Backend("seqzoo.ops.native.activations:linear_gelu", when=native_gelu),

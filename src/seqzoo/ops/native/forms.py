@@ -36,7 +36,7 @@ def matrix_state(
     """Token by token, the state of a head in the first-level cache. It reads no chunks, and tokens
     in bfloat16 as they are."""
     B, H, T, _ = tokens.v.shape
-    tokens = tokens.each(lambda x: _readable(x.expand(B, H, T, x.shape[-1]), S.dtype))
+    tokens = tokens.each(lambda x: readable(x.expand(B, H, T, x.shape[-1]), S.dtype))
     u = None if u is None else in_rows(u.to(S.dtype))
     out: tuple[Tensor, Tensor] = _MatrixState.apply(*tokens, u, in_rows(S))  # type: ignore[no-untyped-call]
     return out
@@ -52,8 +52,8 @@ class _MatrixState(torch.autograd.Function):
         y, end = S.new_empty(B, T, H, V).transpose(1, 2), torch.empty_like(S)
         read = S.new_empty(B, H, T, V) if training and a is not None else None  # b_t^T S_{t-1}
         kept = S.new_empty(B, H, -(-T // SEGMENT), K * V) if training else None
-        into = *_typed(y), end, read, kept
-        call("matrix_state_forward", *sizes, S, u, *_typed(*tokens), *into)
+        into = *typed(y), end, read, kept
+        call("matrix_state_forward", *sizes, S, u, *typed(*tokens), *into)
         if training:
             ctx.save_for_backward(*inputs, read, kept)
             ctx.set_materialize_grads(False)
@@ -72,8 +72,8 @@ class _MatrixState(torch.autograd.Function):
         unread = of_y is None  # then no query has a gradient
         of_y = S.new_zeros(v.shape) if of_y is None else in_rows(of_y)
         of_end = torch.zeros_like(S) if of_end is None else in_rows(of_end)
-        given = S, u, *_typed(*tokens), *_typed(of_y), of_end, read, kept
-        call("matrix_state_backward", *_sizes(q, v, log_w), *given, *_typed(*to), of_u, of_S)
+        given = S, u, *typed(*tokens), *typed(of_y), of_end, read, kept
+        call("matrix_state_backward", *_sizes(q, v, log_w), *given, *typed(*to), of_u, of_S)
         return (None if unread else to[0], *to[1:], None if of_u is None else of_u.sum(0), of_S)
 
 
@@ -81,14 +81,14 @@ def _sizes(q: Tensor, v: Tensor, log_w: Tensor) -> tuple[int, ...]:
     return *v.shape[:3], q.shape[-1], v.shape[-1], log_w.shape[-1]
 
 
-def _readable(x: Tensor, dtype: torch.dtype) -> Tensor:
+def readable(x: Tensor, dtype: torch.dtype) -> Tensor:
     """x with its last dimension contiguous, in a type that kernels for `dtype` read: bfloat16 too
     where that is float32."""
     half = x.dtype == torch.bfloat16 and dtype == torch.float32
     return in_rows(x if half else x.to(dtype))
 
 
-def _typed(*tensors: Tensor | None) -> Iterator[Tensor | int | None]:
+def typed(*tensors: Tensor | None) -> Iterator[Tensor | int | None]:
     """Each tensor after a number: whether it is in bfloat16."""
     for x in tensors:
         yield from (int(x is not None and x.dtype == torch.bfloat16), x)
@@ -97,7 +97,7 @@ def _typed(*tensors: Tensor | None) -> Iterator[Tensor | int | None]:
 def rwkv7(given: Projections, S: Tensor, weights: Weights, *, eps: float) -> tuple[Tensor, Tensor]:
     """What the recurrence reads is made in it, token by token, and the output is in the type of the
     gate."""
-    *tokens, share, first = (None if x is None else _readable(x, S.dtype) for x in given)
+    *tokens, share, first = (None if x is None else readable(x, S.dtype) for x in given)
     parts = (x.flatten().to(S.dtype) for x in weights if x is not None)
     inputs = (*tokens, share, first, torch.stack([*parts]), in_rows(S))
     out: tuple[Tensor, Tensor] = _RWKV7.apply(eps, *inputs)  # type: ignore[no-untyped-call]
@@ -114,8 +114,8 @@ class _RWKV7(torch.autograd.Function):
         read = S.new_empty(B, H, T, K) if training else None  # b_t^T S_{t-1}
         kept = S.new_empty(B, H, -(-T // SEGMENT), K * K) if training else None
         ctx.head = B, H, T, K, eps, FASTEST_DECAY
-        into = *_typed(out), end, *_typed(y), read, kept
-        call("rwkv7_forward", *ctx.head, S, weights, *_typed(*tokens), *into)
+        into = *typed(out), end, *typed(y), read, kept
+        call("rwkv7_forward", *ctx.head, S, weights, *typed(*tokens), *into)
         if training:
             ctx.save_for_backward(*inputs, y, read, kept)
             ctx.set_materialize_grads(False)
@@ -130,14 +130,14 @@ class _RWKV7(torch.autograd.Function):
         to = [None if x is None else torch.empty_like(x) for x in tokens]
         of_weights = weights.new_zeros(len(S), *weights.shape)  # for each row of the batch
         of_S = torch.empty_like(S)
-        given = S, weights, *_typed(*tokens), *_typed(of_out), of_end, *_typed(y), read, kept
-        call("rwkv7_backward", *ctx.head, *given, *_typed(*to), of_weights, of_S)
+        given = S, weights, *typed(*tokens), *typed(of_out), of_end, *typed(y), read, kept
+        call("rwkv7_backward", *ctx.head, *given, *typed(*to), of_weights, of_S)
         return None, *to, of_weights.sum(0), of_S
 
 
 def delta_net(qkv: Tensor, beta: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
     """What the recurrence reads is made in it, token by token."""
-    given = _readable(qkv, S.dtype), _readable(beta, S.dtype), in_rows(S)
+    given = readable(qkv, S.dtype), readable(beta, S.dtype), in_rows(S)
     out: tuple[Tensor, Tensor] = _DeltaNet.apply(*given)  # type: ignore[no-untyped-call]
     return out
 
@@ -149,8 +149,8 @@ class _DeltaNet(torch.autograd.Function):
         y, end = S.new_empty(B, T, H, K).transpose(1, 2), torch.empty_like(S)
         read = S.new_empty(B, H, T, K) if training else None  # b_t^T S_{t-1}
         kept = S.new_empty(B, H, -(-T // SEGMENT), K * K) if training else None
-        given = S, *_typed(qkv, beta)
-        call("delta_net_forward", B, H, T, K, *given, *_typed(y), end, read, kept)
+        given = S, *typed(qkv, beta)
+        call("delta_net_forward", B, H, T, K, *given, *typed(y), end, read, kept)
         if training:
             ctx.save_for_backward(qkv, beta, S, read, kept)
             ctx.set_materialize_grads(False)
@@ -164,8 +164,8 @@ class _DeltaNet(torch.autograd.Function):
         of_y = S.new_zeros(B, H, T, K) if of_y is None else in_rows(of_y)
         of_end = torch.zeros_like(S) if of_end is None else in_rows(of_end)
         to = torch.empty_like(qkv), torch.empty_like(beta), torch.empty_like(S)
-        given = S, *_typed(qkv, beta, of_y), of_end, read, kept
-        call("delta_net_backward", B, H, T, K, *given, *_typed(*to[:2]), to[2])
+        given = S, *typed(qkv, beta, of_y), of_end, read, kept
+        call("delta_net_backward", B, H, T, K, *given, *typed(*to[:2]), to[2])
         return to
 
 
@@ -451,7 +451,7 @@ def head_norm(
     y: Tensor, scale: Tensor, shift: Tensor, *, gate: Tensor | None, eps: float, centred: bool
 ) -> Tensor:
     """In one pass over y, and one back; the output is in the type of the gate."""
-    gate = None if gate is None else _readable(gate, y.dtype)
+    gate = None if gate is None else readable(gate, y.dtype)
     inputs = eps, centred, torch.stack((scale, shift)), in_rows(y), gate
     out: Tensor = _HeadNorm.apply(*inputs)  # type: ignore[no-untyped-call]
     return out
@@ -465,7 +465,7 @@ class _HeadNorm(torch.autograd.Function):
         B, H, T, V = y.shape
         out = (y if gate is None else gate).new_empty(B, T, H * V)
         ctx.head = B, H, T, V, int(centred), eps
-        call("head_norm_forward", *ctx.head, weights, *_typed(y, gate, out))
+        call("head_norm_forward", *ctx.head, weights, *typed(y, gate, out))
         ctx.save_for_backward(weights, y, gate)
         return out
 
@@ -475,6 +475,6 @@ class _HeadNorm(torch.autograd.Function):
         weights, y, gate = ctx.saved_tensors
         to = torch.empty_like(y), None if gate is None else torch.empty_like(gate)
         of_weights = weights.new_empty(len(y), *weights.shape)  # for each row of the batch
-        given = weights, *_typed(y, gate, in_rows(of_out))
-        call("head_norm_backward", *ctx.head, *given, *_typed(*to), of_weights)
+        given = weights, *typed(y, gate, in_rows(of_out))
+        call("head_norm_backward", *ctx.head, *given, *typed(*to), of_weights)
         return None, None, of_weights.sum(0), *to
