@@ -174,7 +174,7 @@ def mamba2(
 ) -> tuple[Tensor, Tensor]:
     """Of a token x, B and C are kept after the convolution, and y before the gate."""
     taps, *rest = (w.to(h.dtype) for w in weights)
-    given = _readable(projected, h.dtype), in_rows(seen), in_rows(h), taps.T.contiguous(), *rest
+    given = readable(projected, h.dtype), in_rows(seen), in_rows(h), taps.T.contiguous(), *rest
     out: tuple[Tensor, Tensor] = _Mamba2.apply(*given)  # type: ignore[no-untyped-call]
     return out
 
@@ -189,8 +189,8 @@ class _Mamba2(torch.autograd.Function):
         out, end = projected.new_empty(y.shape), torch.empty_like(h)
         ctx.sizes = B, T, H, N, P, PARTS, torch.finfo(h.dtype).eps
         weights = taps, bias, torch.stack(heads), scale
-        given = *_typed(*split(projected, h)), seen, h, *weights, *_typed(xBC, y), kept
-        call("mamba2_forward", *ctx.sizes, *given, *_typed(out), end, of=h.dtype)
+        given = *typed(*split(projected, h)), seen, h, *weights, *typed(xBC, y), kept
+        call("mamba2_forward", *ctx.sizes, *given, *typed(out), end, of=h.dtype)
         if training:
             ctx.save_for_backward(projected, seen, h, *weights, xBC, y, kept)
             ctx.set_materialize_grads(False)
@@ -210,9 +210,9 @@ class _Mamba2(torch.autograd.Function):
         # for each row of the batch, or part of the tokens
         parts = [h.new_zeros(n, *x.shape) for n, x in zip((B, B, B, PARTS), weights, strict=True)]
         inside = torch.empty_like(y), torch.empty_like(xBC), h.new_empty(B, H, T, 2 * N)
-        given = *_typed(*split(projected, h)), seen, h, *weights, *_typed(xBC, y), kept
-        into = *_typed(*split(to[0], h)), *to[1:], *parts, *_typed(*inside)
-        call("mamba2_backward", *ctx.sizes, *given, *_typed(of_out), of_end, *into, of=h.dtype)
+        given = *typed(*split(projected, h)), seen, h, *weights, *typed(xBC, y), kept
+        into = *typed(*split(to[0], h)), *to[1:], *parts, *typed(*inside)
+        call("mamba2_backward", *ctx.sizes, *given, *typed(of_out), of_end, *into, of=h.dtype)
         taps, bias, heads, scale = (x.sum(0) for x in parts)
         dt_bias, A_log, skip = heads.unbind(0)
         return *to, taps, bias, dt_bias, A_log, *((None, None) if unread else (skip, scale))
