@@ -69,4 +69,4 @@ class Mamba2(nn.Module):
                 state = SSMState(conv, h)
             parts = self.conv, self.conv_bias, self.dt_bias, self.A_log, self.skip, self.norm
             y, *after = mamba2(projected, *state, Weights(*parts))
-        return self.out(y.to(x.dtype)).to(x.dtype), SSMState(*after)
+        return self.out(y).to(x.dtype), SSMState(*after)

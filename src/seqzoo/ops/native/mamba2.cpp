@@ -59,10 +59,10 @@ struct Convolution {
     for (int64_t t = 1 - TAPS; t < 0; ++t)
       copy<T>(seen.at(b, t + TAPS - 1) + first, count, tokens.at(t));
   }
-  static Vec<T> product(const T* own, const Window& tokens, int64_t t, int64_t d) {
+  static Vec<T> product(const T* own, T* const* read, int64_t d) {
     Vec<T> total = load(own + TAPS * BLOCK + d);
 #pragma GCC unroll 4
-    for (int64_t i = 0; i < TAPS; ++i) total += load(own + i * BLOCK + d) * load(tokens.at(t + i + 1) + d);
+    for (int64_t i = 0; i < TAPS; ++i) total += load(own + i * BLOCK + d) * load(read[i] + d);
     return total;
   }
   void forward() const {
@@ -73,7 +73,8 @@ struct Convolution {
       start(b, first, count, tokens);
       for (int64_t t = 0; t < L; ++t) {
         x.read(b, t, first, count, tokens.at(t));
-        for (int64_t d = 0; d < count; d += n) store(out + d, silu<T>(product(own, tokens, t, d)));
+        T* const read[] = {tokens.at(t + 1), tokens.at(t + 2), tokens.at(t + 3), tokens.at(t)};
+        for (int64_t d = 0; d < count; d += n) store(out + d, silu<T>(product(own, read, d)));
         y.write(out, b, t, first, count);
       }
     });
@@ -86,7 +87,8 @@ struct Convolution {
       Window tokens, of_sums;  // of_sums: gradients of what silu is taken of
       start(b, first, count, tokens);
       for (int64_t t = 0; t < L + TAPS - 1; ++t) {
-        T* of_sum = of_sums.at(t);
+        T* const read[] = {tokens.at(t + 1), tokens.at(t + 2), tokens.at(t + 3), tokens.at(t)};
+        T *const of[] = {of_sums.at(t), of_sums.at(t - 1), of_sums.at(t - 2), of_sums.at(t - 3)}, *of_sum = of[0];
         if (t < L) {
           x.read(b, t, first, count, tokens.at(t));
           y.read(b, t, first, count, given);
@@ -95,18 +97,18 @@ struct Convolution {
         }
         for (int64_t d = 0; d < count; d += n) {
           if (t < L) {
-            const Vec<T> g = load(given + d) * slope_of_silu<T>(product(own, tokens, t, d));
+            const Vec<T> g = load(given + d) * slope_of_silu<T>(product(own, read, d));
             store(of_sum + d, g);
 #pragma GCC unroll 4
             for (int64_t i = 0; i < TAPS; ++i) {
               T* of_tap = of_own + i * BLOCK + d;
-              store(of_tap, load(of_tap) + g * load(tokens.at(t + i + 1) + d));
+              store(of_tap, load(of_tap) + g * load(read[i] + d));
             }
             store(of_own + TAPS * BLOCK + d, load(of_own + TAPS * BLOCK + d) + g);
           }
           Vec<T> total = {};  // token t - TAPS + 1 was read by tap i for the sum of token t - i
 #pragma GCC unroll 4
-          for (int64_t i = 0; i < TAPS; ++i) total += load(own + i * BLOCK + d) * load(of_sums.at(t - i) + d);
+          for (int64_t i = 0; i < TAPS; ++i) total += load(own + i * BLOCK + d) * load(of[i] + d);
           store(out + d, total);
         }
         const int64_t p = t - TAPS + 1;
@@ -208,53 +210,64 @@ struct Norm {
   Rows<T> y, z, out, of_y, of_z, of_out;  // (B, L, D)
   View<T> scale, of_scale;                // of_scale: of each part of the tokens
 
+  struct Token {
+    T *y, *z, *open, *given;  // open: sigmoid(z)
+    Buffer<T> memory;
+    explicit Token(int64_t padded) : memory(4 * padded) {
+      y = memory, z = y + padded, open = z + padded, given = open + padded;
+    }
+  };
+
   template <class F>
-  void each_part(int64_t parts, F f) const {  // f(part, row of the batch, token, memory)
-    const int64_t padded = round_up(D, n);
+  void each_token(int64_t parts, F f) const {  // f(part, row of the batch, t, token, its inverse size)
 #pragma omp parallel for if (B * L * D > SMALL)
     for (int64_t part = 0; part < parts; ++part) {
-      Buffer<T> memory(3 * padded);
-      T *row = memory, *gate = row + padded, *d = gate + padded;
+      const Token token(round_up(D, n));
       for (int64_t at = B * L * part / parts; at < B * L * (part + 1) / parts; ++at) {
-        y.read(at / L, at % L, 0, D, row), z.read(at / L, at % L, 0, D, gate);
+        const int64_t b = at / L, t = at % L;
+        y.read(b, t, 0, D, token.y), z.read(b, t, 0, D, token.z);
         Vec<T> squares = {};
         for (int64_t p = 0; p < D; p += n) {
-          const Vec<T> g = load(row + p) * silu<T>(load(gate + p));
-          squares += g * g;
+          const Vec<T> open = sigmoid<T>(load(token.z + p));
+          const Vec<T> gated = load(token.y + p) * load(token.z + p) * open;
+          squares += gated * gated;
+          store(token.open + p, open);
         }
-        f(part, at / L, at % L, 1 / std::sqrt(sum<T>(squares) / D + eps), row, gate, d);
+        f(part, b, t, token, 1 / std::sqrt(sum<T>(squares) / D + eps));
       }
     }
   }
+  static Vec<T> gated(const Token& token, int64_t p) {
+    return load(token.y + p) * load(token.z + p) * load(token.open + p);
+  }
   void forward(int64_t parts) const {
-    each_part(parts, [&](int64_t, int64_t b, int64_t t, T inverse, T* row, T* gate, T*) {
+    each_token(parts, [&](int64_t, int64_t b, int64_t t, const Token& token, T inverse) {
       vectors<T>(0, D, [&](int64_t p, auto count) {
-        const Vec<T> g = load(row + p) * silu<T>(load(gate + p));
-        store(row + p, Vec<T>(g * inverse * load(scale.data + p, count)));
+        store(token.y + p, Vec<T>(gated(token, p) * inverse * load(scale.data + p, count)));
       });
-      out.write(row, b, t, 0, D);
+      out.write(token.y, b, t, 0, D);
     });
   }
   void backward(int64_t parts) const {
-    each_part(parts, [&](int64_t part, int64_t b, int64_t t, T inverse, T* row, T* gate, T* d) {
-      of_out.read(b, t, 0, D, d);
+    each_token(parts, [&](int64_t part, int64_t b, int64_t t, const Token& token, T inverse) {
+      of_out.read(b, t, 0, D, token.given);
       Vec<T> along = {};
       vectors<T>(0, D, [&](int64_t p, auto count) {
-        const Vec<T> unit = load(row + p) * silu<T>(load(gate + p)) * inverse, given = load(d + p);
+        const Vec<T> unit = gated(token, p) * inverse, given = load(token.given + p);
         const Vec<T> of_unit = given * load(scale.data + p, count);
         T* to = of_scale.at(part) + p;
         store(to, Vec<T>(load(to, count) + given * unit), count);
         along += of_unit * unit;
-        store(d + p, of_unit);
+        store(token.given + p, of_unit);
       });
       const T slope = sum<T>(along) / D;
       for (int64_t p = 0; p < D; p += n) {
-        const Vec<T> x = load(row + p), own = load(gate + p), s = sigmoid<T>(own), open = own * s;
-        const Vec<T> of_gated = inverse * (load(d + p) - slope * inverse * x * open);
-        store(row + p, Vec<T>(of_gated * open));
-        store(gate + p, Vec<T>(of_gated * x * s * (T(1) + own * (T(1) - s))));
+        const Vec<T> x = load(token.y + p), own = load(token.z + p), s = load(token.open + p);
+        const Vec<T> of_gated = inverse * (load(token.given + p) - slope * inverse * x * own * s);
+        store(token.y + p, Vec<T>(of_gated * own * s));
+        store(token.z + p, Vec<T>(of_gated * x * s * (T(1) + own * (T(1) - s))));
       }
-      of_y.write(row, b, t, 0, D), of_z.write(gate, b, t, 0, D);
+      of_y.write(token.y, b, t, 0, D), of_z.write(token.z, b, t, 0, D);
     });
   }
 };

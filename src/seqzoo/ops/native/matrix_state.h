@@ -154,6 +154,7 @@ void forward(const Family<T>& in, bool whole) {
   const int64_t vectors = (in.V + Lanes<T>::n - 1) / Lanes<T>::n;
   if (vectors == 1) forward_blocks<T, 1, DELTA, BONUS>(in, whole);
   else if (vectors == 3) forward_blocks<T, 3, DELTA, BONUS>(in, whole);
+  else if (vectors == 5) forward_blocks<T, 5, DELTA, BONUS>(in, whole);
   else if (vectors % 4 == 0) forward_blocks<T, 4, DELTA, BONUS>(in, whole);
   else forward_blocks<T, 2, DELTA, BONUS>(in, whole);
 }
