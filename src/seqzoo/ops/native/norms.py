@@ -47,10 +47,10 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, _ = ctx.saved_tensors
+        x, weight, bias, kept = ctx.saved_tensors  # once: checkpointing hands them out once
         of_x, of_weight = torch.empty_like(x), weight.new_zeros(PARTS, len(weight))
         of_bias = None if bias is None else torch.zeros_like(of_weight)
         name = "norm_backward" + _SUFFIX[ctx.to]
-        given = *ctx.saved_tensors, PARTS, in_rows(of_y)
+        given = x, weight, bias, kept, PARTS, in_rows(of_y)
         call(name, *ctx.sizes, *given, of_x, of_weight, of_bias)
         return of_x, of_weight.sum(0), None if of_bias is None else of_bias.sum(0), None, None, None
