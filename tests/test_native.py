@@ -29,7 +29,7 @@ from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.native.compiler import build as build_kernels
 from seqzoo.ops.native.program import Recorder, Unrecordable
 from seqzoo.ops.outputs import head_norm
-from seqzoo.ops.rwkv7 import Projections, Weights, rwkv7
+from seqzoo.ops.rwkv7 import LowRank, Projections, Weights, rwkv7
 from seqzoo.ops.wkv4 import WKVState, empty_state, wkv4
 from seqzoo.state import leaves
 from test_decoding import small
@@ -118,19 +118,26 @@ def test_matrix_state_reads_tokens_in_bfloat16(K: int) -> None:
 
 
 def rwkv7_inputs(B: int, T: int, H: int, N: int, dtype: torch.dtype, first: bool) -> list[Tensor]:
-    """Projections, S and weights, in the order of `run_rwkv7`."""
-    rows = [randn(B, T, H * N, seed=i, dtype=dtype) for i in range(6 if first else 8)]
+    """Projections, S, weights and matrices of low rank, in the order of `run_rwkv7`."""
+    low, D, R = (1, 4, 5, 6), H * N, 3
+    sizes = [R if i in low else D for i in range(6 if first else 8)]
+    rows = [randn(B, T, size, seed=i, dtype=dtype) for i, size in enumerate(sizes)]
     S = randn(B, H, N, N, seed=8, dtype=dtype)
-    weights = [randn(H * N, seed=9 + i, dtype=dtype) for i in range(7 if first else 8)]
+    weights = [randn(D, seed=9 + i, dtype=dtype) for i in range(7 if first else 8)]
     weights[4] = weights[4].view(H, N)
-    return [*rows, S, *weights]
+    up = [randn(R, D, seed=20 + i, dtype=dtype) for i in range(3 if first else 4)]
+    return [*rows, S, *weights, *up]
 
 
 def run_rwkv7(*inputs: Tensor) -> tuple[Tensor, Tensor]:
-    n = 6 if len(inputs) == 14 else 8
-    given = Projections(*inputs[:n], *[None] * (8 - n))
-    weights = Weights(*inputs[n + 1 :], *[None] * (n == 6))
-    return rwkv7(given, inputs[n], weights, eps=1e-3)
+    first = len(inputs) == 17
+    n, parts = (6, 7) if first else (8, 8)
+    rows, S, weights = list(inputs[:n]), inputs[n], inputs[n + 1 : n + 1 + parts]
+    up = inputs[n + 1 + parts :]
+    for i, W in zip((1, 4, 5, 6)[: len(up)], up, strict=True):
+        rows[i] = LowRank(rows[i], W)
+    given = Projections(*rows, *[None] * (8 - n))
+    return rwkv7(given, S, Weights(*weights, *[None] * first), eps=1e-3)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -143,8 +150,10 @@ def test_rwkv7(dtype, N, first) -> None:
 
 
 def test_rwkv7_reads_projections_in_bfloat16() -> None:
-    """The output is that of the same projections in float32, rounded, and so are gradients."""
+    """The output is that of the same projections in float32, rounded, and so are gradients. Here
+    those of low rank are copies of numbers, so that they are the same in both types."""
     inputs = rwkv7_inputs(2, 70, 3, 32, torch.float32, first=False)
+    inputs[-4:] = [torch.eye(*W.shape) for W in inputs[-4:]]
     found = []
     for cast in (False, True):
         leaves_ = [x.bfloat16() if i < 8 else x.clone() for i, x in enumerate(inputs)]
@@ -153,8 +162,16 @@ def test_rwkv7_reads_projections_in_bfloat16() -> None:
         y = y.bfloat16() if cast else y
         assert y.dtype == torch.bfloat16 and end.dtype == torch.float32
         loss = y.float().square().sum() + end.sum()
-        found.append([y, end, *torch.autograd.grad(loss, leaves_)])
+        found.append([y, end, *torch.autograd.grad(loss, leaves_[:-4])])
     assert all(map(torch.equal, *found))
+
+
+def test_rwkv7_keeps_no_product_of_low_rank() -> None:
+    inputs = rwkv7_inputs(2, 70, 3, 32, torch.float32, first=False)
+    with kept_tensors() as kept:
+        run_rwkv7(*(x.requires_grad_() for x in inputs))
+    rows = [x for x in kept if x.shape == inputs[0].shape]
+    assert len(rows) == 4  # r, k, v and those of the first layer
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

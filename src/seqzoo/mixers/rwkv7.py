@@ -15,8 +15,8 @@ from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Natural, Positive
 from seqzoo.ops.channel import relu2_product
-from seqzoo.ops.local import shift_mixes, shift_products
-from seqzoo.ops.rwkv7 import Projections, Weights, rwkv7
+from seqzoo.ops.local import shift_products
+from seqzoo.ops.rwkv7 import LowRank, Projections, Weights, rwkv7
 from seqzoo.ops.tensors import accumulator
 
 
@@ -135,14 +135,17 @@ class TimeMix(nn.Module):
         """y, the state, and `v_first`: the values (B, T, D) of the first layer, for the next
         layer."""
         B = len(x)
-        mixes = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
-        (xr, xw, xk, xv, xa, xg), shift = shift_mixes(x, state and state.shift, *mixes)
-        r, k, v = self.receptance(xr), self.key(xk), self.value(xv)
-        w = torch.tanh(xw @ self.w1) @ self.w2
-        a = xa @ self.a1 @ self.a2
-        g = torch.sigmoid(xg @ self.g1) @ self.g2
-        share = None if v_first is None else xv @ self.v1 @ self.v2
-        given = Projections(r, w, k, v, a, g, share, v_first)
+        mixes = [self.x_r, self.x_k, self.x_v, self.x_w, self.x_a, self.x_g]
+        weights = [m.weight for m in (self.receptance, self.key, self.value)]
+        weights += [self.w1.T, self.a1.T, self.g1.T]
+        if v_first is not None:
+            mixes.append(self.x_v)
+            weights.append(self.v1.T)
+        (r, k, v, w, a, g, *share), shift = shift_products(x, state and state.shift, mixes, weights)
+        decay, rate = LowRank(torch.tanh(w), self.w2), LowRank(a, self.a2)
+        gate = LowRank(torch.sigmoid(g), self.g2)
+        of_first = LowRank(share[0], self.v2) if share else None
+        given = Projections(r, decay, k, v, rate, gate, of_first, v_first)
         norm = self.ln_x
         v0 = None if v_first is None else self.v0
         parts = (self.w0, self.a0, self.k_k, self.k_a, self.r_k, norm.weight, norm.bias, v0)

@@ -21,18 +21,46 @@ from seqzoo.ops.watch import unwatched, watch
 FASTEST_DECAY = math.exp(-0.5)  # upper bound of -log w
 
 
+class LowRank(NamedTuple):
+    """A projection x W of R numbers a token, of which only x need be kept.
+
+    Attributes:
+        x: (B, T, R), in any type.
+        W: (R, D).
+    """
+
+    x: Tensor
+    W: Tensor
+
+    def product(self) -> Tensor:
+        """(B, T, D), in the type of x."""
+        return self.x @ self.W.to(self.x.dtype)
+
+
 class Projections(NamedTuple):
     """Projections of the tokens, (B, T, D) each, in any type. w, a and share are those before w0,
     a0 and v0 are added and the sigmoid is taken."""
 
     r: Tensor
-    w: Tensor
+    w: LowRank
     k: Tensor
     v: Tensor
-    a: Tensor
-    gate: Tensor
-    share: Tensor | None  # of the first layer's values in v; None in the first layer
+    a: LowRank
+    gate: LowRank
+    share: LowRank | None  # of the first layer's values in v; None in the first layer
     v_first: Tensor | None
+
+    def low_rank(self) -> tuple[LowRank | None, ...]:
+        """w, a, the gate and share."""
+        return self.w, self.a, self.gate, self.share
+
+    def rows(self, which: slice) -> Projections:
+        """Those of some rows of the batch."""
+        r, k, v = (x[which] for x in (self.r, self.k, self.v))
+        w, a, gate = (LowRank(low.x[which], low.W) for low in (self.w, self.a, self.gate))
+        share = None if self.share is None else LowRank(self.share.x[which], self.share.W)
+        v_first = None if self.v_first is None else self.v_first[which]
+        return Projections(r, w, k, v, a, gate, share, v_first)
 
 
 class Weights(NamedTuple):
@@ -76,8 +104,7 @@ def rwkv7(given: Projections, S: Tensor, weights: Weights, *, eps: float) -> tup
 def _weights_of_values(given: Projections, S: Tensor, weights: Weights) -> Tensor:
     """The weight of each value in each output, before the norm, for the first row of the batch:
     (H, T, T)."""
-    first = Projections._make(None if x is None else x[:1] for x in given)
-    return matrix_state.weights(_tokens(first, S[:1], weights), None)
+    return matrix_state.weights(_tokens(given.rows(slice(1)), S[:1], weights), None)
 
 
 def naive(given: Projections, S: Tensor, weights: Weights, *, eps: float) -> tuple[Tensor, Tensor]:
@@ -89,18 +116,20 @@ def naive(given: Projections, S: Tensor, weights: Weights, *, eps: float) -> tup
     bonus = (q * r_k[:, None] * k).sum(-1, keepdim=True) * v
     y, bonus = (x.transpose(1, 2).flatten(2) for x in (y, bonus))  # (B, T, D)
     y = F.group_norm(y.flatten(0, 1), H, scale, shift, eps).view_as(y)
-    return ((y + bonus) * given.gate.to(S.dtype)).to(given.gate.dtype), S
+    gate = given.gate.product()
+    return ((y + bonus) * gate.to(S.dtype)).to(gate.dtype), S
 
 
 def _tokens(given: Projections, S: Tensor, weights: Weights) -> Tokens:
     """What the recurrence reads."""
-    r, w, k, v, a = (x.to(S.dtype) for x in given[:5])
+    projected = given.r, given.w.product(), given.k, given.v, given.a.product()
+    r, w, k, v, a = (x.to(S.dtype) for x in projected)
     w0, a0, k_k, k_a = (x.flatten().to(S.dtype) for x in weights[:4])
     a = torch.sigmoid(a0 + a)
     kappa = k * k_k
     k = k * (1 + (a - 1) * k_a)
     if given.share is not None and given.v_first is not None and weights.v0 is not None:
-        share = torch.sigmoid(weights.v0.flatten().to(S.dtype) + given.share.to(S.dtype))
+        share = torch.sigmoid(weights.v0.flatten().to(S.dtype) + given.share.product().to(S.dtype))
         v = torch.lerp(v, given.v_first.to(S.dtype), share)
     log_w = -FASTEST_DECAY * torch.sigmoid(w0 + w)
     heads = (

@@ -1,5 +1,5 @@
 """Forms of operations in C++. Each backward pass computes again what its forward pass did not keep:
-the states between two of every SEGMENT tokens."""
+the states between two of every SEGMENT tokens, and products of low rank."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from seqzoo.ops.native import call, in_rows
 from seqzoo.ops.rwkv7 import FASTEST_DECAY, Projections, Weights
 from seqzoo.ops.wkv4 import WKVState
 
-SEGMENT = 32  # as in the kernels
+SEGMENT = 64  # of matrix states, as in their kernels
+WKV4_SEGMENT = 32
 MOST = 8  # mixes or taps that a kernel takes
 PARTS = 16  # of the tokens, each with a sum of its own for the gradient of a norm's scale
 
@@ -96,19 +97,24 @@ def typed(*tensors: Tensor | None) -> Iterator[Tensor | int | None]:
 
 def rwkv7(given: Projections, S: Tensor, weights: Weights, *, eps: float) -> tuple[Tensor, Tensor]:
     """What the recurrence reads is made in it, token by token, and the output is in the type of the
-    gate."""
-    *tokens, share, first = (None if x is None else readable(x, S.dtype) for x in given)
-    parts = (x.flatten().to(S.dtype) for x in weights if x is not None)
-    inputs = (*tokens, share, first, torch.stack([*parts]), in_rows(S))
-    out: tuple[Tensor, Tensor] = _RWKV7.apply(eps, *inputs)  # type: ignore[no-untyped-call]
+    gate. Products of low rank are computed again in the backward pass."""
+    rows = (given.r, given.k, given.v, given.v_first)
+    r, k, v, first = (None if x is None else readable(x, S.dtype) for x in rows)
+    low: list[Tensor | None] = []
+    for one in given.low_rank():
+        x = None if one is None else readable(one.x, S.dtype)
+        low += [x, None if one is None or x is None else one.W.to(x.dtype)]
+    parts = torch.stack([x.flatten().to(S.dtype) for x in weights if x is not None])
+    out: tuple[Tensor, Tensor] = _RWKV7.apply(eps, r, k, v, first, parts, in_rows(S), *low)  # type: ignore[no-untyped-call]
     return out
 
 
 class _RWKV7(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, eps: float, *inputs: Any) -> tuple[Tensor, Tensor]:
-        *tokens, weights, S = inputs
-        (B, T, D), (H, K), training = tokens[0].shape, S.shape[1:3], any(ctx.needs_input_grad)
+        r, k, v, first, weights, S, *low = inputs
+        tokens = _rwkv7_tokens(r, k, v, first, low)
+        (B, T, D), (H, K), training = r.shape, S.shape[1:3], any(ctx.needs_input_grad)
         out, end = tokens[5].new_empty(B, T, D), torch.empty_like(S)
         y = S.new_empty(B, H, T, K) if training else None  # of the recurrence
         read = S.new_empty(B, H, T, K) if training else None  # b_t^T S_{t-1}
@@ -117,14 +123,15 @@ class _RWKV7(torch.autograd.Function):
         into = *typed(out), end, *typed(y), read, kept
         call("rwkv7_forward", *ctx.head, S, weights, *typed(*tokens), *into)
         if training:
-            ctx.save_for_backward(*inputs, y, read, kept)
+            ctx.save_for_backward(y, read, kept, *inputs)
             ctx.set_materialize_grads(False)
         return out, end
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_out: Tensor | None, of_end: Tensor | None) -> tuple[Any, ...]:
-        *tokens, weights, S, y, read, kept = ctx.saved_tensors
+        y, read, kept, r, k, v, first, weights, S, *low = ctx.saved_tensors
+        tokens = _rwkv7_tokens(r, k, v, first, low)
         of_out = torch.zeros_like(tokens[5]) if of_out is None else in_rows(of_out)
         of_end = torch.zeros_like(S) if of_end is None else in_rows(of_end)
         to = [None if x is None else torch.empty_like(x) for x in tokens]
@@ -132,7 +139,20 @@ class _RWKV7(torch.autograd.Function):
         of_S = torch.empty_like(S)
         given = S, weights, *typed(*tokens), *typed(of_out), of_end, *typed(y), read, kept
         call("rwkv7_backward", *ctx.head, *given, *typed(*to), of_weights, of_S)
-        return None, *to, of_weights.sum(0), of_S
+        of_r, of_w, of_k, of_v, of_a, of_gate, of_share, of_first = to
+        of_low: list[Tensor | None] = []
+        for x, W, g in zip(low[::2], low[1::2], (of_w, of_a, of_gate, of_share), strict=True):
+            of_low += [None, None] if g is None else [g @ W.T, x.flatten(0, 1).T @ g.flatten(0, 1)]
+        return None, of_r, of_k, of_v, of_first, of_weights.sum(0), of_S, *of_low
+
+
+def _rwkv7_tokens(
+    r: Tensor, k: Tensor, v: Tensor, first: Tensor | None, low: Sequence[Any]
+) -> tuple[Any, ...]:
+    """The projections in the order of the kernel, those of low rank given as pairs of x and W."""
+    pairs = zip(low[::2], low[1::2], strict=True)
+    w, a, gate, share = (None if x is None else x @ W for x, W in pairs)
+    return r, w, k, v, a, gate, share, first
 
 
 def delta_net(qkv: Tensor, beta: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
@@ -236,7 +256,7 @@ class _WKV4(torch.autograd.Function):
         B, T, D = k.shape
         training = any(ctx.needs_input_grad)
         y, end = k.new_empty(B, T, D), w.new_empty(3, B, D)
-        kept = w.new_empty(B, -(-T // SEGMENT), 3, D) if training else None
+        kept = w.new_empty(B, -(-T // WKV4_SEGMENT), 3, D) if training else None
         call("wkv4_forward" + _OF_HALF[k.dtype], B, T, D, *inputs, y, end, kept)
         if training:
             ctx.save_for_backward(*inputs, kept, end)
