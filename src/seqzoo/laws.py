@@ -24,6 +24,8 @@ from seqzoo.state import State, grows, initial, leaves, map_leaves, nbytes, sele
 
 ONE_TOKEN = ("norm", "activation")  # choices that concern one token at a time
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+LARGEST = 1e-2  # error in float32 that rounding may explain
+ROUNDING = 4 * torch.finfo(torch.float32).eps / torch.finfo(torch.float64).eps
 
 
 class Layers(nn.Module):
@@ -235,15 +237,18 @@ class Row(NamedTuple):
     Attributes:
         variant: such as `lstm block=classic`.
         errors: of each law that `verify` measures; infinity where it is broken outright.
+        allowed: the largest error: of TOLERANCE, or in float32 what rounding makes of the error in
+            float64, where a model multiplies its errors.
     """
 
     variant: str
     dtype: torch.dtype
     errors: dict[str, float]
+    allowed: float
 
     @property
     def holds(self) -> bool:
-        return max(self.errors.values()) <= TOLERANCE[self.dtype]
+        return max(self.errors.values()) <= self.allowed
 
 
 def report(names: Iterable[str]) -> Iterator[Row]:
@@ -253,12 +258,15 @@ def report(names: Iterable[str]) -> Iterator[Row]:
         for keys in (*variants(name), *encoder_decoder_variants(name)):
             # Shorter with an encoder: a stepwise decoder multiplies rounding errors at every step.
             T = 17 if "architecture" in keys else 65
-            for dtype in TOLERANCE:
+            allowed = 0.0
+            for dtype, limit in TOLERANCE.items():
                 f = example(name, dtype, **keys)
                 torch.manual_seed(1)
                 x = torch.randn(3, T, 16, dtype=dtype)
                 variant = " ".join([name, *(f"{k}={v}" for k, v in keys.items())])
-                yield Row(variant, dtype, _errors(f, x))
+                errors = _errors(f, x)
+                yield Row(variant, dtype, errors, max(limit, allowed))
+                allowed = min(LARGEST, ROUNDING * max(errors.values()))
 
 
 def _errors(f: nn.Module, x: Tensor) -> dict[str, float]:
@@ -292,7 +300,8 @@ def verify(names: Iterable[str]) -> bool:
         print(f"  {str(row.dtype)[6:]:<8}{cells}{mark}", flush=True)
         all_hold &= row.holds
     limits = ", ".join(f"{limit:g} in {str(dtype)[6:]}" for dtype, limit in TOLERANCE.items())
-    print(f"\n{'All laws hold' if all_hold else 'A law is broken'} (errors allowed: {limits}).")
+    verdict = "All laws hold" if all_hold else "A law is broken"
+    print(f"\n{verdict} (errors allowed: {limits}, or what rounding makes of those in float64).")
     return all_hold
 
 
