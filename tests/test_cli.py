@@ -17,6 +17,7 @@ from seqzoo.cli import completion
 from seqzoo.cli import main as cli
 from seqzoo.cli.launch import closing_lines
 from seqzoo.config import files
+from seqzoo.ops.native import library
 
 SMALL = [
     "task.path=text.txt",
@@ -214,6 +215,7 @@ BAD = [  # (request, what the line must say)
     ("generate runs --tokens 0", "--tokens: '0'"),
     ("generate runs --temperature nan", "--temperature: 'nan'"),
     ("generate runs --top-p 2", "--top-p: '2'"),
+    ("generate runs --weights int4", "--weights", "'float32', 'bfloat16', 'int8'"),
     ("eval runs --split all", "'val', 'test'"),
     ("generat runs", "did you mean 'generate'?"),
     ("--fast", "--fast"),
@@ -482,12 +484,16 @@ def test_generate_and_eval(
     seqzoo: Seqzoo,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    texts = []
+    texts, kernels = [], library() is not None
     for checkpoint in ("best", "last"):
         given = ["--tokens", "20", "--seed", "1", "--checkpoint", checkpoint]
         assert seqzoo("generate", "runs/a", "--prompt", "def ", *given) == 0
         texts.append(capfd.readouterr().out)
     assert texts[0] == texts[1] and texts[0].startswith("def ")  # one checkpoint is both
+    given = ["--tokens", "5", "--seed", "1", "--weights", "int8"]
+    assert seqzoo("generate", "runs/a", "--prompt", "def ", *given) == (0 if kernels else 2)
+    out, error = capfd.readouterr()
+    assert out.startswith("def ") if kernels else "weights=int8: it needs the kernels" in error
     assert seqzoo("eval", "runs/a") == 0
     own = capfd.readouterr().out
     assert own.startswith("val/loss\t")
@@ -497,6 +503,8 @@ def test_generate_and_eval(
     assert "--split test" in capfd.readouterr().err
     with pytest.raises(UserError, match="tokens=-1: give a whole number from 1 up"):
         load("runs/a").generate("def ", tokens=-1)
+    with pytest.raises(UserError, match="weights=int4: no such weights.*bfloat16, float32, int8"):
+        load("runs/a").generate("def ", tokens=5, weights="int4")
 
 
 def test_translate(

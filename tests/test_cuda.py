@@ -384,7 +384,7 @@ def test_a_state_that_grows_is_not_captured() -> None:
 def test_generating_with_a_captured_step(keys: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same tokens, also where rows end."""
 
-    def prepared(model: Any, state: Any, rows: int, room: int) -> GraphStep | None:
+    def prepared(model: Any, state: Any, rows: int, room: int, *_: str) -> GraphStep | None:
         return GraphStep(model, state, rows, room, capture) if room else None
 
     model = small("rwkv7", seed=3).float()

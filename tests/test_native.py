@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from seqzoo import ops
 from seqzoo.decoding.sampling import generate
-from seqzoo.decoding.step import PreparedStep
+from seqzoo.decoding.step import WEIGHTS, PreparedStep, prepare
+from seqzoo.errors import UserError
+from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.zoo import FAMILIES, build
 from seqzoo.ops import native
 from seqzoo.ops.attention import append
@@ -27,7 +30,7 @@ from seqzoo.ops.mamba2 import TAPS, mamba2
 from seqzoo.ops.mamba2 import Weights as Mamba2Weights
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.native.compiler import build as build_kernels
-from seqzoo.ops.native.program import Recorder, Unrecordable
+from seqzoo.ops.native.program import Recorder, Unrecordable, narrow
 from seqzoo.ops.outputs import head_norm
 from seqzoo.ops.rwkv7 import LowRank, Projections, Weights, rwkv7
 from seqzoo.ops.wkv4 import WKVState, empty_state, wkv4
@@ -468,10 +471,87 @@ def test_the_same_tokens_with_and_without(name: str, keys: dict, monkeypatch) ->
         random = torch.Generator().manual_seed(5)
         with ops.recording() as forms:
             tokens = list(generate(model, prompt, max_tokens=50, generator=random, **keys))
-        cut = name == "transformer" and "window" in keys
-        assert ("step prepared" in forms) == (worth == 1 and not cut)
+        assert ("step prepared" in forms) == (worth == 1)
         texts.append(torch.stack(tokens))
     assert torch.equal(*texts)
+
+
+@pytest.mark.parametrize("shape", [(2, 16), (5, 3), (64, 256), (70, 33)], ids=str)
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_products_with_narrow_weights(shape: tuple[int, int], weights: str) -> None:
+    """Products with the rounded weights, as near to the exact ones as rounding allows."""
+    random = torch.Generator().manual_seed(1)
+    (N, K), rows = shape, 3
+    W, x = torch.randn(N, K, generator=random), torch.randn(rows, K, generator=random)
+    W[0] = 0  # a row without a scale
+    bias = torch.randn(N, generator=random)
+    recorder = Recorder(WEIGHTS[weights])
+    with torch.no_grad(), recorder:
+        recorder.follow(x)
+        y = torch.addmm(bias, x, W.T)
+        z = x @ W.T.contiguous()  # the other order in memory
+    x.copy_(torch.randn(rows, K, generator=random))
+    recorder.finish()()
+    narrowed, scales = narrow(W, WEIGHTS[weights])
+    rounded = narrowed.double() if scales is None else narrowed.double() * scales[:, None].double()
+    off = W.abs().double() * 2**-8 if scales is None else 0.5001 * scales[:, None].double()
+    assert ((rounded - W).abs() <= off).all()
+    for given, shift in ((y, bias), (z, 0)):
+        slack = 1e-6 * (x.abs().double() @ W.abs().T.double() + 1)  # of sums in float32
+        assert ((given - shift - x.double() @ rounded.T).abs() <= slack).all()
+        error = (given - shift - x.double() @ W.T.double()).abs()
+        assert (error <= x.abs().double() @ off.expand(N, K).T + slack).all()
+        assert error.max() > slack.max()  # the weights were read in the other type
+
+
+@pytest.mark.parametrize("name", ["lstm", "transformer", "rwkv4"])
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+@torch.inference_mode()
+def test_a_step_with_narrow_weights_is_that_of_the_rounded_model(name: str, weights: str) -> None:
+    model = small(name, seed=1).float()
+    tokens = torch.randint(11, (2, 20), generator=torch.Generator().manual_seed(2))
+    _, state = model(tokens[:, :5])
+    step = PreparedStep(model, state, 2, 15, weights)
+    exact = PreparedStep(model, state, 2, 15)
+    rounded = deepcopy(model)
+    for key, W in rounded.named_parameters():
+        if W.dim() == 2 and "embedding" not in key:
+            narrowed, scales = narrow(W, WEIGHTS[weights])
+            W.copy_(narrowed if scales is None else narrowed * scales[:, None])
+    for t in range(5, 20):
+        logits, state = rounded(tokens[:, t : t + 1], state)
+        given = step(tokens[:, t])
+        assert difference(logits[:, 0], given) < 1e-4
+        assert not torch.equal(exact(tokens[:, t]), given)
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_generating_few_tokens_with_narrow_weights(weights: str) -> None:
+    model, prompt = small("lstm", seed=3).float(), torch.ones(2, 6, dtype=torch.long)
+    with ops.recording() as forms:
+        assert len(list(generate(model, prompt, max_tokens=3, weights=weights))) == 3
+    assert "step prepared" in forms
+
+
+def test_narrow_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first(model: LanguageModel, **keys: int) -> Tensor:
+        prompt = torch.ones(1, 6, dtype=torch.long).to(model.embedding.weight.device)
+        return next(generate(model, prompt, max_tokens=9, weights="int8", **keys))
+
+    model = small("transformer", seed=3).float()
+    first(model, window=14)  # 6 tokens, and 8 that are read after them
+    with pytest.raises(UserError, match="weights=int8: .* may have 14 tokens together"):
+        first(model, window=13)
+    with pytest.raises(UserError, match="the model is on meta: load it with device=cpu"):
+        prepare(deepcopy(model).to("meta"), (), 1, 3, "int8")
+    with pytest.raises(UserError, match="another type than float32"):
+        first(deepcopy(model).double())
+    model.forward = lambda x, s: LanguageModel.forward(model, x + int(x.sum() > 99), s)
+    with pytest.raises(UserError, match="no step can be prepared for this model"):
+        first(model)
+    monkeypatch.setattr("seqzoo.decoding.step.library", lambda: None)
+    with pytest.raises(UserError, match="weights=int8: it needs the kernels in C"):
+        first(model)
 
 
 def test_what_cpp_does_not_know_is_replayed_by_torch() -> None:

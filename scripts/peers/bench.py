@@ -111,6 +111,8 @@ PAIRS: dict[str, Pair] = {  # a shape: layers, width, heads, batch, tokens
     ),
     "products": Pair("decoding_pairs:products", {"shape": Shape(4, 256, 0, 1, 128)}),
     "cache": Pair("decoding_pairs:cache", {"shape": Shape(4, 256, 0, 1, 8192)}),
+    "weights-4x256": Pair("decoding_pairs:weights", {"shape": Shape(4, 256, 0, 1, 128)}),
+    "weights-6x768": Pair("decoding_pairs:weights", {"shape": Shape(6, 768, 0, 1, 128)}),
     "memory": Pair("memory_pairs:memory", {"length": 8192}, spawns=True),
 }
 

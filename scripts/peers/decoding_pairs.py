@@ -41,14 +41,14 @@ def reads(model: LanguageModel, tokens: Tensor) -> Callable[[], object]:
     return call
 
 
-def decodes(model: LanguageModel, context: int) -> Callable[[], object]:
+def decodes(model: LanguageModel, context: int, weights: str = "float32") -> Callable[[], object]:
     """Reading one token after `context` others, each time, by the step that `seqzoo generate`
-    prepares."""
+    prepares with weights of a type."""
     model.eval()
     token = torch.zeros(1, dtype=torch.long)
     with torch.inference_mode():
         _, state = model(torch.randint(VOCAB_SIZE, (1, context)))
-        step = prepare(model, state, 1, WORTH)
+        step = prepare(model, state, 1, WORTH, weights)
 
     def call() -> Tensor:
         with torch.inference_mode():
@@ -186,6 +186,20 @@ def products(options: Options, shape: Shape) -> list[Row]:
                 f"{multiple} times its products; {model.n_parameters():,} parameters",
             )
         )
+    return rows
+
+
+def weights(options: Options, shape: Shape) -> list[Row]:
+    """A decoded token with weights in 16 and in 8 bits beside one in float32."""
+    shape = options.size(shape)
+    rows = []
+    for name in ("rwkv4", "transformer", "lstm"):
+        model = build(name, vocab_size=VOCAB_SIZE, n_layers=shape.n_layers, dim=shape.dim)
+        peers = {"float32": decodes(model, CONTEXT)}
+        for kind in ("bfloat16", "int8"):
+            ours = {kind: decodes(model, CONTEXT, kind)}
+            work = f"decode {name} {shape.n_layers}x{shape.dim} B1, weights in {kind}"
+            rows.append(compare(work, options, ours=ours, peers=peers))
     return rows
 
 

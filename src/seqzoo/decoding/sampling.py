@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seqzoo.decoding.graph import GraphStep
 from seqzoo.decoding.step import PreparedStep, prepare
+from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel, evaluating
 from seqzoo.state import State, grows, select, trim
 
@@ -26,6 +27,7 @@ def generate(
     generator: torch.Generator | None = None,
     stop: int | None = None,
     window: int | None = None,
+    weights: str = "float32",
 ) -> Iterator[Tensor]:
     """Continue each row of a prompt, token by token.
 
@@ -40,14 +42,22 @@ def generate(
         stop: the token that ends its row. Rows that have ended repeat it; the loop ends when all
             rows have.
         window: tokens to keep of a state that grows.
+        weights: the type in which the weights are read for each generated token: float32, bfloat16
+            or int8. The prompt is read in the model's own.
 
     Yields:
         (B,) the next token of each row.
+
+    Raises:
+        UserError: weights in fewer bits, and no step can be prepared for them: see
+            `seqzoo.decoding.step.prepare`; or more tokens than a window holds.
     """
     B, device = prompt.shape[0], prompt.device
     unread, text = prompt, prompt  # of the rows that are still read, which `rows` lists
     rows = torch.arange(B, device=device)
     going = torch.ones(B, dtype=torch.bool, device=device)  # of those: the ones that have not ended
+    # Tokens that can be read after the prompt before a window cuts a state that grows.
+    uncut = 0 if window is None or state is not None else window - prompt.shape[1]
     step = None
     with evaluating(model):
         for generated in range(max_tokens):
@@ -57,7 +67,8 @@ def generate(
                 state = step.state() if step is not None else state
                 logits, text, state = _read(model, unread, text, state, window)
                 logits = logits[:, -1]
-                step = _prepared(model, text, state, window, max_tokens - generated - 1)
+                left = max_tokens - generated - 1
+                step = _prepared(model, text, state, window, uncut - generated, left, weights)
             token = unread.new_full((len(rows),), 0 if stop is None else stop)
             token[going] = sample(logits[going].float(), temperature, top_k, top_p, generator)
             tokens = torch.full((B,), 0 if stop is None else stop, device=device)
@@ -77,16 +88,29 @@ def generate(
 
 
 def _prepared(
-    model: LanguageModel, text: Tensor, state: State, window: int | None, tokens: int
+    model: LanguageModel,
+    text: Tensor,
+    state: State,
+    window: int | None,
+    uncut: int,
+    tokens: int,
+    weights: str,
 ) -> PreparedStep | GraphStep | None:
     """A prepared step for the next tokens, as many as there are positions for; a state that grows
-    is moved to more memory after as many as it has, and is not prepared where it is cut."""
+    is moved to more memory after as many as it has, and has none once its window cuts it."""
     read = text.shape[1]
     if model.max_len is not None:
         tokens = min(tokens, min(model.max_len, window or model.max_len) - 1 - read)
+    elif window is not None and grows(state):
+        if weights != "float32" and tokens > uncut:
+            raise UserError(
+                f"weights={weights}: a prompt and its continuation may have {window + 1} tokens "
+                "together, as then the model's state is cut: ask for fewer, or use weights=float32"
+            )
+        tokens = min(tokens, uncut)
     if grows(state):
-        tokens = 0 if window is not None else min(tokens, max(1024, read))
-    return prepare(model, state, len(text), tokens)
+        tokens = min(tokens, max(1024, read))
+    return prepare(model, state, len(text), tokens, weights)
 
 
 def _read(

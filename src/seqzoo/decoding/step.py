@@ -10,14 +10,16 @@ from torch import Tensor
 
 from seqzoo import ops
 from seqzoo.decoding.graph import GraphStep
+from seqzoo.errors import UserError
 from seqzoo.models.language_model import TokenModel
 from seqzoo.ops import attention
-from seqzoo.ops.native import available
+from seqzoo.ops.native import available, library
 from seqzoo.ops.native.program import Recorder, Unrecordable
 from seqzoo.ops.registry import record
 from seqzoo.state import State, grows, leaves, rebuild
 
 WORTH = 16  # tokens from which recording a step, some tens of milliseconds, pays
+WEIGHTS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
 class PreparedStep:
@@ -29,23 +31,26 @@ class PreparedStep:
     Args:
         state: before the first token; it keeps its values.
         room: tokens that can be read, which a cache has to have memory for.
+        weights: the type in which products read their weights, a key of `WEIGHTS`. Sums, states
+            and whatever else is computed stay in float32.
 
     Raises:
         Unrecordable: what the model computes cannot be replayed.
     """
 
-    def __init__(self, model: TokenModel, state: State, rows: int, room: int) -> None:
+    def __init__(
+        self, model: TokenModel, state: State, rows: int, room: int, weights: str = "float32"
+    ) -> None:
         self._template, self.rows, self.room = state, rows, room
         self._caches: dict[int, Tensor] = {}  # by the addresses of their memory
         with torch.inference_mode(False), torch.no_grad():
             self._tokens = torch.zeros(rows, 1, dtype=torch.int64)
             self._length = torch.zeros(1, dtype=torch.int64)  # of every cache
             own = [leaf.clone() for leaf in leaves(state)]
-            self._record(model, own)
+            self._record(model, own, Recorder(WEIGHTS[weights]))
         self._first = int(self._length), room
 
-    def _record(self, model: TokenModel, own: list[Tensor]) -> None:
-        recorder = Recorder()
+    def _record(self, model: TokenModel, own: list[Tensor], recorder: Recorder) -> None:
         with recorder, ops.backend("naive"):
             recorder.follow(self._tokens, self._length, *own)
             token = attention.one_token_reader.set(lambda *given: self._attend(recorder, *given))
@@ -112,11 +117,17 @@ class PreparedStep:
 
 
 def prepare(
-    model: TokenModel, state: State, rows: int, room: int
+    model: TokenModel, state: State, rows: int, room: int, weights: str = "float32"
 ) -> PreparedStep | GraphStep | None:
     """A prepared step for up to `room` tokens of `rows` rows; None where it does not pay, or where
-    there is none for the model or the device."""
+    there is none for the model or the device.
+
+    Raises:
+        UserError: weights in fewer bits were asked for, and there is no prepared step for them.
+    """
     weight: Any = model.embedding.weight
+    if weights != "float32":
+        return _narrow(model, state, rows, room, weights) if room > 0 else None
     if room < WORTH or torch.is_autocast_enabled(weight.device.type):
         return None
     try:
@@ -127,3 +138,21 @@ def prepare(
     except Unrecordable:
         pass
     return None
+
+
+def _narrow(model: TokenModel, state: State, rows: int, room: int, weights: str) -> PreparedStep:
+    """A prepared step with weights in fewer bits, however few the tokens."""
+    weight: Any = model.embedding.weight
+    reason = None
+    if weight.device.type != "cpu":
+        reason = f"the model is on {weight.device}: load it with device=cpu"
+    elif weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        reason = "the model computes in another type than float32"
+    elif library() is None:
+        reason = "it needs the kernels in C++: install g++"
+    if reason is None:
+        try:
+            return PreparedStep(model, state, rows, room, weights)
+        except Unrecordable as error:
+            reason = f"no step can be prepared for this model ({error})"
+    raise UserError(f"weights={weights}: {reason}, or use weights=float32")

@@ -14,7 +14,8 @@ from seqzoo.config.requires import check_requirements
 from seqzoo.config.values import Count, check_value
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.decoding.sampling import generate
-from seqzoo.errors import UserError
+from seqzoo.decoding.step import WEIGHTS
+from seqzoo.errors import UserError, unknown
 from seqzoo.models.classifier import Classifier
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.zoo import build, build_keys
@@ -78,18 +79,23 @@ class Run:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
+        weights: str = "float32",
     ) -> Iterator[str]:
         """Continue a prompt, and yield the text as it is generated. An empty prompt begins with a
         new line.
 
-        A state that grows keeps the tokens of one training sequence.
+        A state that grows keeps the tokens of one training sequence. With `weights` of `bfloat16`
+        or `int8` a token after the prompt reads fewer bytes on a CPU, and the logits are less
+        exact.
 
         Raises:
             UserError: the task is no language model; a character that the vocabulary lacks; fewer
-                than one token.
+                than one token; no such weights, or none for this model, device or number of tokens.
         """
         self._require("generate")
         check_value("tokens", tokens, Count)
+        if weights not in WEIGHTS:
+            raise unknown("weights", weights, WEIGHTS)
         ids = self.tokenizer.encode(opening(self.tokenizer, prompt)).astype("int64")
         random = torch.Generator()
         if seed is None:
@@ -106,6 +112,7 @@ class Run:
             top_p=top_p,
             generator=random,
             window=self.config["task"].get("seq_len"),
+            weights=weights,
         ):
             yield text(int(token))
         yield text.flush()

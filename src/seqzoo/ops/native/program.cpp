@@ -4,6 +4,10 @@
 
 #include "common.h"
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 namespace {
 
 enum Code : int64_t {
@@ -16,7 +20,7 @@ enum Code : int64_t {
   MATMUL, SUM, MEAN, AMAX, SOFTMAX, LAYER_NORM, GROUP_NORM, EMBEDDING, ATTEND
 };
 
-enum Type : int64_t { FLOAT32, FLOAT64, INT64, BOOL };
+enum Type : int64_t { FLOAT32, FLOAT64, INT64, BOOL, BFLOAT16, INT8 };  // the last two: of weights only
 
 constexpr int DIMS = 4;
 constexpr int64_t BLOCK = 64;       // columns of a product that a thread computes at once
@@ -338,6 +342,42 @@ void rows_times(const float* W, int64_t row, const float* x, int64_t K, int64_t 
   for (; r < last; ++r) y[r * step] = dot(W + r * row, x, K);
 }
 
+inline F widened(const BFloat16* p) { return read(p, std::integral_constant<int64_t, 16>()); }
+
+inline F widened(const int8_t* p) {
+#ifdef __AVX512F__
+  return (F)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  typedef int8_t Bytes __attribute__((vector_size(16), aligned(1), may_alias));
+  return __builtin_convertvector(*reinterpret_cast<const Bytes*>(p), F);
+#endif
+}
+
+// Rows [first, last) of y = W x, W (N, K) in fewer bits, each row times its scale if there are
+// scales. Rows are padded with zeros to whole vectors.
+template <class T>
+void narrow_rows_times(const T* W, int64_t row, const float* scales, const float* x, int64_t K, int64_t first,
+                       int64_t last, float* y, int64_t step) {
+  constexpr int n = Lanes<float>::n;
+  auto rows = [&](int64_t r, auto count) {
+    const T* at = W + r * row;
+    F s[count] = {};
+    vectors<float>(0, K, [&](int64_t k, auto lanes) {
+      const F v = load(x + k, lanes);
+      for (int i = 0; i < count; ++i) s[i] += v * widened(at + i * row + k);
+    });
+    for (int i = 0; i < count; i += 2) {
+      float totals[2];
+      sums<float>(s[i], s[(i + 1) % count], totals, totals + 1);
+      for (int j = i; j < std::min<int>(i + 2, count); ++j) y[(r + j) * step] = totals[j - i] * (scales ? scales[r + j] : 1);
+    }
+  };
+  static_assert(n == 16, "weights are padded to 16 numbers");
+  int64_t r = first;
+  for (; r + 4 <= last; r += 4) rows(r, std::integral_constant<int, 4>());
+  for (; r < last; ++r) rows(r, std::integral_constant<int, 1>());
+}
+
 // Columns [first, last) of y = x W, W (K, N) with rows of stride `row`; 64 columns at a time stay
 // in registers.
 void columns_times(const float* W, int64_t row, const float* x, int64_t x_step, int64_t K, int64_t first,
@@ -357,14 +397,15 @@ void columns_times(const float* W, int64_t row, const float* x, int64_t x_step, 
   }
 }
 
-// out (A, M, N) = x (A, M, K) times W (A, K, N), plus a bias (N) if there is one.
+// out (A, M, N) = x (A, M, K) times W (A, K, N), plus a bias (N) if there is one. Columns of W in
+// fewer bits are contiguous, and have scales (A, N) if they are in int8.
 struct Product {
   int64_t A, M, K, N;
-  Operand out, x, W, bias;
+  Operand out, x, W, bias, scales;
   bool by_rows, by_columns;
   explicit Product(Words w)
       : A(w.number()), M(w.number()), K(w.number()), N(w.number()), out(w.operand()), x(w.operand()),
-        W(w.operand()), bias(w.operand()), by_rows(W.stride[1] == 1 && x.stride[2] == 1),
+        W(w.operand()), bias(w.operand()), scales(w.operand()), by_rows(W.stride[1] == 1 && x.stride[2] == 1),
         by_columns(W.stride[2] == 1 && out.stride[2] == 1) {}
   int64_t blocks() const { return (N + BLOCK - 1) / BLOCK; }
   bool reads(const Product& other) const {
@@ -373,14 +414,19 @@ struct Product {
       const char* end = reinterpret_cast<char*>(typed<float>(from, A - 1, i - 1, j - 1));
       return from.data <= last && end >= other.out.data;
     };
-    return touches(x, M, K) || touches(W, K, N);
+    return touches(x, M, K) || (W.type == FLOAT32 && touches(W, K, N));
   }
   void part(int64_t first, int64_t last) const {
     for (int64_t a = 0; a < A; ++a)
       for (int64_t m = 0; m < M; ++m) {
         float* to = typed<float>(out, a, m, 0);
         const float *from = typed<float>(x, a, m, 0), *matrix = typed<float>(W, a, 0, 0);
-        if (by_rows) {
+        if (W.type == BFLOAT16) {
+          narrow_rows_times(typed<BFloat16>(W, a, 0, 0), W.stride[2], nullptr, from, K, first, last, to, out.stride[2]);
+        } else if (W.type == INT8) {
+          narrow_rows_times(typed<int8_t>(W, a, 0, 0), W.stride[2], typed<float>(scales, a, 0, 0), from, K, first, last,
+                            to, out.stride[2]);
+        } else if (by_rows) {
           rows_times(matrix, W.stride[2], from, K, first, last, to, out.stride[2]);
         } else if (by_columns) {
           columns_times(matrix, W.stride[1], from, x.stride[2], K, first, last, to);

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -31,7 +32,9 @@ CODES = {
     )
 }
 TYPES = {torch.float32: 0, torch.float64: 1, torch.int64: 2, torch.bool: 3}
+TYPES |= {torch.bfloat16: 4, torch.int8: 5}  # of the weights of products only
 DIMS = 4
+LANES = 16  # numbers of a vector, to which rows of narrow weights are padded
 aten = torch.ops.aten
 
 
@@ -40,10 +43,16 @@ class Unrecordable(Exception):
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down the operations that depend on tensors given to `follow`."""
+    """Writes down the operations that depend on tensors given to `follow`.
 
-    def __init__(self) -> None:
+    Args:
+        weights: type in which matrices that are the same in every replay are stored for products:
+            float32, bfloat16 or int8; see `narrow`.
+    """
+
+    def __init__(self, weights: torch.dtype = torch.float32) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.weights = weights
         self.parts: list[list[int] | Callable[[], None]] = [[]]
         self._paused = False
         self._kept: list[Any] = []  # whatever has an address in the program
@@ -171,6 +180,22 @@ class _Other(Exception):
     """The operation has a shape or type that C++ does not know."""
 
 
+def narrow(W: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Rows (..., N, K) in bfloat16, or in int8 with a scale for each row: W is about the rows times
+    their scales.
+
+    A number in bfloat16 is off by at most 2^-8 of itself, one in int8 by half a scale, which is the
+    row's largest absolute value / 127.
+
+    Returns:
+        rows (..., N, K), and scales (..., N) in float32 of int8, otherwise None.
+    """
+    if dtype == torch.bfloat16:
+        return W.to(dtype), None
+    scales = W.abs().amax(-1) / 127
+    return (W / scales.clamp(min=1e-30)[..., None]).round().to(torch.int8), scales
+
+
 def _operand(x: Tensor | None) -> list[int]:
     if x is None:
         return [0] * (2 + DIMS)
@@ -275,7 +300,9 @@ def _masked_fill(recorder: Recorder, out: Tensor, x: Tensor, mask: Tensor, value
     return _where(recorder, out, mask, value, x)
 
 
-def _matmul(_: Recorder, out: Tensor, x: Tensor, W: Tensor, bias: Tensor | None = None) -> Any:
+def _matmul(
+    recorder: Recorder, out: Tensor, x: Tensor, W: Tensor, bias: Tensor | None = None
+) -> Any:
     if {out.dtype, x.dtype, W.dtype} != {torch.float32}:
         raise _Other
     if x.dim() == 2:
@@ -283,7 +310,13 @@ def _matmul(_: Recorder, out: Tensor, x: Tensor, W: Tensor, bias: Tensor | None 
     (A, M, K), N = x.shape, W.shape[-1]
     if bias is not None and bias.shape != (N,):
         raise _Other
-    return [("matmul", A, M, K, N, out, x, W, bias)]
+    scales = None
+    constant = _storage(W) not in recorder._changing
+    if recorder.weights != torch.float32 and constant and x.stride(2) == 1:
+        rows, scales = narrow(W.mT, recorder.weights)
+        W = F.pad(rows, (0, -K % LANES)).contiguous().mT
+        recorder.keep(W, *([] if scales is None else [scales]))
+    return [("matmul", A, M, K, N, out, x, W, bias, scales)]
 
 
 def _addmm(
