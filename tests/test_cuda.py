@@ -95,10 +95,11 @@ def test_without_fla_nothing_is_imported_or_said(medium: None, monkeypatch: Any,
 def test_float32_products_may_be_rounded_beside_bfloat16(device, dtype, expected) -> None:
     from seqzoo.training.device import float32_products
 
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     with float32_products(torch.device(device), dtype):
         assert torch.get_float32_matmul_precision() == expected
         assert torch.backends.cudnn.allow_tf32 == (dtype == "bfloat16" or device == "cpu")
-    assert torch.get_float32_matmul_precision() == "highest" and torch.backends.cudnn.allow_tf32
+    assert before == (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
 
 
 # ---- what fla is given: its functions, written from the equations in its documentation
