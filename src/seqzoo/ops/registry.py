@@ -118,7 +118,7 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "sdpa": Backend("seqzoo.ops.attention:sdpa"),
     },
     "causal_conv": {
-        "native": Backend("seqzoo.ops.native.forms:causal_conv", when=available),
+        "native": Backend("seqzoo.ops.native.local:causal_conv", when=available),
         "naive": Backend("seqzoo.ops.local:naive_causal_conv"),
     },
     "cross_entropy": {
@@ -127,17 +127,17 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "chunked": Backend("seqzoo.ops.cross_entropy:chunked"),
     },
     "delta_net": {  # the naive form has a recurrence in it, which `backend` chooses the form of
-        "native": Backend("seqzoo.ops.native.forms:delta_net", when=available),
+        "native": Backend("seqzoo.ops.native.matrix_states:delta_net", when=available),
         "naive": Backend("seqzoo.ops.delta_net:naive"),
         "chunked": Backend("seqzoo.ops.delta_net:naive"),
         "blocked": Backend("seqzoo.ops.delta_net:naive"),
     },
     "gate": {
-        "native": Backend("seqzoo.ops.native.forms:gate", when=available_for_bfloat16),
+        "native": Backend("seqzoo.ops.native.local:gate", when=available_for_bfloat16),
         "naive": Backend("seqzoo.ops.channel:naive_gate"),
     },
     "head_norm": {
-        "native": Backend("seqzoo.ops.native.forms:head_norm", when=available),
+        "native": Backend("seqzoo.ops.native.local:head_norm", when=available),
         "naive": Backend("seqzoo.ops.outputs:naive_head_norm"),
     },
     "linear_attention": {  # as `delta_net`
@@ -152,19 +152,19 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "torch": Backend("seqzoo.ops.activations:naive_linear_gelu"),
     },
     "linear_scan": {
-        "native": Backend("seqzoo.ops.native.forms:linear_scan", when=available),
+        "native": Backend("seqzoo.ops.native.scans:linear_scan", when=available),
         "naive": Backend("seqzoo.ops.linear_scan:naive", when=one_token),
         "loop": Backend("seqzoo.ops.linear_scan:loop", when=on_cpu),
         "scan": Backend("seqzoo.ops.linear_scan:scan"),
     },
     "mamba2": {  # as `delta_net`
-        "native": Backend("seqzoo.ops.native.forms:mamba2", when=available),
+        "native": Backend("seqzoo.ops.native.matrix_states:mamba2", when=available),
         "naive": Backend("seqzoo.ops.mamba2:naive"),
         "chunked": Backend("seqzoo.ops.mamba2:naive"),
         "blocked": Backend("seqzoo.ops.mamba2:naive"),
     },
     "matrix_state": {
-        "native": Backend("seqzoo.ops.native.forms:matrix_state", when=available),
+        "native": Backend("seqzoo.ops.native.matrix_states:matrix_state", when=available),
         "naive": Backend("seqzoo.ops.matrix_state:naive", when=one_token),
         "fla": Backend("seqzoo.ops.fla:matrix_state", when=fla_takes, rounded=True),
         "chunked": Backend("seqzoo.ops.matrix_state:chunked", when=on_cpu),
@@ -181,25 +181,25 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "torch": Backend("seqzoo.ops.recurrent:fused"),
     },
     "relu2_product": {
-        "native": Backend("seqzoo.ops.native.forms:relu2_product", when=available_for_bfloat16),
+        "native": Backend("seqzoo.ops.native.local:relu2_product", when=available_for_bfloat16),
         "naive": Backend("seqzoo.ops.channel:naive_relu2_product"),
     },
     "shift_products": {
-        "native": Backend("seqzoo.ops.native.forms:shift_products", when=available),
+        "native": Backend("seqzoo.ops.native.local:shift_products", when=available),
         "naive": Backend("seqzoo.ops.local:naive_shift_products"),
     },
     "rwkv7": {  # as `delta_net`
-        "native": Backend("seqzoo.ops.native.forms:rwkv7", when=available),
+        "native": Backend("seqzoo.ops.native.matrix_states:rwkv7", when=available),
         "naive": Backend("seqzoo.ops.rwkv7:naive"),
         "chunked": Backend("seqzoo.ops.rwkv7:naive"),
         "blocked": Backend("seqzoo.ops.rwkv7:naive"),
     },
     "token_shift": {
-        "native": Backend("seqzoo.ops.native.forms:token_shift", when=available),
+        "native": Backend("seqzoo.ops.native.local:token_shift", when=available),
         "naive": Backend("seqzoo.ops.local:naive_shift_mixes"),
     },
     "wkv4": {
-        "native": Backend("seqzoo.ops.native.forms:wkv4", when=available_for_bfloat16),
+        "native": Backend("seqzoo.ops.native.scans:wkv4", when=available_for_bfloat16),
         "naive": Backend("seqzoo.ops.wkv4:naive", when=one_token),
         "chunked": Backend("seqzoo.ops.wkv4:chunked", when=on_cpu),  # falls back to `scan`
         "scan": Backend("seqzoo.ops.wkv4:scan"),

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from seqzoo.ops.linear_attention import EPS
 from seqzoo.ops.native import call, in_rows
-from seqzoo.ops.native.forms import SEGMENT, readable, typed
+from seqzoo.ops.native.matrix_states import SEGMENT, readable, typed
 
 
 def linear_attention(

@@ -1,0 +1,215 @@
+"""Operations on a token and a few before it, and on one token, in C++."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from seqzoo.ops.channel import naive_gate, naive_relu2_product
+from seqzoo.ops.local import naive_causal_conv, naive_shift_mixes, naive_shift_products
+from seqzoo.ops.native import call, in_rows
+from seqzoo.ops.native.matrix_states import readable, typed
+
+MOST = 8  # mixes or taps that a kernel takes
+_HALF = {torch.float32: "", torch.float64: "", torch.bfloat16: "_to_bfloat16"}
+
+
+def token_shift(x: Tensor, last: Tensor, mixes: Tensor) -> tuple[Tensor, ...]:
+    """All mixes from one reading of x, and under autocast in 16 bits."""
+    to = _type_of_products(x)
+    if to not in _HALF:
+        return naive_shift_mixes(x, last, mixes)
+    out: tuple[Tensor, ...] = _TokenShift.apply(in_rows(x), in_rows(last), mixes, to)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _TokenShift(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, last: Tensor, mixes: Tensor, to: torch.dtype) -> Any:
+        ctx.save_for_backward(x, last, mixes)
+        ctx.to = to
+        ctx.set_materialize_grads(False)
+        return _mix(x, last, mixes, to)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, last, mixes = ctx.saved_tensors
+        return *_mix_back(x, last, mixes, given, ctx.to), None
+
+
+def shift_products(x: Tensor, last: Tensor, mixes: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """The mixes are computed again in the backward pass: of a token only x is kept."""
+    to = _type_of_products(x)
+    if to not in _HALF:
+        return naive_shift_products(x, last, mixes, *weights)
+    given = (in_rows(x), in_rows(last), mixes, to, *(W.to(to) for W in weights))
+    out: tuple[Tensor, ...] = _ShiftProducts.apply(*given)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _ShiftProducts(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, last: Tensor, mixes: Tensor, to: torch.dtype, *weights: Tensor
+    ) -> Any:
+        ctx.save_for_backward(x, last, mixes, *weights)
+        ctx.to = to
+        ctx.set_materialize_grads(False)
+        return tuple(map(F.linear, _mix(x, last, mixes, to), weights))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, last, mixes, *weights = ctx.saved_tensors
+        of_weights: list[Tensor | None] = []
+        of_mixed: list[Tensor | None] = []
+        for g, mixed, W in zip(given, _mix(x, last, mixes, ctx.to), weights, strict=True):
+            of_weights.append(None if g is None else g.flatten(0, 1).T @ mixed.flatten(0, 1))
+            of_mixed.append(None if g is None else g @ W)
+        return *_mix_back(x, last, mixes, of_mixed, ctx.to), None, *of_weights
+
+
+def _type_of_products(x: Tensor) -> torch.dtype:
+    """In which matrix products of x are: that of autocast, if it is on."""
+    half = x.dtype == torch.float32 and torch.is_autocast_enabled("cpu")
+    return torch.get_autocast_dtype("cpu") if half else x.dtype
+
+
+def _mix(x: Tensor, last: Tensor, mixes: Tensor, to: torch.dtype) -> tuple[Tensor, ...]:
+    out = tuple(x.new_empty(x.shape, dtype=to) for _ in mixes)
+    call("token_shift_forward" + _HALF[to], len(mixes), *x.shape, x, last, mixes, *out)
+    return out
+
+
+def _mix_back(
+    x: Tensor, last: Tensor, mixes: Tensor, given: Sequence[Tensor | None], to: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by x, last and mixes, from those by each mix."""
+    of_mixes = mixes.new_empty(len(x), *mixes.shape)  # for each row of the batch
+    of_x, of_last = x.new_empty(x.shape), x.new_empty(last.shape)
+    rows = [None if g is None else in_rows(g) for g in given]
+    into = (of_x, of_last, of_mixes)
+    call("token_shift_backward" + _HALF[to], len(mixes), *x.shape, x, last, mixes, *into, *rows)
+    return of_x, of_last, of_mixes.sum(0)
+
+
+def causal_conv(x: Tensor, before: Tensor, taps: Tensor) -> Tensor:
+    """Without a copy of x beside the tokens before it."""
+    if len(taps) > MOST:
+        return naive_causal_conv(x, before, taps)
+    y: Tensor = _CausalConv.apply(*map(in_rows, (x, before, taps)))  # type: ignore[no-untyped-call]
+    return y
+
+
+class _CausalConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, before: Tensor, taps: Tensor) -> Tensor:
+        y = x.new_empty(x.shape)
+        call("causal_conv_forward", *x.shape, len(taps), x, before, taps, y)
+        ctx.save_for_backward(x, before, taps)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor, ...]:
+        x, before, taps = ctx.saved_tensors
+        to = x.new_empty(x.shape), x.new_empty(before.shape)
+        of_taps = x.new_empty(len(x), *taps.shape)  # for each row of the batch
+        given = (x, before, taps, in_rows(of_y))
+        call("causal_conv_backward", *x.shape, len(taps), *given, *to, of_taps)
+        return *to, of_taps.sum(0)
+
+
+def relu2_product(h: Tensor, W: Tensor) -> Tensor:
+    """The squared ReLU is computed again in the backward pass: of its numbers only h is kept."""
+    to = _type_of_products(h)
+    if to not in _HALF:
+        return naive_relu2_product(h, W)
+    y: Tensor = _Relu2Product.apply(h.to(to).contiguous(), W.to(to))  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Relu2Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, W: Tensor) -> Tensor:
+        ctx.save_for_backward(h, W)
+        return F.linear(_squared_relu(h), W)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor, Tensor]:
+        h, W = ctx.saved_tensors
+        of_W = of_y.flatten(0, -2).T @ _squared_relu(h).flatten(0, -2)
+        of_h = of_y @ W
+        call("squared_relu_backward", h.numel(), h, of_h, of_h)
+        return of_h, of_W
+
+
+def _squared_relu(h: Tensor) -> Tensor:
+    y = torch.empty_like(h)
+    call("squared_relu_forward", h.numel(), h, y)
+    return y
+
+
+def gate(r: Tensor, x: Tensor) -> Tensor:
+    """In one pass, and in one back."""
+    if r.dtype != x.dtype:
+        return naive_gate(r, x)
+    y: Tensor = _Gate.apply(r.contiguous(), x.contiguous())  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, r: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(r, x)
+        y = torch.empty_like(x)
+        call("gate_forward", x.numel(), r, x, y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor, Tensor]:
+        r, x = ctx.saved_tensors
+        of_r, of_x = torch.empty_like(r), torch.empty_like(x)
+        call("gate_backward", x.numel(), r, x, of_y.contiguous(), of_r, of_x)
+        return of_r, of_x
+
+
+def head_norm(
+    y: Tensor, scale: Tensor, shift: Tensor, *, gate: Tensor | None, eps: float, centred: bool
+) -> Tensor:
+    """In one pass over y, and one back; the output is in the type of the gate."""
+    gate = None if gate is None else readable(gate, y.dtype)
+    inputs = eps, centred, torch.stack((scale, shift)), in_rows(y), gate
+    out: Tensor = _HeadNorm.apply(*inputs)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _HeadNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, eps: float, centred: bool, weights: Tensor, y: Tensor, gate: Tensor | None
+    ) -> Tensor:
+        B, H, T, V = y.shape
+        out = (y if gate is None else gate).new_empty(B, T, H * V)
+        ctx.head = B, H, T, V, int(centred), eps
+        call("head_norm_forward", *ctx.head, weights, *typed(y, gate, out))
+        ctx.save_for_backward(weights, y, gate)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
+        weights, y, gate = ctx.saved_tensors
+        to = torch.empty_like(y), None if gate is None else torch.empty_like(gate)
+        of_weights = weights.new_empty(len(y), *weights.shape)  # for each row of the batch
+        given = weights, *typed(y, gate, in_rows(of_out))
+        call("head_norm_backward", *ctx.head, *given, *typed(*to), of_weights)
+        return None, None, of_weights.sum(0), *to
