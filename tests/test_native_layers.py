@@ -11,7 +11,10 @@ from seqzoo.ops import native
 from seqzoo.ops.activations import linear_gelu
 from seqzoo.ops.attention import causal_attention, full_attention, naive
 from seqzoo.ops.cross_entropy import cross_entropy
+from seqzoo.ops.local import shift_mixes
+from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.norms import naive_norm, norm
+from seqzoo.ops.outputs import head_norm
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no C++ compiler")
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 1e-2}
@@ -169,3 +172,64 @@ def test_who_reads_a_norm(block, expected) -> None:
     model = build("transformer", vocab_size=5, block=block, **sizes)
     assert model.layers[0].norm.product is expected
     assert model.layers[0].channel_norm.product is expected
+
+
+@pytest.mark.parametrize("name", ["rwkv4", "rwkv6", "rwkv7", "mamba2", "transformer", "gru"])
+def test_backward_inside_autocast(name) -> None:
+    """Products of a backward pass are in the types of its forward pass."""
+    torch.manual_seed(0)
+    model = build(name, vocab_size=5, n_layers=1, dim=32)
+    tokens = torch.randint(5, (2, 20))
+    loss = model(tokens)[0].square().sum()
+    expected = torch.autograd.grad(loss, [*model.parameters()], retain_graph=False)
+    loss = model(tokens)[0].square().sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(loss, [*model.parameters()])
+    for a, b in zip(expected, found, strict=True):
+        assert b.dtype == a.dtype
+        assert (a - b).abs().max() <= 2e-2 * a.abs().max()  # torch's own products are rounded
+
+
+@pytest.mark.parametrize("targets", [[1, 7], [-3, 1]])
+def test_targets_that_are_no_class(targets) -> None:
+    for form in ("native", "chunked"):
+        with ops.backend(form), pytest.raises((IndexError, RuntimeError)):
+            cross_entropy(torch.zeros(2, 5), torch.tensor(targets), ignore=-1, smoothing=0.0)
+
+
+def test_nine_mixes() -> None:
+    """More than a kernel takes."""
+    x, mixes = randn(2, 9, 20, seed=1, dtype=torch.float32), [torch.rand(20) for _ in range(9)]
+    with ops.backend("naive"):
+        expected, _ = shift_mixes(x, None, *mixes)
+    for a, b in zip(expected, shift_mixes(x, None, *mixes)[0], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_no_tokens_have_gradients() -> None:
+    """A state that no token changes: its gradient goes through."""
+    S = torch.randn(1, 2, 8, 8, requires_grad=True)
+    q, k, v = (torch.zeros(1, 2, 0, 8, requires_grad=True) for _ in range(3))
+    end = matrix_state(q, k, v, S)[1]
+    weights = torch.randn_like(end)
+    assert torch.equal(torch.autograd.grad((weights * end).sum(), S)[0], weights)
+
+
+def test_a_nan_stays_in_its_token() -> None:
+    y = torch.randn(1, 1, 4, 5)
+    y[0, 0, 1] = float("nan")
+    out = head_norm(y, None, None, gate=None, eps=1e-5, centred=True)
+    assert out.isnan().any(-1)[0].tolist() == [False, True, False, False]
+
+
+def test_head_norm_is_in_the_type_of_its_gate() -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        out = head_norm(
+            torch.randn(1, 2, 3, 4),
+            None,
+            None,
+            gate=torch.ones(1, 3, 8, dtype=dtype),
+            eps=1e-5,
+            centred=True,
+        )
+        assert out.dtype == dtype

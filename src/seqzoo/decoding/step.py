@@ -58,8 +58,16 @@ class PreparedStep:
                 logits, after = model(self._tokens, rebuild(self._template, own))
             finally:
                 attention.one_token_reader.reset(token)
+            memory = {leaf.untyped_storage().data_ptr() for leaf in own}
+            moved = [  # read before anything is written there
+                leaf.clone()
+                if leaf.untyped_storage().data_ptr() in memory
+                and leaf.data_ptr() != before.data_ptr()
+                else leaf
+                for before, leaf in zip(own, leaves(after), strict=True)
+            ]
         self._leaves: list[Tensor] = []
-        for before, leaf in zip(own, leaves(after), strict=True):
+        for before, leaf in zip(own, moved, strict=True):
             cache = self._caches.get(leaf.data_ptr())
             if cache is None and before.shape != leaf.shape:
                 raise Unrecordable("a state that grows")

@@ -54,7 +54,7 @@ class _CrossEntropy(torch.autograd.Function):
         for rows in _chunks(logits):
             (x,), target = float32_or_wider(logits[rows]), targets[rows]
             norm = x.logsumexp(-1)
-            likely = x.gather(1, target.clamp(min=0)[:, None])[:, 0]
+            likely = x.gather(1, _counted(target, ignore)[:, None])[:, 0]
             if smoothing:
                 likely = torch.lerp(likely, x.mean(-1), smoothing)
             losses.append(torch.where(target == ignore, 0.0, norm - likely).sum())
@@ -74,9 +74,14 @@ class _CrossEntropy(torch.autograd.Function):
             if ctx.smoothing:
                 g -= ctx.smoothing / logits.shape[1]
             share = torch.full_like(g[:, :1], ctx.smoothing - 1)
-            g.scatter_add_(1, target.clamp(min=0)[:, None], share)
+            g.scatter_add_(1, _counted(target, ctx.ignore)[:, None], share)
             of_logits[rows] = g * torch.where(target == ctx.ignore, 0.0, of_loss)[:, None]
         return of_logits, None, None, None
+
+
+def _counted(targets: Tensor, ignore: int) -> Tensor:
+    """Targets that can be looked up; of the rows that do not count any."""
+    return torch.where(targets == ignore, 0, targets)
 
 
 def _chunks(logits: Tensor) -> Iterator[slice]:

@@ -23,7 +23,7 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
     for the copy, which would wait for all that the GPU was given before."""
     if device.type == "cuda" and x.device.type == "cpu":
         x = x.contiguous().pin_memory()
-    return x.to(device, non_blocking=True)
+    return x.to(device, non_blocking=device.type == "cuda")
 
 
 def accumulator(x: Tensor, *shape: int) -> Tensor:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from seqzoo.ops.native.compiler import build
 
@@ -73,6 +76,18 @@ def call(name: str, *values: Tensor | float | None, of: torch.dtype | None = Non
     assert dtype is not None
     kernel = getattr(library(), _named(name, dtype))
     kernel((ctypes.c_int64 * len(flat))(*flat))
+
+
+def backward_pass(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A backward pass of ours: without autocast, as its products are in the types of the forward
+    pass, and not to be differentiated again."""
+
+    @once_differentiable
+    def run(ctx: Any, *given: Tensor | None) -> Any:
+        with torch.autocast("cpu", enabled=False):
+            return function(ctx, *given)
+
+    return run
 
 
 def in_rows(x: Tensor) -> Tensor:

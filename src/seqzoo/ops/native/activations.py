@@ -7,9 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from seqzoo.ops.native import call, has, in_rows
+from seqzoo.ops.native import backward_pass, call, has, in_rows
 
 PARTS = 16  # of the rows, each with a sum of its own for the gradient of the bias
 
@@ -32,7 +31,7 @@ class _Gelu(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor, Tensor]:
         x, bias = ctx.saved_tensors
         of_x = torch.empty_like(x)

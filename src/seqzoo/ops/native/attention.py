@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from seqzoo.ops.attention import naive
-from seqzoo.ops.native import call, in_rows
+from seqzoo.ops.native import backward_pass, call, in_rows
 
 
 def attention(
@@ -19,7 +18,7 @@ def attention(
     if q.dtype == torch.bfloat16 and (q.shape[-1] % 2 or v.shape[-1] % 2):  # it reads pairs
         return naive(q, k, v, causal=causal, valid=valid)
     valid = None if valid is None else in_rows(valid)
-    y: Tensor = _Attention.apply(*map(in_rows, (q, k, v)), valid, causal)  # type: ignore[no-untyped-call]
+    y: Tensor = _Attention.apply(*(in_rows(x.to(q.dtype)) for x in (q, k, v)), valid, causal)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -43,7 +42,7 @@ class _Attention(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, valid, y, lse = ctx.saved_tensors
         to = [x.new_empty(x.transpose(1, 2).shape).transpose(1, 2) for x in (q, k, v)]

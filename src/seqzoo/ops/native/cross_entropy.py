@@ -6,13 +6,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from seqzoo.ops.native import call, in_rows
+from seqzoo.ops.native import backward_pass, call, in_rows
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, *, ignore: int, smoothing: float) -> Tensor:
-    """Row by row, in float32 or wider."""
+    """Row by row, in float32 or wider.
+
+    Raises:
+        IndexError: a target that is no class.
+    """
+    V = logits.shape[1]
+    targets = targets.long()
+    if not ((targets == ignore) | (targets >= 0) & (targets < V)).all():
+        raise IndexError(f"a target is outside of the {V} logits of a row")
     loss: Tensor = _CrossEntropy.apply(in_rows(logits), targets.contiguous(), ignore, smoothing)  # type: ignore[no-untyped-call]
     return loss
 
@@ -28,7 +35,7 @@ class _CrossEntropy(torch.autograd.Function):
         return losses.sum()
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx: Any, of_loss: Tensor) -> tuple[Tensor | None, ...]:
         logits, targets, norms = ctx.saved_tensors
         of_logits = torch.empty_like(logits)

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from seqzoo.ops.linear_attention import EPS
-from seqzoo.ops.native import call, in_rows
+from seqzoo.ops.native import backward_pass, call, in_rows
 from seqzoo.ops.native.matrix_states import SEGMENT, readable, typed
 
 
@@ -43,7 +42,7 @@ class _LinearAttention(torch.autograd.Function):
         return y, end
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx: Any, of_y: Tensor | None, of_end: Tensor | None) -> tuple[Any, ...]:
         qkv, S, log_w, y, total, kept = ctx.saved_tensors
         (B, H, K, _), T = S.shape, qkv.shape[1]

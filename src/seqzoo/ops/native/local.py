@@ -8,11 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from seqzoo.ops.channel import naive_gate, naive_relu2_product
 from seqzoo.ops.local import naive_causal_conv, naive_shift_mixes, naive_shift_products
-from seqzoo.ops.native import call, in_rows
+from seqzoo.ops.native import backward_pass, call, in_rows
 from seqzoo.ops.native.matrix_states import readable, typed
 
 MOST = 8  # mixes or taps that a kernel takes
@@ -22,7 +21,7 @@ _HALF = {torch.float32: "", torch.float64: "", torch.bfloat16: "_to_bfloat16"}
 def token_shift(x: Tensor, last: Tensor, mixes: Tensor) -> tuple[Tensor, ...]:
     """All mixes from one reading of x, and under autocast in 16 bits."""
     to = _type_of_products(x)
-    if to not in _HALF:
+    if to not in _HALF or len(mixes) > MOST:
         return naive_shift_mixes(x, last, mixes)
     out: tuple[Tensor, ...] = _TokenShift.apply(in_rows(x), in_rows(last), mixes, to)  # type: ignore[no-untyped-call]
     return out
@@ -37,7 +36,7 @@ class _TokenShift(torch.autograd.Function):
         return _mix(x, last, mixes, to)
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         x, last, mixes = ctx.saved_tensors
         return *_mix_back(x, last, mixes, given, ctx.to), None
@@ -46,7 +45,7 @@ class _TokenShift(torch.autograd.Function):
 def shift_products(x: Tensor, last: Tensor, mixes: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     """The mixes are computed again in the backward pass: of a token only x is kept."""
     to = _type_of_products(x)
-    if to not in _HALF:
+    if to not in _HALF or len(mixes) > MOST:
         return naive_shift_products(x, last, mixes, *weights)
     given = (in_rows(x), in_rows(last), mixes, to, *(W.to(to) for W in weights))
     out: tuple[Tensor, ...] = _ShiftProducts.apply(*given)  # type: ignore[no-untyped-call]
@@ -64,7 +63,7 @@ class _ShiftProducts(torch.autograd.Function):
         return tuple(map(F.linear, _mix(x, last, mixes, to), weights))
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         x, last, mixes, *weights = ctx.saved_tensors
         of_weights: list[Tensor | None] = []
@@ -116,7 +115,7 @@ class _CausalConv(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor, ...]:
         x, before, taps = ctx.saved_tensors
         to = x.new_empty(x.shape), x.new_empty(before.shape)
@@ -142,7 +141,7 @@ class _Relu2Product(torch.autograd.Function):
         return F.linear(_squared_relu(h), W)
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor, Tensor]:
         h, W = ctx.saved_tensors
         of_W = of_y.flatten(0, -2).T @ _squared_relu(h).flatten(0, -2)
@@ -174,7 +173,7 @@ class _Gate(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor, Tensor]:
         r, x = ctx.saved_tensors
         of_r, of_x = torch.empty_like(r), torch.empty_like(x)
@@ -186,10 +185,10 @@ def head_norm(
     y: Tensor, scale: Tensor, shift: Tensor, *, gate: Tensor | None, eps: float, centred: bool
 ) -> Tensor:
     """In one pass over y, and one back; the output is in the type of the gate."""
-    gate = None if gate is None else readable(gate, y.dtype)
-    inputs = eps, centred, torch.stack((scale, shift)), in_rows(y), gate
+    read = None if gate is None else readable(gate, y.dtype)
+    inputs = eps, centred, torch.stack((scale, shift)), in_rows(y), read
     out: Tensor = _HeadNorm.apply(*inputs)  # type: ignore[no-untyped-call]
-    return out
+    return out if gate is None else out.to(gate.dtype)
 
 
 class _HeadNorm(torch.autograd.Function):
@@ -205,7 +204,7 @@ class _HeadNorm(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
         weights, y, gate = ctx.saved_tensors
         to = torch.empty_like(y), None if gate is None else torch.empty_like(gate)

@@ -210,7 +210,7 @@ void backward_head(const Family<T>& in, int64_t i, int64_t h) {
   Buffer<T> partial(2 * values * n), of_x(values);  // sums over keys, lane by lane: of v, then of x
   transpose<T>(in.of_end.at(i, h), in.of_end.stride[2], K, V, D, padded);
 
-  for (int64_t start = (in.L - 1) / SEGMENT * SEGMENT; start >= 0; start -= SEGMENT) {
+  for (int64_t start = round_up(in.L, SEGMENT) - SEGMENT; start >= 0; start -= SEGMENT) {
     const int64_t length = std::min(SEGMENT, in.L - start);
     transpose<T>(in.kept.at(i, h, start / SEGMENT), V, K, V, states, padded);
     for (int64_t t = 0; t < length; ++t) {

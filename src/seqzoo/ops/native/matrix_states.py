@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from seqzoo.ops.mamba2 import Weights as Mamba2Weights
 from seqzoo.ops.mamba2 import split
 from seqzoo.ops.matrix_state import Tokens
-from seqzoo.ops.native import call, in_rows
+from seqzoo.ops.native import backward_pass, call, in_rows
 from seqzoo.ops.rwkv7 import FASTEST_DECAY, Projections, Weights
 
 SEGMENT = 64  # tokens between two states that are kept, as in the kernels
@@ -55,7 +54,7 @@ class _MatrixState(torch.autograd.Function):
         return y, end
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx: Any, of_y: Tensor | None, of_end: Tensor | None) -> tuple[Any, ...]:
         *tokens, u, S, read, kept = ctx.saved_tensors
         q, _, v, log_w, _, _ = tokens
@@ -122,7 +121,7 @@ class _RWKV7(torch.autograd.Function):
         return out, end
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx: Any, of_out: Tensor | None, of_end: Tensor | None) -> tuple[Any, ...]:
         y, read, kept, r, k, v, first, weights, S, *low = ctx.saved_tensors
         tokens = _rwkv7_tokens(r, k, v, first, low)
@@ -171,7 +170,7 @@ class _DeltaNet(torch.autograd.Function):
         return y, end
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx: Any, of_y: Tensor | None, of_end: Tensor | None) -> tuple[Tensor, ...]:
         qkv, beta, S, read, kept = ctx.saved_tensors
         (B, H, K, _), T = S.shape, qkv.shape[1]
@@ -188,7 +187,13 @@ def mamba2(
 ) -> tuple[Tensor, Tensor]:
     """Of a token x, B and C are kept after the convolution, and y before the gate."""
     taps, *rest = (w.to(h.dtype) for w in weights)
-    given = readable(projected, h.dtype), in_rows(seen), in_rows(h), taps.T.contiguous(), *rest
+    given = (
+        readable(projected, h.dtype),
+        in_rows(seen.to(h.dtype)),
+        in_rows(h),
+        taps.T.contiguous(),
+        *rest,
+    )
     out: tuple[Tensor, Tensor] = _Mamba2.apply(*given)  # type: ignore[no-untyped-call]
     return out
 
@@ -211,7 +216,7 @@ class _Mamba2(torch.autograd.Function):
         return out, end
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(
         ctx: Any, of_out: Tensor | None, of_end: Tensor | None
     ) -> tuple[Tensor | None, ...]:

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from seqzoo.ops.native import call, in_rows
+from seqzoo.ops.native import backward_pass, call, in_rows
 
 PARTS = 16  # of the rows, each with sums of its own for the gradients of weight and bias
 _SUFFIX = {torch.float32: "", torch.float64: "", torch.bfloat16: "_to_bfloat16"}
@@ -22,8 +21,9 @@ def norm(
     if product and to == torch.float32 and torch.is_autocast_enabled("cpu"):
         if torch.get_autocast_dtype("cpu") == torch.bfloat16:
             to = torch.bfloat16
+    of_type = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     rows = in_rows(x).reshape(-1, x.shape[-1])
-    y: Tensor = _Norm.apply(rows, weight, bias, eps, centred, to)  # type: ignore[no-untyped-call]
+    y: Tensor = _Norm.apply(rows, *of_type, eps, centred, to)  # type: ignore[no-untyped-call]
     return y.view(x.shape)
 
 
@@ -45,7 +45,7 @@ class _Norm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, kept = ctx.saved_tensors  # once: checkpointing hands them out once
         of_x, of_weight = torch.empty_like(x), weight.new_zeros(PARTS, len(weight))

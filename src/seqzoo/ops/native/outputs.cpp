@@ -43,12 +43,13 @@ struct Norm {
     for (int64_t p = 0; p < padded; p += n) total += load(row + p);
     const T mean = centred ? sum<T>(total) / V : T(0);
     for (int64_t p = 0; p < padded; p += n) {
-      const Vec<T> d = (load(row + p) - mean) * load(ones + p);
+      const Vec<T> d = load(ones + p) > 0 ? load(row + p) - mean : Vec<T>{};
       store(row + p, d);
       squares += d * d;
     }
     const T inverse = 1 / std::sqrt(sum<T>(squares) / V + eps);
-    for (int64_t p = 0; p < padded; p += n) store(row + p, load(row + p) * inverse);
+    for (int64_t p = 0; p < padded; p += n)
+      store(row + p, load(ones + p) > 0 ? load(row + p) * inverse : Vec<T>{});
     return inverse;
   }
   void forward() const {

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from seqzoo.ops.native import call, has
+from seqzoo.ops.native import backward_pass, call, has
 from seqzoo.ops.recurrent import fused
 
 GATES = {"RNN_TANH": 1, "GRU": 3, "LSTM": 4}
@@ -64,7 +63,7 @@ class _Recurrent(torch.autograd.Function):
         return y, *after
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx: Any, of_y: Tensor | None, *of_after: Tensor | None) -> tuple[Any, ...]:
         *given, y, before, kept = ctx.saved_tensors
         inputs, w_hh, _, _, *state = given

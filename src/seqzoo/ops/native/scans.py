@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from seqzoo.ops.native import call, in_rows
+from seqzoo.ops.native import backward_pass, call, in_rows
 from seqzoo.ops.wkv4 import WKVState
 
 SEGMENT = 32  # tokens between two states of wkv4 that are kept, as in its kernel
@@ -21,6 +20,7 @@ def wkv4(
     """Token by token, some channels at once; exact for any keys. Where k, v and r are in bfloat16
     they are read so, and so is y written; the sums are float32."""
     half = r is not None and {k.dtype, v.dtype, r.dtype} == {torch.bfloat16}
+    half &= w.dtype == torch.float32
     tokens = [x if x is None else in_rows(x if half else x.to(w.dtype)) for x in (k, v, r)]
     y, end = _WKV4.apply(*map(in_rows, (w, u, *state)), *tokens)  # type: ignore[no-untyped-call]
     return y if r is None else y.to(r.dtype), WKVState(*end.unbind(0))
@@ -40,7 +40,7 @@ class _WKV4(torch.autograd.Function):
         return y, end
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx: Any, of_y: Tensor, of_end: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, kept, end = ctx.saved_tensors
         w, k, r = inputs[0], inputs[5], inputs[7]
@@ -69,7 +69,7 @@ class _LinearScan(torch.autograd.Function):
         return states
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx: Any, of_states: Tensor) -> tuple[Tensor, ...]:
         a, h, states = ctx.saved_tensors
         to = states.new_empty(a.shape), states.new_empty(a.shape), states.new_empty(h.shape)

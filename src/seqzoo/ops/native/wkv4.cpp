@@ -111,7 +111,7 @@ void backward(Arguments from) {
                        b * load(end.at(1, i) + d, count);
       gradients[(d - from_d) / n] = {a, b, p, Vec<T>{}, Vec<T>{}};
     });
-    for (int64_t first = (in.L - 1) / SEGMENT * SEGMENT; first >= 0; first -= SEGMENT)
+    for (int64_t first = round_up(in.L, SEGMENT) - SEGMENT; first >= 0; first -= SEGMENT)
       vectors<T>(from_d, to_d, [&](int64_t d, auto count) {
         const int64_t length = std::min(SEGMENT, in.L - first);
         const Vec<T> w = load(in.w.data + d, count), u = load(in.u.data + d, count);
