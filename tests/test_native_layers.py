@@ -233,3 +233,25 @@ def test_head_norm_is_in_the_type_of_its_gate() -> None:
             centred=True,
         )
         assert out.dtype == dtype
+
+
+def test_parameters_need_no_gradient_without_gradients() -> None:
+    """So that an evaluation does not keep what only training reads."""
+
+    class Needs(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, number):
+            found.append(any(ctx.needs_input_grad))
+            return x * number
+
+        @staticmethod
+        def backward(ctx, of_y):
+            return of_y, None
+
+    parameter, found = torch.nn.Parameter(torch.ones(3)), []
+    native.run(Needs, parameter, 2)
+    with torch.no_grad():
+        native.run(Needs, parameter, 2)
+    with torch.inference_mode():
+        native.run(Needs, parameter, 2)
+    assert found == [True, False, False]

@@ -45,7 +45,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 def begins_with_product(reader: nn.Module | None) -> bool:
-    """Whether a module says that it reads its input only in matrix products."""
+    """Whether matrix products alone read the input of a module."""
     return isinstance(reader, nn.Linear) or getattr(reader, "begins_with_product", False)
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from seqzoo.config import plugins
 from seqzoo.config.schema import load
-from seqzoo.ops.native import available, available_for_bfloat16
+from seqzoo.ops.native import available, takes
 
 Condition = Callable[[Tensor, int], bool]  # (an input of the operation, its length in tokens)
 
@@ -84,17 +84,9 @@ def native_attention(x: Tensor, length: int) -> bool:
     return x.shape[-2] > 1 and available(x, length, "attention_forward")
 
 
-def native_loss(x: Tensor, length: int) -> bool:
-    return available(x, length, "cross_entropy_forward")
-
-
 def few_logits(x: Tensor, length: int) -> bool:
     """Those of which a copy in float32 needs no more than 16 MiB."""
     return length <= 2**22
-
-
-def native_gelu(x: Tensor, length: int) -> bool:
-    return available(x, length, "gelu_forward")
 
 
 class Backend(NamedTuple):
@@ -111,6 +103,16 @@ class Backend(NamedTuple):
     rounded: bool = False
 
 
+def around_a_recurrence(native: str, naive: str) -> dict[str, Backend]:
+    """Forms of an operation whose naive form calls `matrix_state`: `backend` then chooses the form
+    of that one."""
+    definition = Backend(naive)
+    return {
+        "native": Backend(native, when=available),
+        **dict.fromkeys(("naive", "chunked", "blocked"), definition),
+    }
+
+
 BACKENDS: dict[str, dict[str, Backend]] = {
     "attention": {
         "native": Backend("seqzoo.ops.native.attention:attention", when=native_attention),
@@ -122,33 +124,29 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "naive": Backend("seqzoo.ops.local:naive_causal_conv"),
     },
     "cross_entropy": {
-        "native": Backend("seqzoo.ops.native.cross_entropy:cross_entropy", when=native_loss),
+        "native": Backend(
+            "seqzoo.ops.native.cross_entropy:cross_entropy", when=takes("cross_entropy_forward")
+        ),
         "naive": Backend("seqzoo.ops.cross_entropy:naive", when=few_logits),
         "chunked": Backend("seqzoo.ops.cross_entropy:chunked"),
     },
-    "delta_net": {  # the naive form has a recurrence in it, which `backend` chooses the form of
-        "native": Backend("seqzoo.ops.native.matrix_states:delta_net", when=available),
-        "naive": Backend("seqzoo.ops.delta_net:naive"),
-        "chunked": Backend("seqzoo.ops.delta_net:naive"),
-        "blocked": Backend("seqzoo.ops.delta_net:naive"),
-    },
+    "delta_net": around_a_recurrence(
+        "seqzoo.ops.native.matrix_states:delta_net", "seqzoo.ops.delta_net:naive"
+    ),
     "gate": {
-        "native": Backend("seqzoo.ops.native.local:gate", when=available_for_bfloat16),
+        "native": Backend("seqzoo.ops.native.local:gate", when=takes("gate_forward")),
         "naive": Backend("seqzoo.ops.channel:naive_gate"),
     },
     "head_norm": {
         "native": Backend("seqzoo.ops.native.local:head_norm", when=available),
         "naive": Backend("seqzoo.ops.outputs:naive_head_norm"),
     },
-    "linear_attention": {  # as `delta_net`
-        "native": Backend("seqzoo.ops.native.linear_attention:linear_attention", when=available),
-        "naive": Backend("seqzoo.ops.linear_attention:naive"),
-        "chunked": Backend("seqzoo.ops.linear_attention:naive"),
-        "blocked": Backend("seqzoo.ops.linear_attention:naive"),
-    },
+    "linear_attention": around_a_recurrence(
+        "seqzoo.ops.native.linear_attention:linear_attention", "seqzoo.ops.linear_attention:naive"
+    ),
     "linear_gelu": {
         "naive": Backend("seqzoo.ops.activations:naive_linear_gelu", when=one_token),
-        "native": Backend("seqzoo.ops.native.activations:linear_gelu", when=native_gelu),
+        "native": Backend("seqzoo.ops.native.activations:linear_gelu", when=takes("gelu_forward")),
         "torch": Backend("seqzoo.ops.activations:naive_linear_gelu"),
     },
     "linear_scan": {
@@ -157,12 +155,9 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "loop": Backend("seqzoo.ops.linear_scan:loop", when=on_cpu),
         "scan": Backend("seqzoo.ops.linear_scan:scan"),
     },
-    "mamba2": {  # as `delta_net`
-        "native": Backend("seqzoo.ops.native.matrix_states:mamba2", when=available),
-        "naive": Backend("seqzoo.ops.mamba2:naive"),
-        "chunked": Backend("seqzoo.ops.mamba2:naive"),
-        "blocked": Backend("seqzoo.ops.mamba2:naive"),
-    },
+    "mamba2": around_a_recurrence(
+        "seqzoo.ops.native.matrix_states:mamba2", "seqzoo.ops.mamba2:naive"
+    ),
     "matrix_state": {
         "native": Backend("seqzoo.ops.native.matrix_states:matrix_state", when=available),
         "naive": Backend("seqzoo.ops.matrix_state:naive", when=one_token),
@@ -181,25 +176,20 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "torch": Backend("seqzoo.ops.recurrent:fused"),
     },
     "relu2_product": {
-        "native": Backend("seqzoo.ops.native.local:relu2_product", when=available_for_bfloat16),
+        "native": Backend("seqzoo.ops.native.local:relu2_product", when=takes("gate_forward")),
         "naive": Backend("seqzoo.ops.channel:naive_relu2_product"),
     },
     "shift_products": {
         "native": Backend("seqzoo.ops.native.local:shift_products", when=available),
         "naive": Backend("seqzoo.ops.local:naive_shift_products"),
     },
-    "rwkv7": {  # as `delta_net`
-        "native": Backend("seqzoo.ops.native.matrix_states:rwkv7", when=available),
-        "naive": Backend("seqzoo.ops.rwkv7:naive"),
-        "chunked": Backend("seqzoo.ops.rwkv7:naive"),
-        "blocked": Backend("seqzoo.ops.rwkv7:naive"),
-    },
+    "rwkv7": around_a_recurrence("seqzoo.ops.native.matrix_states:rwkv7", "seqzoo.ops.rwkv7:naive"),
     "token_shift": {
         "native": Backend("seqzoo.ops.native.local:token_shift", when=available),
         "naive": Backend("seqzoo.ops.local:naive_shift_mixes"),
     },
     "wkv4": {
-        "native": Backend("seqzoo.ops.native.scans:wkv4", when=available_for_bfloat16),
+        "native": Backend("seqzoo.ops.native.scans:wkv4", when=takes("gate_forward")),
         "naive": Backend("seqzoo.ops.wkv4:naive", when=one_token),
         "chunked": Backend("seqzoo.ops.wkv4:chunked", when=on_cpu),  # falls back to `scan`
         "scan": Backend("seqzoo.ops.wkv4:scan"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from torch.autograd.function import once_differentiable
 from seqzoo.ops.native.compiler import build
 
 DIMENSIONS = 4  # strides that a kernel gets of each tensor
+PARTS = 16  # of the rows of a batch, each with a sum of its own for the gradient of a parameter
+TO = {torch.float32: "", torch.float64: "", torch.bfloat16: "_to_bfloat16"}  # types written
 
 
 @cache
@@ -37,9 +39,9 @@ def available(x: Tensor, length: int, kernel: str = "matrix_state_forward") -> b
     return x.device.type == "cpu" and has(kernel, x.dtype)
 
 
-def available_for_bfloat16(x: Tensor, length: int) -> bool:
-    """The same of kernels that take bfloat16 besides."""
-    return available(x, length, "gate_forward")
+def takes(kernel: str) -> Callable[[Tensor, int], bool]:
+    """`available` for one kernel: some take bfloat16 besides."""
+    return partial(available, kernel=kernel)
 
 
 def has(kernel: str, dtype: torch.dtype) -> bool:
@@ -78,16 +80,30 @@ def call(name: str, *values: Tensor | float | None, of: torch.dtype | None = Non
     kernel((ctypes.c_int64 * len(flat))(*flat))
 
 
+def run(function: Any, *inputs: Any) -> Any:
+    """The outputs of an autograd function. Without gradients it sees inputs that need none, and so
+    keeps nothing; autograd itself tells it otherwise of parameters."""
+    if not torch.is_grad_enabled():
+        inputs = tuple(x.detach() if isinstance(x, Tensor) else x for x in inputs)
+    return function.apply(*inputs)
+
+
+def type_of_products(x: Tensor) -> torch.dtype:
+    """In which matrix products of x are: that of autocast, if it is on."""
+    half = x.dtype == torch.float32 and torch.is_autocast_enabled("cpu")
+    return torch.get_autocast_dtype("cpu") if half else x.dtype
+
+
 def backward_pass(function: Callable[..., Any]) -> Callable[..., Any]:
     """A backward pass of ours: without autocast, as its products are in the types of the forward
     pass, and not to be differentiated again."""
 
     @once_differentiable
-    def run(ctx: Any, *given: Tensor | None) -> Any:
+    def apart(ctx: Any, *given: Tensor | None) -> Any:
         with torch.autocast("cpu", enabled=False):
             return function(ctx, *given)
 
-    return run
+    return apart
 
 
 def in_rows(x: Tensor) -> Tensor:

@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqzoo.ops.native import backward_pass, call, has, in_rows
-
-PARTS = 16  # of the rows, each with a sum of its own for the gradient of the bias
+from seqzoo.ops.native import PARTS, backward_pass, call, has, in_rows, run
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -18,7 +16,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     y = F.linear(x, weight)
     if not has("gelu_forward", y.dtype):
         return F.gelu(y + bias.to(y.dtype))
-    out: Tensor = _Gelu.apply(y.flatten(0, -2), bias.to(y.dtype))  # type: ignore[no-untyped-call]
+    out: Tensor = run(_Gelu, y.flatten(0, -2), bias.to(y.dtype))
     return out.view(y.shape)
 
 

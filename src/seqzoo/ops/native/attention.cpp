@@ -15,7 +15,6 @@ namespace {
 constexpr int PANEL = 4;             // vectors of columns of a product at once
 constexpr int64_t SPAN = 4;          // blocks of keys between two looks at the largest score
 constexpr int64_t CHUNK = 256;       // queries of a job where there are few heads
-constexpr int64_t SMALL = 1 << 14;   // products below which a second thread costs more than it saves
 
 template <class T>
 constexpr int64_t block = PANEL * Lanes<T>::n;  // queries or keys

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seqzoo.ops.attention import naive
-from seqzoo.ops.native import backward_pass, call, in_rows
+from seqzoo.ops.native import backward_pass, call, in_rows, run
 
 
 def attention(
@@ -18,7 +18,7 @@ def attention(
     if q.dtype == torch.bfloat16 and (q.shape[-1] % 2 or v.shape[-1] % 2):  # it reads pairs
         return naive(q, k, v, causal=causal, valid=valid)
     valid = None if valid is None else in_rows(valid)
-    y: Tensor = _Attention.apply(*(in_rows(x.to(q.dtype)) for x in (q, k, v)), valid, causal)  # type: ignore[no-untyped-call]
+    y: Tensor = run(_Attention, *(in_rows(x.to(q.dtype)) for x in (q, k, v)), valid, causal)
     return y
 
 

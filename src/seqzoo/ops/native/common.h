@@ -11,6 +11,8 @@
 #include <immintrin.h>
 #endif
 
+constexpr int64_t SMALL = 1 << 14;  // numbers below which a second thread costs more than it saves
+
 template <class T>
 struct Lanes {
   static constexpr int n = 64 / sizeof(T);

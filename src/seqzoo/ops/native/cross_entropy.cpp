@@ -7,7 +7,6 @@
 
 namespace {
 
-constexpr int64_t SMALL = 1 << 14;  // logits below which a second thread costs more than it saves
 
 template <class T, class P>
 struct Inputs {

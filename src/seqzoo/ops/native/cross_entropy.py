@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqzoo.ops.native import backward_pass, call, in_rows
+from seqzoo.ops.native import backward_pass, call, in_rows, run
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, *, ignore: int, smoothing: float) -> Tensor:
@@ -20,7 +20,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, ignore: int, smoothing: fl
     targets = targets.long()
     if not ((targets == ignore) | (targets >= 0) & (targets < V)).all():
         raise IndexError(f"a target is outside of the {V} logits of a row")
-    loss: Tensor = _CrossEntropy.apply(in_rows(logits), targets.contiguous(), ignore, smoothing)  # type: ignore[no-untyped-call]
+    loss: Tensor = run(_CrossEntropy, in_rows(logits), targets.contiguous(), ignore, smoothing)
     return loss
 
 

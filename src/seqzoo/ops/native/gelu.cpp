@@ -4,7 +4,6 @@
 
 namespace {
 
-constexpr int64_t SMALL = 1 << 14;  // numbers below which a second thread costs more than it saves
 
 struct Normal {
   Vec<float> below, density;  // Phi(x) and its derivative

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seqzoo.ops.linear_attention import EPS
-from seqzoo.ops.native import backward_pass, call, in_rows
+from seqzoo.ops.native import backward_pass, call, in_rows, run
 from seqzoo.ops.native.matrix_states import SEGMENT, readable, typed
 
 
@@ -23,7 +23,7 @@ def linear_attention(
     """Token by token: of a token its projections, its output and what that was divided by are kept.
     It reads no chunks."""
     given = readable(qkv, S.dtype), in_rows(S), log_w[:, None]
-    y, S = _LinearAttention.apply(*given)  # type: ignore[no-untyped-call]
+    y, S = run(_LinearAttention, *given)
     return y.to(qkv.dtype), S
 
 

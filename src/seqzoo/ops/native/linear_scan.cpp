@@ -3,7 +3,6 @@
 
 namespace {
 
-constexpr int64_t SMALL = 1 << 14;  // numbers below which a second thread costs more than it saves
 
 template <class T>
 void forward(Arguments from) {

@@ -4,7 +4,6 @@
 
 namespace {
 
-constexpr int64_t SMALL = 1 << 14;  // numbers below which a second thread costs more than it saves
 constexpr int MOST = 8;             // mixes at once, and taps of a convolution
 constexpr int GROUP = 4;            // vectors of channels that one thread reads of every token
 

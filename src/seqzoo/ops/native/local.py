@@ -11,19 +11,18 @@ from torch import Tensor
 
 from seqzoo.ops.channel import naive_gate, naive_relu2_product
 from seqzoo.ops.local import naive_causal_conv, naive_shift_mixes, naive_shift_products
-from seqzoo.ops.native import backward_pass, call, in_rows
+from seqzoo.ops.native import TO, backward_pass, call, in_rows, run, type_of_products
 from seqzoo.ops.native.matrix_states import readable, typed
 
 MOST = 8  # mixes or taps that a kernel takes
-_HALF = {torch.float32: "", torch.float64: "", torch.bfloat16: "_to_bfloat16"}
 
 
 def token_shift(x: Tensor, last: Tensor, mixes: Tensor) -> tuple[Tensor, ...]:
     """All mixes from one reading of x, and under autocast in 16 bits."""
-    to = _type_of_products(x)
-    if to not in _HALF or len(mixes) > MOST:
+    to = type_of_products(x)
+    if to not in TO or len(mixes) > MOST:
         return naive_shift_mixes(x, last, mixes)
-    out: tuple[Tensor, ...] = _TokenShift.apply(in_rows(x), in_rows(last), mixes, to)  # type: ignore[no-untyped-call]
+    out: tuple[Tensor, ...] = run(_TokenShift, in_rows(x), in_rows(last), mixes, to)
     return out
 
 
@@ -44,11 +43,11 @@ class _TokenShift(torch.autograd.Function):
 
 def shift_products(x: Tensor, last: Tensor, mixes: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     """The mixes are computed again in the backward pass: of a token only x is kept."""
-    to = _type_of_products(x)
-    if to not in _HALF or len(mixes) > MOST:
+    to = type_of_products(x)
+    if to not in TO or len(mixes) > MOST:
         return naive_shift_products(x, last, mixes, *weights)
     given = (in_rows(x), in_rows(last), mixes, to, *(W.to(to) for W in weights))
-    out: tuple[Tensor, ...] = _ShiftProducts.apply(*given)  # type: ignore[no-untyped-call]
+    out: tuple[Tensor, ...] = run(_ShiftProducts, *given)
     return out
 
 
@@ -74,15 +73,9 @@ class _ShiftProducts(torch.autograd.Function):
         return *_mix_back(x, last, mixes, of_mixed, ctx.to), None, *of_weights
 
 
-def _type_of_products(x: Tensor) -> torch.dtype:
-    """In which matrix products of x are: that of autocast, if it is on."""
-    half = x.dtype == torch.float32 and torch.is_autocast_enabled("cpu")
-    return torch.get_autocast_dtype("cpu") if half else x.dtype
-
-
 def _mix(x: Tensor, last: Tensor, mixes: Tensor, to: torch.dtype) -> tuple[Tensor, ...]:
     out = tuple(x.new_empty(x.shape, dtype=to) for _ in mixes)
-    call("token_shift_forward" + _HALF[to], len(mixes), *x.shape, x, last, mixes, *out)
+    call("token_shift_forward" + TO[to], len(mixes), *x.shape, x, last, mixes, *out)
     return out
 
 
@@ -94,7 +87,7 @@ def _mix_back(
     of_x, of_last = x.new_empty(x.shape), x.new_empty(last.shape)
     rows = [None if g is None else in_rows(g) for g in given]
     into = (of_x, of_last, of_mixes)
-    call("token_shift_backward" + _HALF[to], len(mixes), *x.shape, x, last, mixes, *into, *rows)
+    call("token_shift_backward" + TO[to], len(mixes), *x.shape, x, last, mixes, *into, *rows)
     return of_x, of_last, of_mixes.sum(0)
 
 
@@ -102,7 +95,7 @@ def causal_conv(x: Tensor, before: Tensor, taps: Tensor) -> Tensor:
     """Without a copy of x beside the tokens before it."""
     if len(taps) > MOST:
         return naive_causal_conv(x, before, taps)
-    y: Tensor = _CausalConv.apply(*map(in_rows, (x, before, taps)))  # type: ignore[no-untyped-call]
+    y: Tensor = run(_CausalConv, *map(in_rows, (x, before, taps)))
     return y
 
 
@@ -127,10 +120,10 @@ class _CausalConv(torch.autograd.Function):
 
 def relu2_product(h: Tensor, W: Tensor) -> Tensor:
     """The squared ReLU is computed again in the backward pass: of its numbers only h is kept."""
-    to = _type_of_products(h)
-    if to not in _HALF:
+    to = type_of_products(h)
+    if to not in TO:
         return naive_relu2_product(h, W)
-    y: Tensor = _Relu2Product.apply(h.to(to).contiguous(), W.to(to))  # type: ignore[no-untyped-call]
+    y: Tensor = run(_Relu2Product, h.to(to).contiguous(), W.to(to))
     return y
 
 
@@ -160,7 +153,7 @@ def gate(r: Tensor, x: Tensor) -> Tensor:
     """In one pass, and in one back."""
     if r.dtype != x.dtype:
         return naive_gate(r, x)
-    y: Tensor = _Gate.apply(r.contiguous(), x.contiguous())  # type: ignore[no-untyped-call]
+    y: Tensor = run(_Gate, r.contiguous(), x.contiguous())
     return y
 
 
@@ -187,7 +180,7 @@ def head_norm(
     """In one pass over y, and one back; the output is in the type of the gate."""
     read = None if gate is None else readable(gate, y.dtype)
     inputs = eps, centred, torch.stack((scale, shift)), in_rows(y), read
-    out: Tensor = _HeadNorm.apply(*inputs)  # type: ignore[no-untyped-call]
+    out: Tensor = run(_HeadNorm, *inputs)
     return out if gate is None else out.to(gate.dtype)
 
 

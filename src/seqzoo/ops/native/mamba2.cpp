@@ -8,7 +8,6 @@ namespace {
 using matrix_state::Gradients;
 using matrix_state::Token;
 
-constexpr int64_t SMALL = 1 << 14;  // numbers below which a second thread costs more than it saves
 constexpr int64_t TAPS = 4;         // as in seqzoo/ops/mamba2.py
 constexpr int64_t BLOCK = 64;       // channels of the convolution that a thread takes at once
 

@@ -7,7 +7,6 @@
 namespace matrix_state {
 
 constexpr int64_t SEGMENT = 64;  // tokens between two states that the forward pass keeps
-constexpr int64_t SMALL = 1 << 14;  // products below which a second thread costs more than it saves
 
 // One token of a head, with zeros up to a whole number of vectors: what the recurrence reads, and
 // `more` rows for the family. In the backward pass dy is given, and the other gradients are found.

@@ -12,11 +12,10 @@ from torch import Tensor
 from seqzoo.ops.mamba2 import Weights as Mamba2Weights
 from seqzoo.ops.mamba2 import split
 from seqzoo.ops.matrix_state import Tokens
-from seqzoo.ops.native import backward_pass, call, in_rows
+from seqzoo.ops.native import PARTS, backward_pass, call, in_rows, run
 from seqzoo.ops.rwkv7 import FASTEST_DECAY, Projections, Weights
 
 SEGMENT = 64  # tokens between two states that are kept, as in the kernels
-PARTS = 16  # of the tokens, each with a sum of its own for the gradient of a norm's scale
 
 
 def matrix_state(
@@ -32,7 +31,7 @@ def matrix_state(
     B, H, T, _ = tokens.v.shape
     tokens = tokens.each(lambda x: readable(x.expand(B, H, T, x.shape[-1]), S.dtype))
     u = None if u is None else in_rows(u.to(S.dtype))
-    out: tuple[Tensor, Tensor] = _MatrixState.apply(*tokens, u, in_rows(S))  # type: ignore[no-untyped-call]
+    out: tuple[Tensor, Tensor] = run(_MatrixState, *tokens, u, in_rows(S))
     return out
 
 
@@ -98,7 +97,7 @@ def rwkv7(given: Projections, S: Tensor, weights: Weights, *, eps: float) -> tup
         x = None if one is None else readable(one.x, S.dtype)
         low += [x, None if one is None or x is None else one.W.to(x.dtype)]
     parts = torch.stack([x.flatten().to(S.dtype) for x in weights if x is not None])
-    out: tuple[Tensor, Tensor] = _RWKV7.apply(eps, r, k, v, first, parts, in_rows(S), *low)  # type: ignore[no-untyped-call]
+    out: tuple[Tensor, Tensor] = run(_RWKV7, eps, r, k, v, first, parts, in_rows(S), *low)
     return out
 
 
@@ -151,7 +150,7 @@ def _rwkv7_tokens(
 def delta_net(qkv: Tensor, beta: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
     """What the recurrence reads is made in it, token by token."""
     given = readable(qkv, S.dtype), readable(beta, S.dtype), in_rows(S)
-    out: tuple[Tensor, Tensor] = _DeltaNet.apply(*given)  # type: ignore[no-untyped-call]
+    out: tuple[Tensor, Tensor] = run(_DeltaNet, *given)
     return out
 
 
@@ -194,7 +193,7 @@ def mamba2(
         taps.T.contiguous(),
         *rest,
     )
-    out: tuple[Tensor, Tensor] = _Mamba2.apply(*given)  # type: ignore[no-untyped-call]
+    out: tuple[Tensor, Tensor] = run(_Mamba2, *given)
     return out
 
 

@@ -6,7 +6,6 @@
 
 namespace {
 
-constexpr int64_t SMALL = 1 << 14;  // numbers below which a second thread costs more than it saves
 
 // ---- the norm of each head, and a gate
 

@@ -24,7 +24,6 @@ enum Type : int64_t { FLOAT32, FLOAT64, INT64, BOOL, BFLOAT16, INT8 };  // the l
 
 constexpr int DIMS = 4;
 constexpr int64_t BLOCK = 64;       // columns of a product that a thread computes at once
-constexpr int64_t SMALL = 1 << 14;  // products below which a second thread costs more than it saves
 
 struct Operand {
   char* data;

@@ -11,13 +11,7 @@ namespace {
 
 constexpr int64_t ROWS = 8;     // rows of the batch that a block reads at once
 constexpr int PANEL = 3;        // vectors of columns at once: with ROWS, sums fill the registers
-constexpr int64_t SMALL = 1 << 16;  // products below which a second thread costs more than it saves
-
-template <class T>
-inline Vec<T> sigmoid(Vec<T> x) {
-  const Vec<T> e = exp_of_negative<T>(x < T(0) ? x : -x);
-  return (x < T(0) ? e : Vec<T>{} + T(1)) / (T(1) + e);
-}
+constexpr int64_t FEW = 1 << 16;  // products below which a second thread costs more than it saves
 
 template <class T>
 inline Vec<T> tanh(Vec<T> x) {
@@ -275,7 +269,7 @@ void backward_rows(const Inputs<T, P>& in, const Gradients<T, P>& out, Matrix<T,
 // block among threads, which meet at every token, was measured to be faster for one row only.
 template <class T, class P, class F>
 void in_blocks(int64_t B, int64_t L, Matrix<T, P>& U, F f) {
-#pragma omp parallel if (B * L * U.G * U.D * U.D > SMALL)
+#pragma omp parallel if (B * L * U.G * U.D * U.D > FEW)
   {
     int64_t threads = 1;
 #ifdef _OPENMP

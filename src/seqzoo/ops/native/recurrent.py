@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.ops.native import backward_pass, call, has
+from seqzoo.ops.native import backward_pass, call, has, run
 from seqzoo.ops.recurrent import fused
 
 GATES = {"RNN_TANH": 1, "GRU": 3, "LSTM": 4}
@@ -29,7 +29,7 @@ def recurrent(cell: nn.RNNBase, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]
         inputs = F.linear(x, w_ih)
     if inputs.dtype != x.dtype and not has("recurrent_forward", inputs.dtype):
         inputs = inputs.to(x.dtype)
-    out: tuple[Tensor, ...] = _Recurrent.apply(inputs, w_hh, b_ih, b_hh, *state)  # type: ignore[no-untyped-call]
+    out: tuple[Tensor, ...] = run(_Recurrent, inputs, w_hh, b_ih, b_hh, *state)
     return out
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqzoo.ops.native import backward_pass, call, in_rows
+from seqzoo.ops.native import backward_pass, call, in_rows, run
 from seqzoo.ops.wkv4 import WKVState
 
 SEGMENT = 32  # tokens between two states of wkv4 that are kept, as in its kernel
@@ -22,7 +22,7 @@ def wkv4(
     half = r is not None and {k.dtype, v.dtype, r.dtype} == {torch.bfloat16}
     half &= w.dtype == torch.float32
     tokens = [x if x is None else in_rows(x if half else x.to(w.dtype)) for x in (k, v, r)]
-    y, end = _WKV4.apply(*map(in_rows, (w, u, *state)), *tokens)  # type: ignore[no-untyped-call]
+    y, end = run(_WKV4, *map(in_rows, (w, u, *state)), *tokens)
     return y if r is None else y.to(r.dtype), WKVState(*end.unbind(0))
 
 
@@ -56,7 +56,7 @@ class _WKV4(torch.autograd.Function):
 
 def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
     """Token by token, some channels at once."""
-    states: Tensor = _LinearScan.apply(*map(in_rows, (a, b, h)))  # type: ignore[no-untyped-call]
+    states: Tensor = run(_LinearScan, *map(in_rows, (a, b, h)))
     return states
 
 

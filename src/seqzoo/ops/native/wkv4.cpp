@@ -6,7 +6,7 @@ namespace {
 
 constexpr int64_t SEGMENT = 32;     // tokens between two states that the forward pass keeps
 constexpr int GROUP = 4;            // vectors of channels that one thread reads a segment of, one by one
-constexpr int64_t SMALL = 1 << 12;  // numbers below which a second thread costs more than it saves
+constexpr int64_t FEW = 1 << 12;  // numbers below which a second thread costs more than it saves
 
 // Two numbers e^p x and e^q y as multiples of the larger of e^p and e^q: e^top.
 template <class T>
@@ -50,7 +50,7 @@ void forward(Arguments from) {
   auto y = from.tensor<X>();
   auto end = from.tensor<T>(), kept = from.tensor<T>();
   constexpr int n = Lanes<T>::n;
-#pragma omp parallel for if (in.B * in.L * in.D > SMALL)
+#pragma omp parallel for if (in.B * in.L * in.D > FEW)
   for (int64_t job = 0; job < in.B * in.groups; ++job) {
     const int64_t i = job / in.groups, from_d = job % in.groups * GROUP * n;
     const int64_t to_d = std::min(in.D, from_d + GROUP * n);
@@ -99,7 +99,7 @@ void backward(Arguments from) {
   auto of_w = from.tensor<T>(), of_u = from.tensor<T>(), of_start = from.tensor<T>();
   auto of_y = from.tensor<X>(), of_k = from.tensor<X>(), of_v = from.tensor<X>(), of_r = from.tensor<X>();
   constexpr int n = Lanes<T>::n;
-#pragma omp parallel for if (in.B * in.L * in.D > SMALL)
+#pragma omp parallel for if (in.B * in.L * in.D > FEW)
   for (int64_t job = 0; job < in.B * in.groups; ++job) {
     const int64_t i = job / in.groups, from_d = job % in.groups * GROUP * n;
     const int64_t to_d = std::min(in.D, from_d + GROUP * n);
