@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqzoo.decoding.graph import GraphStep
-from seqzoo.decoding.step import PreparedStep, prepare
+from seqzoo.decoding.replayed import ReplayedStep
+from seqzoo.decoding.step import prepare
 from seqzoo.models.language_model import LanguageModel, evaluating
 from seqzoo.state import State, select
 
@@ -93,7 +93,7 @@ class _Reader:
 
     def __init__(self, model: LanguageModel, state: State) -> None:
         self._model, self._state = model, state
-        self._step: PreparedStep | GraphStep | None = None
+        self._step: ReplayedStep | None = None
 
     def read(self, tokens: Tensor, parents: Tensor, left: int) -> Tensor:
         """Logits (N, V) after tokens (N,), where beam i continues beam `parents[i]` of the last

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from seqzoo import ops
+from seqzoo.decoding.replayed import ReplayedStep, before_writing
 from seqzoo.models.language_model import TokenModel
 from seqzoo.ops.native.program import Unrecordable
-from seqzoo.ops.registry import record
 from seqzoo.state import State, leaves, rebuild
 
 WARM_UP = 3  # runs before the capture, in which libraries allocate what they keep
@@ -40,8 +39,8 @@ def cuda_graph(run: Callable[[], None], device: torch.device) -> Callable[[], ob
     return graph.replay
 
 
-class GraphStep:
-    """As `PreparedStep`, for models whose state has the same shape after every token.
+class GraphStep(ReplayedStep):
+    """By a CUDA graph, for models whose state has the same shape after every token.
 
     Args:
         state: before the first token; it keeps its values.
@@ -52,6 +51,8 @@ class GraphStep:
         Unrecordable: a state that grows, or a step that cannot be captured.
     """
 
+    kind = "graph"
+
     def __init__(
         self,
         model: TokenModel,
@@ -60,7 +61,7 @@ class GraphStep:
         room: int,
         capture: Capture = cuda_graph,
     ) -> None:
-        self._template, self.rows, self.room, self._first_room = state, rows, room, room
+        super().__init__(state, rows, room)
         device = model.embedding.weight.device
         with torch.inference_mode(False), torch.no_grad():
             self._tokens = torch.zeros(rows, 1, dtype=torch.int64, device=device)
@@ -74,38 +75,10 @@ class GraphStep:
         were."""
         with ops.backend("naive"):  # exact, and for one token no form is faster
             logits, after = model(self._tokens, rebuild(self._template, self._leaves))
-        self._logits: Tensor = logits[:, -1]
-        pairs = list(zip(self._leaves, leaves(after), strict=True))
-        if any(own.shape != leaf.shape for own, leaf in pairs):
-            raise Unrecordable("a state that grows")
-        memory = {own.untyped_storage().data_ptr() for own in self._leaves}
-        changed = [
-            # What is moved from one part of the state to another is read before that is written.
-            (own, leaf.clone() if leaf.untyped_storage().data_ptr() in memory else leaf)
-            for own, leaf in pairs
-            if leaf.data_ptr() != own.data_ptr()
-        ]
-        for own, leaf in changed:
-            own.copy_(leaf)
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        if not self.room:
-            raise IndexError("no room for another token")
-        self.room -= 1
-        record("step", "graph")
-        self._tokens[:, 0] = tokens
-        self._replay()
-        return self._logits
-
-    def reorder(self, rows: Tensor) -> None:
-        """Go on in row i from the state that row `rows[i]` has now, for as many rows."""
-        for own in self._leaves:
-            own.copy_(own[rows])
-
-    def rewind(self) -> None:
-        """Have room again for as many tokens as at first."""
-        self.room = self._first_room
-
-    def state(self) -> State:
-        """The state after the tokens read so far: a copy."""
-        return rebuild(self._template, [leaf.clone() for leaf in self._leaves])
+        self._logits = logits[:, -1]
+        moved = before_writing(self._leaves, leaves(after))
+        for own, leaf in zip(self._leaves, moved, strict=True):
+            if own.shape != leaf.shape:
+                raise Unrecordable("a state that grows")
+            if leaf.data_ptr() != own.data_ptr():
+                own.copy_(leaf)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from seqzoo.decoding.graph import GraphStep
-from seqzoo.decoding.step import PreparedStep, prepare
+from seqzoo.decoding.replayed import ReplayedStep
+from seqzoo.decoding.step import prepare
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel, evaluating
 from seqzoo.state import State, grows, select, trim
@@ -95,7 +95,7 @@ def _prepared(
     uncut: int,
     tokens: int,
     weights: str,
-) -> PreparedStep | GraphStep | None:
+) -> ReplayedStep | None:
     """A prepared step for the next tokens, as many as there are positions for; a state that grows
     is moved to more memory after as many as it has, and has none once its window cuts it."""
     read = text.shape[1]

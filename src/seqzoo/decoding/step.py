@@ -10,23 +10,20 @@ from torch import Tensor
 
 from seqzoo import ops
 from seqzoo.decoding.graph import GraphStep
+from seqzoo.decoding.replayed import ReplayedStep, before_writing
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import TokenModel
 from seqzoo.ops import attention
 from seqzoo.ops.native import available, library
 from seqzoo.ops.native.program import Recorder, Unrecordable
-from seqzoo.ops.registry import record
 from seqzoo.state import State, grows, leaves, rebuild
 
 WORTH = 16  # tokens from which recording a step, some tens of milliseconds, pays
 WEIGHTS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
-class PreparedStep:
-    """``step(tokens)`` is the logits (B, V) that ``model(tokens[:, None], state)`` gives for tokens
-    (B,); the state is inside.
-
-    The model's weights must stay as they are. The next call overwrites the logits.
+class PreparedStep(ReplayedStep):
+    """By operations that were recorded once.
 
     Args:
         state: before the first token; it keeps its values.
@@ -38,17 +35,19 @@ class PreparedStep:
         Unrecordable: what the model computes cannot be replayed.
     """
 
+    kind = "prepared"
+
     def __init__(
         self, model: TokenModel, state: State, rows: int, room: int, weights: str = "float32"
     ) -> None:
-        self._template, self.rows, self.room = state, rows, room
+        super().__init__(state, rows, room)
         self._caches: dict[int, Tensor] = {}  # by the addresses of their memory
         with torch.inference_mode(False), torch.no_grad():
             self._tokens = torch.zeros(rows, 1, dtype=torch.int64)
             self._length = torch.zeros(1, dtype=torch.int64)  # of every cache
             own = [leaf.clone() for leaf in leaves(state)]
             self._record(model, own, Recorder(WEIGHTS[weights]))
-        self._first = int(self._length), room
+        self._first_length = int(self._length)
 
     def _record(self, model: TokenModel, own: list[Tensor], recorder: Recorder) -> None:
         with recorder, ops.backend("naive"):
@@ -58,15 +57,8 @@ class PreparedStep:
                 logits, after = model(self._tokens, rebuild(self._template, own))
             finally:
                 attention.one_token_reader.reset(token)
-            memory = {leaf.untyped_storage().data_ptr() for leaf in own}
-            moved = [  # read before anything is written there
-                leaf.clone()
-                if leaf.untyped_storage().data_ptr() in memory
-                and leaf.data_ptr() != before.data_ptr()
-                else leaf
-                for before, leaf in zip(own, leaves(after), strict=True)
-            ]
-        self._leaves: list[Tensor] = []
+            moved = before_writing(own, leaves(after))
+        self._leaves = []
         for before, leaf in zip(own, moved, strict=True):
             cache = self._caches.get(leaf.data_ptr())
             if cache is None and before.shape != leaf.shape:
@@ -75,7 +67,7 @@ class PreparedStep:
                 recorder.copy(before, leaf)
             self._leaves.append(before if cache is None else cache)
         recorder.add("affine", 1, 1, 1, 1, self._length, self._length, 1.0, 1.0)
-        self._logits: Tensor = logits[:, -1]
+        self._logits = logits[:, -1]
         self._replay = recorder.finish()
 
     def _attend(
@@ -95,38 +87,20 @@ class PreparedStep:
         self._caches |= {part.data_ptr(): part for part in memory.unbind(0)}
         return y, memory[0], memory[1]
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        if not self.room:
-            raise IndexError("no room for another token")
-        self.room -= 1
-        record("step", "prepared")
-        self._tokens[:, 0] = tokens
-        self._replay()
-        return self._logits
-
-    def reorder(self, rows: Tensor) -> None:
-        """Go on in row i from the state that row `rows[i]` has now, for as many rows."""
-        for own in self._seen():
-            own.copy_(own[rows])
-
     def rewind(self) -> None:
         """Have room again for as many tokens as at first, by forgetting those in the caches."""
-        length, self.room = self._first
-        self._length.fill_(length)
-
-    def state(self) -> State:
-        """The state after the tokens read so far: a copy."""
-        return rebuild(self._template, [x.clone() for x in self._seen()])
+        super().rewind()
+        self._length.fill_(self._first_length)
 
     def _seen(self) -> list[Tensor]:
-        """The leaves of the state, caches without the memory for tokens to come."""
+        """Caches without the memory for tokens to come."""
         length = int(self._length)
         return [x[:, :, :length] if x.data_ptr() in self._caches else x for x in self._leaves]
 
 
 def prepare(
     model: TokenModel, state: State, rows: int, room: int, weights: str = "float32"
-) -> PreparedStep | GraphStep | None:
+) -> ReplayedStep | None:
     """A prepared step for up to `room` tokens of `rows` rows; None where it does not pay, or where
     there is none for the model or the device.
 
