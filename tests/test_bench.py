@@ -22,7 +22,7 @@ from seqzoo.bench.figures import PANELS
 from seqzoo.bench.plan import parse_lengths
 from seqzoo.config import files
 from seqzoo.errors import UserError
-from seqzoo.models.zoo import FAMILIES
+from seqzoo.models.zoo import FAMILIES, layers
 from seqzoo.report.figures import colours
 from seqzoo.report.text import markdown, number
 
@@ -236,7 +236,8 @@ def test_state_bytes_are_flat_or_linear(bench: dict[str, Any], model: str) -> No
             about = bench["models"][model]["keys"]
             exact = mode == "decode" or bench["machine"]["dtype"] == "float32"
             width = 4 if exact else 2  # bytes: a prepared step decodes in float32
-            assert grown == 16 * 2 * about["n_layers"] * about["dim"] * width
+            families = [keys["name"] for _, keys in layers(about)]
+            assert grown == 16 * 2 * families.count("transformer") * about["dim"] * width
         else:
             assert grown == 0
 

@@ -361,6 +361,7 @@ def test_rwkv7_initialisation() -> None:
             gate_rank=None,
             layer=layer,
             n_layers=n_layers,
+            first=layer == 0,
         )
         assert not f.output.weight.any()
         assert not any(p.any() for name, p in f.named_parameters() if name in ("w1", "a1", "g1"))

@@ -23,6 +23,10 @@ from seqzoo.models.zoo import build, declaration, model_keys
 from seqzoo.state import State, grows, initial, leaves, map_leaves, nbytes, select
 
 ONE_TOKEN = ("norm", "activation")  # choices that concern one token at a time
+PATTERNS = (  # of hybrids: what a mixer hands on passes others by; residual and pre-norm blocks
+    ("rwkv7", "transformer", "rwkv7"),
+    ("mamba2", "gru", "rwkv4"),
+)
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
@@ -70,6 +74,8 @@ def variants(name: str) -> Iterator[dict[str, Any]]:
         yield {"n_kv_heads": 1}
     if "cache" in defaults:
         yield from ({"cache": f"{policy}:5"} for policy in CACHE_POLICIES)
+    if defaults.get("layers") == {}:
+        yield from ({"pattern": list(pattern)} for pattern in PATTERNS)
 
 
 def encoder_decoder_variants(name: str) -> Iterator[dict[str, Any]]:
@@ -84,8 +90,9 @@ def example(name: str, dtype: torch.dtype = torch.float64, seed: int = 0, **keys
     """Small layers of a family with random weights: the initial weights of some families are all
     zero."""
     torch.manual_seed(seed)
-    small: dict[str, Any] = {"dim": 16, "n_layers": 2, "n_heads": 2, "max_len": 600}
     known = model_keys(name)
+    depth = len({**known, **keys}.get("pattern", "12"))  # of a hybrid, each layer of the pattern
+    small: dict[str, Any] = {"dim": 16, "n_layers": depth, "n_heads": 2, "max_len": 600}
     model = build(name, vocab_size=11, **{k: v for k, v in small.items() if k in known}, **keys)
     with torch.no_grad():
         for parameter in model.parameters():

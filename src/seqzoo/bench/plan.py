@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from seqzoo.config import files, schema
 from seqzoo.config.values import Count, Described, Device, Dtype, Flag, Seconds, check_device, shown
 from seqzoo.errors import UserError
+from seqzoo.models import hybrid
 from seqzoo.models.zoo import check_model, families, family, full_name
 
 SETTINGS = "seqzoo.bench.plan:BenchSettings"  # as `declared` reads it
@@ -159,7 +160,8 @@ def _models(
     for name in names:
         family(name)  # refuses an unknown one
         defaults = files.defaults("model", name)
-        keys = {**defaults, **{k: v for k, v in overrides.items() if k in defaults}, "name": name}
+        own = {k: v for k, v in overrides.items() if k in defaults}
+        keys = hybrid.merged(defaults, {**own, "name": name})
         check_model(keys)
         if keys.get("position") in ("learned", "sinusoidal") and longest > keys["max_len"]:
             raise UserError(

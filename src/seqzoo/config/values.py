@@ -125,6 +125,8 @@ def shown(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(shown, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{shown(each)}" for key, each in value.items()) + "}"
     if isinstance(value, float):
         return repr(value)
     return value if isinstance(value, str) and value.isprintable() else repr(value)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seqzoo.config import combinations
 from seqzoo.config.schema import checked
-from seqzoo.config.values import Count, Natural, Positive
+from seqzoo.config.values import Count, Flag, Natural, Positive
 from seqzoo.ops.channel import relu2_product
 from seqzoo.ops.local import shift_products
 from seqzoo.ops.rwkv7 import LowRank, Projections, Weights, rwkv7
@@ -52,7 +52,10 @@ class TimeMix(nn.Module):
         dim: width D, divisible by n_heads.
         decay_rank, rate_rank, value_rank, gate_rank: R of w, a, v and g; None: `official_ranks`.
         layer: index of the block, from 0; the initial decays and mixes depend on it and n_layers.
+        first: whether it is the first of its family, whose values the others read.
     """
+
+    hands_on = True  # the first layer's values
 
     x_r: Tensor
     x_w: Tensor
@@ -84,6 +87,7 @@ class TimeMix(nn.Module):
         gate_rank: Count | None,
         layer: Natural,
         n_layers: Count,
+        first: Flag,
     ) -> None:
         super().__init__()
         depth = layer / max(1, n_layers - 1)  # 0 to 1
@@ -102,7 +106,7 @@ class TimeMix(nn.Module):
             "v": 0.73 - 0.4 * linear,
             "g": None,
         }
-        if layer == 0:
+        if first:
             del base["v"]
         ranks = (decay_rank, rate_rank, value_rank, gate_rank)
         official = official_ranks(dim)

@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from seqzoo import ops
+from seqzoo.config.values import shown
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.zoo import build
 from seqzoo.state import State, nbytes
@@ -32,7 +33,7 @@ def describe(keys: Mapping[str, Any], vocab_size: int = 65, **sizes: Any) -> str
         sizes = {"n_classes": 2, **sizes}
     model = build(vocab_size=vocab_size, **sizes, **keys).eval()
     lines = [
-        f"{keys['name']}: " + ", ".join(f"{k} {v}" for k, v in keys.items() if k != "name"),
+        f"{keys['name']}: " + ", ".join(f"{k} {shown(v)}" for k, v in keys.items() if k != "name"),
         f"parameters          {model.n_parameters():>14,}   (vocabulary {vocab_size})",
         *(f"  {part:<18}{count:>14,}" for part, count in parameters(model).items()),
         f"FLOPs a token       {flops_per_token(model, 64):>14,}   (read in parallel, T = 64)",
