@@ -142,10 +142,15 @@ def make(cfg: Mapping[str, Any]) -> Plan:
     settings = BenchSettings(**section)
     check_device("bench.device", settings.device)
     longest = settings.lengths_in_order()[-1]
-    return Plan(_models(_names(cfg["models"]), cfg["model"] or {}, longest), settings)
+    return Plan(_models(model_names(cfg["models"]), cfg["model"] or {}, longest), settings)
 
 
-def _names(given: Any) -> list[str]:
+def model_names(given: Any) -> list[str]:
+    """What `models=` names: all, a name, or a list; aliases as the names they stand for.
+
+    Raises:
+        UserError: something else.
+    """
     names = list(families()) if given == "all" else [given] if isinstance(given, str) else given
     if not isinstance(names, Sequence) or not names:
         raise UserError(f"models={shown(given)}: give all, a name, or a list: [lstm,transformer]")
