@@ -141,7 +141,13 @@ def make(cfg: Mapping[str, Any]) -> Plan:
     settings = BenchSettings(**section)
     check_device("bench.device", settings.device)
     longest = settings.lengths_in_order()[-1]
-    return Plan(_models(_names(cfg["models"]), cfg["model"] or {}, longest), settings)
+    overrides = cfg["model"] or {}
+    if settings.parameters is not None and "dim" in overrides:
+        raise UserError(
+            f"model.dim={overrides['dim']}: bench.parameters={settings.parameters} gives the width "
+            "of every model: give bench.parameters=null"
+        )
+    return Plan(_models(_names(cfg["models"]), overrides, longest), settings)
 
 
 def _names(given: Any) -> list[str]:
@@ -155,10 +161,14 @@ def _models(
     names: Sequence[str], overrides: Mapping[str, Any], longest: int
 ) -> dict[str, dict[str, Any]]:
     """Each model's keys: its own defaults, and those of the overrides that it has."""
+    if "parameters" in overrides:
+        given = shown(overrides["parameters"])
+        raise UserError(f"model.parameters={given}: in a bench it is bench.parameters={given}")
     models: dict[str, dict[str, Any]] = {}
     for name in names:
         family(name)  # refuses an unknown one
         defaults = files.defaults("model", name)
+        del defaults["parameters"]  # bench.parameters is that of all of them
         keys = {**defaults, **{k: v for k, v in overrides.items() if k in defaults}, "name": name}
         check_model(keys)
         if keys.get("position") in ("learned", "sinusoidal") and longest > keys["max_len"]:
