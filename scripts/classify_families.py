@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from seqzoo.config import files
-from seqzoo.models.cost import solve_width
+from seqzoo.models.width import solve_width
 from seqzoo.models.zoo import FAMILIES
 from seqzoo.report.text import markdown
 

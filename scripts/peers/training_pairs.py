@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from seqzoo.bench.measure import training_step
 from seqzoo.config import files
-from seqzoo.models.cost import flops_of_training, solve_width
+from seqzoo.models.cost import flops_of_training
 from seqzoo.models.language_model import LanguageModel
+from seqzoo.models.width import solve_width
 from seqzoo.models.zoo import build
 from seqzoo.report.text import number
 from seqzoo.state import State

@@ -22,7 +22,8 @@ from seqzoo.bench import memory
 from seqzoo.bench.plan import BenchSettings, Point
 from seqzoo.decoding.step import WORTH
 from seqzoo.decoding.step import prepare as prepare_step
-from seqzoo.models.cost import flops_of_token, solve_width
+from seqzoo.models.cost import flops_of_token
+from seqzoo.models.width import solved
 from seqzoo.models.zoo import build
 from seqzoo.state import State, nbytes
 from seqzoo.tasks.next_token import TokenBatch, next_token_loss
@@ -81,10 +82,10 @@ def survey(keys: Mapping[str, Any], settings: BenchSettings) -> dict[str, Any]:
     FLOPs of token t are ``flops_first + (t - 1) * flops_growth``. They are counted on the
     definition, read token by token, which spends none on what a mask removes.
     """
-    keys = dict(keys)
-    if settings.parameters is not None:
-        keys["dim"] = solve_width(settings.parameters, vocab_size=settings.vocab_size, **keys)
-    model = build(vocab_size=settings.vocab_size, **keys).eval()
+    whole = {**keys, "vocab_size": settings.vocab_size}
+    whole = solved(whole, parameters=settings.parameters)
+    model = build(**whole).eval()
+    keys = {key: whole[key] for key in keys}
     first, growth = flops_of_token(model)
     return {
         "keys": keys,

@@ -142,7 +142,13 @@ def make(cfg: Mapping[str, Any]) -> Plan:
     settings = BenchSettings(**section)
     check_device("bench.device", settings.device)
     longest = settings.lengths_in_order()[-1]
-    return Plan(_models(model_names(cfg["models"]), cfg["model"] or {}, longest), settings)
+    overrides = cfg["model"] or {}
+    if settings.parameters is not None and "dim" in overrides:
+        raise UserError(
+            f"model.dim={overrides['dim']}: bench.parameters={settings.parameters} gives the width "
+            "of every model: give bench.parameters=null"
+        )
+    return Plan(_models(model_names(cfg["models"]), overrides, longest), settings)
 
 
 def model_names(given: Any) -> list[str]:
@@ -161,10 +167,14 @@ def _models(
     names: Sequence[str], overrides: Mapping[str, Any], longest: int
 ) -> dict[str, dict[str, Any]]:
     """Each model's keys: its own defaults, and those of the overrides that it has."""
+    if "parameters" in overrides:
+        given = shown(overrides["parameters"])
+        raise UserError(f"model.parameters={given}: in a bench it is bench.parameters={given}")
     models: dict[str, dict[str, Any]] = {}
     for name in names:
         family(name)  # refuses an unknown one
         defaults = files.defaults("model", name)
+        del defaults["parameters"]  # bench.parameters is that of all of them
         own = {k: v for k, v in overrides.items() if k in defaults}
         keys = hybrid.merged(defaults, {**own, "name": name})
         check_model(keys)

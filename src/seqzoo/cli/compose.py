@@ -21,6 +21,7 @@ from seqzoo.config import files, moved, plugins
 from seqzoo.config.combinations import corpus_or_files
 from seqzoo.config.values import shown
 from seqzoo.errors import UserError, unknown
+from seqzoo.models.zoo import one_width
 
 NAMED = ("logger", "hook")  # sections with a section inside for each choice, by its name
 SECTIONS = ("model", "architecture", "task", "optim", "schedule", "trainer", *NAMED)
@@ -146,6 +147,7 @@ def compose(overrides: Sequence[Any], name: str = "train") -> list[dict[str, Any
             loader = GlobalHydra.instance().config_loader()
             for texts in _combinations(overrides, loader):
                 composed.append(_plain(hydra_compose(name, texts, return_hydra_config=True)))
+                _one_width(texts, composed[-1])
     except MissingConfigException as error:
         group, _, missing = (error.missing_cfg_file or "").rpartition("/")
         if not group:
@@ -159,6 +161,14 @@ def compose(overrides: Sequence[Any], name: str = "train") -> list[dict[str, Any
     ) as error:
         raise _in_our_words(error, overrides, name) from None
     return composed
+
+
+def _one_width(texts: Sequence[str], config: Mapping[str, Any]) -> None:
+    """Refuse a width that is given beside a number of parameters; that of a recipe is replaced."""
+    model = config.get("model")
+    given = any(text.lstrip("+").startswith("model.dim=") for text in texts)
+    if given and isinstance(model, Mapping) and model.get("parameters") is not None:
+        raise one_width(model.get("dim"), model["parameters"])
 
 
 def _in_our_words(error: Exception, overrides: Sequence[Any], name: str) -> UserError:

@@ -101,13 +101,22 @@ def _fit(
 ) -> dict[str, Any]:
     import torch
 
+    from seqzoo.models.width import solved
     from seqzoo.models.zoo import build, build_keys
     from seqzoo.training.loop import train
 
     seed = config["trainer"]["seed"]
     torch.manual_seed(seed)
     task = tasks.make(config["task"], data, seed=seed)
-    model = build(**task.sizes(), **build_keys(config))
+    wanted = None if resuming else config["model"].get("parameters")
+    keys = solved({**build_keys(config), **task.sizes()}, parameters=wanted)
+    model = build(**keys)
+    if wanted is not None:  # the width is kept, so that whoever reads the run need not solve for it
+        config = {**config, "model": {**config["model"], "dim": keys["dim"]}}
+        directory.write_config(config)
+        if not quiet:
+            size = f"model.dim={keys['dim']}, {model.n_parameters():,} parameters"
+            print(f"model.parameters={wanted:,}: {size}", flush=True)
     return train(model, task, config, directory, hooks=hooks, resume=resuming, quiet=quiet)
 
 

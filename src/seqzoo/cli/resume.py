@@ -122,7 +122,10 @@ def same_request(root: Path, config: Mapping[str, Any]) -> RunDirectory | None:
 
     def request(values: Mapping[str, Any]) -> dict[str, Any]:
         left_out = ("resume", "hydra", "logger", "requires")
-        return {k: v for k, v in values.items() if k not in left_out}
+        model = dict(values["model"])
+        if model.get("parameters") is not None:
+            del model["dim"]  # which a run that has begun has solved for
+        return {k: v for k, v in {**values, "model": model}.items() if k not in left_out}
 
     same = [
         directory

@@ -84,8 +84,8 @@ def values(group: str, name: str) -> dict[str, Any]:
 
 
 def defaults(group: str, name: str) -> dict[str, Any]:
-    """The values of the group's section in the file of a choice, and in the files of the same group
-    that its defaults list names."""
+    """The values of the group's section in the file of a choice, in the files of the same group
+    that its defaults list names, and in train.yaml, whose keys every choice has."""
     own = values(group, name)
     bases = [each for each in own.pop("defaults", []) if isinstance(each, str)]
     for section in (group, name):  # a model's file has sections; a logger has one under its name
@@ -94,7 +94,13 @@ def defaults(group: str, name: str) -> dict[str, Any]:
     for base in bases:
         if base != "_self_":
             own = {**defaults(group, base), **own}
-    return own
+    return {**own, **{key: value for key, value in _shared(group).items() if key not in own}}
+
+
+def _shared(group: str) -> dict[str, Any]:
+    """The keys that every choice of a group has: those of its section in train.yaml."""
+    section = _read(CONFIGS / "train.yaml").get(group)
+    return dict(section) if isinstance(section, dict) else {}
 
 
 @cache
@@ -111,10 +117,20 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def comments(group: str, name: str) -> tuple[str, dict[str, str]]:
-    """The first lines of a choice's file, without Hydra's own, and the comment of each key."""
+    """The first lines of a choice's file, without Hydra's own, and the comment of each key, of
+    those that every choice has too."""
+    title, keys = _comments(find(group, name))
+    if shared := _shared(group):
+        of_all = _comments(CONFIGS / "train.yaml")[1]
+        keys = {**{key: of_all[key] for key in shared}, **keys}
+    return title, keys
+
+
+def _comments(path: Path) -> tuple[str, dict[str, str]]:
+    """The first lines of a file, and the comment of each of its keys."""
     title: list[str] = []
     keys: dict[str, str] = {}
-    for line in find(group, name).read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         before, _, comment = line.partition("# ")
         if match := re.match(r" *(\w+):", before):
             keys.setdefault(match[1], comment)

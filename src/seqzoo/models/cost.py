@@ -15,27 +15,34 @@ from torch.utils.flop_counter import FlopCounterMode
 from seqzoo import ops
 from seqzoo.config.values import shown
 from seqzoo.models.language_model import LanguageModel
+from seqzoo.models.width import solved
 from seqzoo.models.zoo import build
 from seqzoo.state import State, nbytes
 
 LENGTHS = (1, 64, 256, 1024, 4096)
 
 
-def describe(keys: Mapping[str, Any], vocab_size: int = 65, **sizes: Any) -> str:
+def describe(
+    keys: Mapping[str, Any], vocab_size: int = 65, parameters: int | None = None, **sizes: Any
+) -> str:
     """Parameters, FLOPs a token and state bytes at several lengths, as text.
 
     Args:
         keys: the model's configuration.
         vocab_size: number of tokens V.
+        parameters: of the whole model, to solve for its width; None: the `dim` of its keys.
         **sizes: `source_vocab_size` and `n_classes`, as for `build`; by default 2 classes.
     """
     if keys.get("architecture") == "classifier":
         sizes = {"n_classes": 2, **sizes}
-    model = build(vocab_size=vocab_size, **sizes, **keys).eval()
+    sizes = {"vocab_size": vocab_size, **sizes}
+    whole = solved({**keys, **sizes}, parameters=parameters)
+    keys = {key: whole[key] for key in keys}
+    model = build(**sizes, **keys).eval()
     lines = [
         f"{keys['name']}: " + ", ".join(f"{k} {shown(v)}" for k, v in keys.items() if k != "name"),
         f"parameters          {model.n_parameters():>14,}   (vocabulary {vocab_size})",
-        *(f"  {part:<18}{count:>14,}" for part, count in parameters(model).items()),
+        *(f"  {part:<18}{count:>14,}" for part, count in parameters_of(model).items()),
         f"FLOPs a token       {flops_per_token(model, 64):>14,}   (read in parallel, T = 64)",
     ]
     if model.reads_both_ways:  # the whole text at once: there is no state between tokens
@@ -49,7 +56,7 @@ def describe(keys: Mapping[str, Any], vocab_size: int = 65, **sizes: Any) -> str
     return "\n".join(lines)
 
 
-def parameters(model: LanguageModel) -> dict[str, int]:
+def parameters_of(model: LanguageModel) -> dict[str, int]:
     """The number of parameters of each part of a model."""
     parts = {"embedding and head": 0, "layers": 0}
     in_layers = {id(p) for block in model.blocks for p in block.parameters()}
@@ -123,24 +130,3 @@ def _counted(call: Callable[[], Any]) -> tuple[int, Any]:
     with ops.backend("naive"), FlopCounterMode(display=False) as counter:
         result = call()
     return counter.get_total_flops(), result
-
-
-def solve_width(n_parameters: int, **keys: Any) -> int:
-    """The width `dim` whose number of parameters is nearest to a number.
-
-    Args:
-        **keys: as `build` takes them; `dim` is ignored.
-    """
-    unit: int = 2 * keys.get("n_heads", 4)  # widths that heads of an even size divide
-
-    def excess(dim: int) -> int:
-        with torch.device("meta"):
-            return build(**{**keys, "dim": dim}).n_parameters() - n_parameters
-
-    low = high = unit
-    while excess(high) < 0:
-        low, high = high, 2 * high
-    while high - low > unit:
-        middle = (low + high) // (2 * unit) * unit
-        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
-    return min(low, high, key=lambda dim: abs(excess(dim)))

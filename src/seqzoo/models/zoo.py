@@ -131,6 +131,7 @@ _SHARED = (
     "seqzoo.models.block:PreNorm",
     "seqzoo.models.language_model:PositionEmbedding",
     "seqzoo.models.language_model:LanguageModel",
+    "seqzoo.models.width:solved",
 )
 
 
@@ -200,10 +201,20 @@ def model_keys(name: str, **keys: Any) -> dict[str, Any]:
     return complete(name, **keys)[0]
 
 
+def one_width(dim: object, parameters: object) -> UserError:
+    """The refusal of a width beside a number of parameters that gives another one."""
+    return UserError(
+        f"model.dim={dim} and model.parameters={parameters}: the number of parameters gives the "
+        "width: leave model.dim out, or give model.parameters=null"
+    )
+
+
 def build_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration's model and architecture, as `build` takes them."""
+    """A configuration's model and architecture, as `build` takes them. Its width is that of
+    `model.dim`, which a run with `model.parameters` has solved for."""
     architecture = dict(config["architecture"])
-    return {**config["model"], "architecture": architecture.pop("name"), **architecture}
+    whole = {**config["model"], "architecture": architecture.pop("name"), **architecture}
+    return {key: value for key, value in whole.items() if key != "parameters"}
 
 
 def build(
@@ -216,8 +227,9 @@ def build(
         vocab_size: number of tokens V.
         architecture: `decoder_only`, `encoder_decoder` or `classifier`.
         **keys: any key of the model (``configs/model/NAME.yaml``), such as dim, n_layers, dropout,
-            or of the architecture; `source_vocab_size` of an encoder-decoder (default: one
-            vocabulary for both sides); `n_classes` of a classifier.
+            or of the architecture; `parameters`, of the whole model, in place of dim;
+            `source_vocab_size` of an encoder-decoder (default: one vocabulary for both sides);
+            `n_classes` of a classifier.
 
     Returns:
         A module: ``logits, state = model(tokens, state)`` with tokens (B, T), logits (B, T, V) and
@@ -231,6 +243,13 @@ def build(
     from seqzoo.ops.registry import load_forms
 
     load_forms()
+    if (parameters := keys.pop("parameters", None)) is not None:
+        from seqzoo.models.width import solved
+
+        if "dim" in keys:
+            raise one_width(keys["dim"], parameters)
+        keys |= {"name": name, "vocab_size": vocab_size, "architecture": architecture}
+        return build(**solved(keys, parameters=parameters))
     sizes = {key: keys.pop(key, None) for key in ("source_vocab_size", "n_classes")}
     sizes = {key: size for key, size in sizes.items() if size is not None}
     model, whole = complete(name, architecture, **keys)

@@ -32,5 +32,6 @@ def main(arguments: list[str]) -> int:
         check_config(config)
     from seqzoo.models.cost import describe
 
-    print(describe(build_keys(config), **sizes))
+    parameters = None if runs else config["model"]["parameters"]  # a run has solved for its width
+    print(describe(build_keys(config), parameters=parameters, **sizes))
     return 0
