@@ -26,7 +26,7 @@ GROUPS = get_args(group.Group)
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in tasks.PROBES if name not in ("mad", "group")),
     ("parity", {"ask": "each"}),
-    ("mqar", {"random_fill": False, "power": 1.0, "length": 16, "vocab_size": 12}),
+    ("mqar", {"random_fill": False, "power": 1.0, "vocab_size": 40}),
     ("modular_arithmetic", {"modulus": 7, "lengths_from": 2}),
     *(("group", {"group": name}) for name in GROUPS),
     ("group", {"ask": "last", "lengths_from": 1}),

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field
 
 from seqzoo.config.schema import checked
-from seqzoo.config.values import Count
+from seqzoo.config.values import Alphabet, Count
 from seqzoo.data.probes.probe import LETTERS, Examples, Probe, asked_last, at_lengths, lengths
 from seqzoo.data.tokenizers import Tokenizer
-
-Alphabet = Annotated[int, Field(ge=2, le=len(LETTERS))]
 
 
 def copying(random: np.random.Generator, rows: int, *, length: int, letters: int) -> Examples:

@@ -12,8 +12,7 @@ from functools import partial
 import numpy as np
 
 from seqzoo.config.schema import checked
-from seqzoo.config.values import Count
-from seqzoo.data.probes.copying import Alphabet
+from seqzoo.config.values import Alphabet, Count
 from seqzoo.data.probes.probe import LETTERS, Examples, Probe, asked_last, at_lengths, check_length
 from seqzoo.data.tokenizers import Tokenizer
 

@@ -13,8 +13,7 @@ from functools import partial
 import numpy as np
 
 from seqzoo.config.schema import checked
-from seqzoo.config.values import Count
-from seqzoo.data.probes.copying import Alphabet
+from seqzoo.config.values import Alphabet, Count
 from seqzoo.data.probes.probe import LETTERS, Examples, Probe, asked_last, at_lengths, distinct
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.errors import UserError
