@@ -28,6 +28,7 @@ Smoothing = Annotated[float, Field(ge=0, le=0.99)]
 Dropout = Annotated[float, Field(ge=0, le=0.95)]
 Beta = Annotated[float, Field(ge=0, le=0.99999)]
 Seconds = Annotated[float, Field(ge=1e-3, allow_inf_nan=False)]
+Alphabet = Annotated[int, Field(ge=2, le=26)]  # letters, of the Latin ones
 Flag = bool
 Text = str
 Path = str  # of a file or folder: completion offers those there are

@@ -47,6 +47,9 @@ class TaskEntry:
 
 _PARTS = [f"{part}{side}" for part in ("", "val_", "test_") for side in ("source", "target")]
 _PATHS = ("path", "val_path", "test_path")
+PROBES = (  # each is `load` of a file of its name in data/probes
+    "mqar needle copying selective_copying induction parity modular_arithmetic group mad"
+).split()
 
 TASKS: dict[str, TaskEntry] = {
     "charlm": TaskEntry(
@@ -72,6 +75,16 @@ TASKS: dict[str, TaskEntry] = {
         sources=("corpus", *_PATHS),
         length="max_len",
     ),
+    **{
+        name: TaskEntry(
+            f"seqzoo.data.probes.{name}:load",
+            "seqzoo.tasks.probe:ProbeTask",
+            architectures=("decoder_only",),
+            sources=(),
+            rules=(fit.probe_can_be_made,),
+        )
+        for name in PROBES
+    },
 }
 
 
