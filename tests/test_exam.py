@@ -51,7 +51,7 @@ def test_what_a_cell_is_given() -> None:
         ({"rates": []}, ("exam.rates=[]", "at least one")),
         ({"rates": [-1.0]}, ("exam.rates=[-1.0]", "a list of learning rates")),
         ({"seeds": 0}, ("exam.seeds=0", "1 up")),
-        ({"sedes": 1}, ("exam.sedes", "'exam.seeds'")),
+        ({"sedes": 1}, ("exam.sedes", "'seeds'")),
     ],
 )
 def test_what_cannot_be_planned_is_refused(keys: dict[str, Any], needed: tuple[str, ...]) -> None:
@@ -86,7 +86,7 @@ def finished(tmp_path: Path) -> Cells:
                 cell = Cell(model, ability.name, rate, seed)
                 value = pair[ability.name == "copying"]
                 metrics = {"val/accuracy": (value or 0) + seed / 10, "test/accuracy": 10.0 * seed}
-                metrics |= {f"{ability.curve}/{size:05}": 50.0 + seed for size in (8, 16)}
+                metrics |= {f"test/{ability.curve}/{size:05}": 50.0 + seed for size in (8, 16)}
                 state = "failed" if value is None else "finished"
                 if value is not None:
                     write_summary(tmp_path / name(cell), cell, metrics, state)

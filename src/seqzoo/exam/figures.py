@@ -37,8 +37,8 @@ def all_figures(results: Results) -> dict[str, Figure]:
 
 @look.style()
 def heat_map(results: Results) -> Figure:
-    """Models by abilities and costs; the colour is the place between the worst and the best of a
-    column, the text the value."""
+    """Models by abilities and costs; the text is the value, the colour of a percentage the value
+    too, and of other columns the place between the worst and the best."""
     models, names = list(results["models"]), columns(results)
     heads = [*names, *(f"{title}, {unit}" for title, unit, *_ in _costs(results).values())]
     shades, texts = [], []
@@ -55,6 +55,9 @@ def heat_map(results: Results) -> Figure:
     ups += [up for *_, up in _costs(results).values()]
     logs = [False] * len(names) + [True] * len(_costs(results))
     ranks = [_shade([row[i] for row in shades], ups[i], logs[i]) for i in range(len(heads))]
+    for i, name in enumerate(names):
+        if _unit(results, name) == "%":
+            ranks[i] = [math.nan if row[i] is None else row[i] / 100 for row in shades]
     figure = look.new_figure(1.6 + 0.95 * len(heads), 1.1 + 0.32 * len(models))
     axes = figure.subplots()
     matrix = [[ranks[i][j] for i in range(len(heads))] for j in range(len(models))]
@@ -117,6 +120,8 @@ def against_cost(results: Results, against: str) -> Figure:
         line = [(abs(points[m][1]) / scale, abs(points[m][0])) for m in front(points)]
         axes.plot(*zip(*line, strict=True), color="0.6", lw=0.9, zorder=0)
         axes.set(xscale="log", title=name, xlabel=f"{title}, {unit}", ylabel=_unit(results, name))
+        if _unit(results, name) == "%":
+            axes.set_ylim(0, 103)
         axes.xaxis.set_major_formatter(lambda value, _: text.number(value))
         axes.xaxis.set_minor_formatter(lambda value, _: "")
     look.legend_below(figure, 6)

@@ -57,7 +57,7 @@ class Ability:
         train: what `seqzoo train` is given, such as `task=mqar`.
         score: the metric of the column, which also chooses the learning rate.
         longer: the metric of a second column, on longer examples than were trained; or null.
-        curve: metrics that begin so give the score against what ends their names; or null.
+        curve: `accuracy_by_length` has the scores of all lengths, `val/` and `test/`; or null.
         timed: whether seconds end a cell, so that it needs the machine for itself, and not steps.
     """
 
@@ -141,6 +141,7 @@ def make(cfg: Mapping[str, Any]) -> Plan:
     schema.check_keys(cfg, ["models", "model", "exam"])
     section = {**files.defaults("exam", "default"), **(cfg.get("exam") or {})}
     schema.check_keys(section, declaration.keys, "exam.")
+    schema.check(declaration, section, "exam.")
     settings = ExamSettings(**section)
     abilities = tuple(map(ability, settings.abilities))
     return Plan(_models(model_names(cfg["models"]), cfg["model"] or {}), abilities, settings)

@@ -72,7 +72,7 @@ def curves(cells: Cells) -> Iterator[dict[str, Any]]:
             points = sorted(
                 (int(key.rpartition("/")[2]), statistics.fmean(values))
                 for key in best.summary
-                if key.startswith(f"{ability.curve}/")
+                if key.partition("/")[2].startswith(f"{ability.curve}/")
                 and (values := [each[key] for each in summaries if key in each])
             )
             if points:

@@ -112,8 +112,9 @@ def _fronts(results: Results, column: str) -> Iterator[str]:
 def _parents(results: Results) -> Iterator[str]:
     """Whether a hybrid is better than each family in it."""
     for model, families in results["models"].items():
-        inside = [name for name in dict.fromkeys(families) if name in results["models"]]
-        if len(families) < 2 or len(inside) < len(set(families)):
+        parents = dict.fromkeys(families)
+        inside = [name for name in parents if name in results["models"]]
+        if len(parents) < 2 or len(inside) < len(parents):
             continue
         won = [c for c in columns(results) if _beats(results, model, inside, c)]
         text = f"The hybrid {model} of {_listed(inside)}: "
