@@ -57,7 +57,8 @@ def heat_map(results: Results) -> Figure:
     ranks = [_shade([row[i] for row in shades], ups[i], logs[i]) for i in range(len(heads))]
     for i, name in enumerate(names):
         if _unit(results, name) == "%":
-            ranks[i] = [math.nan if row[i] is None else row[i] / 100 for row in shades]
+            percent = (row[i] for row in shades)
+            ranks[i] = [math.nan if value is None else value / 100 for value in percent]
     figure = look.new_figure(1.6 + 0.95 * len(heads), 1.1 + 0.32 * len(models))
     axes = figure.subplots()
     matrix = [[ranks[i][j] for i in range(len(heads))] for j in range(len(models))]

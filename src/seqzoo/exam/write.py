@@ -20,8 +20,8 @@ NOTES = """\
 Scores are means over seeds, with the 95 % interval of the mean by Student's t distribution in
 brackets. Each model has the learning rate that gave the first seed its best score in that ability.
 Colours of the heat map: percentages from 0 to 100, other columns from the worst to the best model,
-costs on a logarithmic scale. State and memory are those of one sequence and of a training step, as seqzoo bench measures
-them. A line joins the models that none beats in both numbers."""
+costs on a logarithmic scale. State and memory are those of one sequence and of a training step, as
+seqzoo bench measures them. A line joins the models that none beats in both numbers."""
 
 
 def write(results: Results, folder: Path) -> str:
