@@ -179,6 +179,13 @@ BAD = [  # (request, what the line must say)
     ("train task.path=${nope}", "nope"),
     ("train word", "word: not KEY=VALUE"),
     ("train model=rnn,gru", "add -m"),
+    (
+        "train trainer.seed=1..3",
+        "trainer.seed=1..3: several values: add -m to run with each of them\n",
+    ),
+    ("train -m trainer.seed=3..1", "give FIRST..LAST, such as trainer.seed=1..5"),
+    ("train -m trainer.seed=1..x", "give FIRST..LAST"),
+    ("train -m trainer.seed=1..99999", "at most 1,000 seeds"),
     ("train -m model=rnn,gur", "did you mean 'gru'?"),
     ("train -m task.path=text.txt,missing.txt", "missing.txt"),
     ("train --fast", "--fast"),

@@ -58,7 +58,42 @@ def test_a_failing_job_of_any_launcher_fails_the_sweep(place: Path) -> None:
     states = sorted(summary(path.parent)["status"] for path in place.glob("sweep/*/summary.json"))
     assert states == ["failed", "finished"], ended.stdout + ended.stderr
     assert ended.returncode == 1
+    assert "failed: not ranked" in ended.stdout and "compare sweep" in ended.stdout
+
+
+def test_a_stopped_sweep_shows_what_there_is(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from seqzoo.cli import launch
+
+    attempt = launch.attempt
+
+    def stopped(config: Any, directory: Any, **options: Any) -> tuple[int, Any]:
+        if config["model"]["name"] == "gru":
+            return launch.INTERRUPTED, None
+        return attempt(config, directory, **options)
+
+    monkeypatch.setattr(launch, "attempt", stopped)
+    assert train("-m", "model=rnn,gru,lstm", "hydra.sweep.dir=sweep") == 130
+    said = capsys.readouterr()
+    assert "| rnn" in said.out and "| lstm" not in said.out
+    assert "resume=auto goes on with it" in said.err
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    assert train("-m", "model=rnn,gru,lstm", "resume=auto", "hydra.sweep.dir=again") == 0
+    said = capsys.readouterr()
+    assert all(f"| {name}" in said.out for name in ("rnn", "gru", "lstm"))
+    assert "compare again sweep/0_charlm_rnn" in said.out
     assert "1 of 2 runs failed: see sweep" in ended.stderr
+
+
+def test_a_range_of_seeds(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for given, seeds in {"2..4": [2, 3, 4], "1,7..8": [1, 7, 8], "5..5": [5]}.items():
+        assert status("train", "-m", f"trainer.seed={given}", "--cfg", "job") == 0
+        composed = yaml.safe_load_all(capsys.readouterr().out)
+        assert [config["trainer"]["seed"] for config in composed] == seeds
+    assert train("-m", "trainer.seed=2..3", "hydra.sweep.dir=sweep") == 0
+    assert [summary(place / "sweep" / job)["seed"] for job in sorted(_jobs(place))] == [2, 3]
 
 
 def test_a_job_returns_the_tasks_own_metric(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from seqzoo.report.statistics import t_quantile
+
 Row = Mapping[str, Any]
 
 COLUMNS = (
@@ -96,15 +98,8 @@ def _work(point: Row, about: Row) -> tuple[int, int]:
     return B * T, forward * (3 if point["mode"] == "train" else 1)  # backward: twice a forward pass
 
 
-# 97.5 % quantiles of Student's t distribution by degrees of freedom.
-_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
 FAST = 0.25  # the quantile over rounds that is a point's figure
 PRIOR_FREEDOM = 8  # degrees of freedom for which the noise of a whole mode counts at one point
-
-
-def t_quantile(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t distribution."""
-    return _T[freedom - 1] if freedom <= len(_T) else 1.96 + 2.4 / freedom
 
 
 def noise(samples: Sequence[Sequence[float]]) -> list[float | None]:

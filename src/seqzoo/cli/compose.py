@@ -25,6 +25,7 @@ from seqzoo.models.zoo import one_width
 
 NAMED = ("logger", "hook")  # sections with a section inside for each choice, by its name
 SECTIONS = ("model", "architecture", "task", "optim", "schedule", "trainer", *NAMED)
+SEED, MOST_SEEDS = "trainer.seed", 1000
 GROUPS = (*(section for section in SECTIONS if section != "trainer"), "experiment")
 
 
@@ -35,16 +36,15 @@ def parse(texts: Sequence[str], *, multirun: bool = False) -> list[Any]:
         UserError: text that is no override, a key that has moved, several values without `-m`, a
             corpus beside a file.
     """
-    overrides = [_parse_one(re.sub(r"^~(logger|hook)$", r"\1=[]", text)) for text in texts]
+    written_out = [_seeds(re.sub(r"^~(logger|hook)$", r"\1=[]", text)) for text in texts]
+    overrides = [_parse_one(text) for text in written_out]
     for text, override in zip(texts, overrides, strict=True):
         key = override.key_or_group
         given = override.input_line.partition("=")[2]
         moved.refuse_moved(key, given)
         if override.is_sweep_override() and not multirun:
-            raise UserError(
-                f"{text}: several values: add -m to run with each of them, or give a list, "
-                f"{text.partition('=')[0]}=[{given}]"
-            )
+            listed = "" if key == SEED else f", or give a list, {text.partition('=')[0]}=[{given}]"
+            raise UserError(f"{text}: several values: add -m to run with each of them{listed}")
         if override.is_delete():
             if key in SECTIONS:
                 raise UserError(f"{text}: every run has one {key}: leave it out, or give a name")
@@ -88,6 +88,27 @@ def _listed(key: str, value: Any) -> list[str]:
     if value is not None and not isinstance(value, list):
         raise UserError(f"{key}={shown(value)}: give a list, such as {key}=[NAME]")
     return [str(name) for name in value or ()]
+
+
+def _seeds(text: str) -> str:
+    """`trainer.seed=1..3` as `trainer.seed=1,2,3`; any other override as it is.
+
+    Raises:
+        UserError: a range that is empty, or too long for a sweep.
+    """
+    key, equals, value = text.partition("=")
+    if key.lstrip("+") != SEED or ".." not in value:
+        return text
+    seeds: list[str] = []
+    for part in value.split(","):
+        match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < first + MOST_SEEDS:
+            raise UserError(
+                f"{text}: give FIRST..LAST, such as {SEED}=1..5, of at most {MOST_SEEDS:,} seeds"
+            )
+        seeds += map(str, range(first, last + 1))
+    return f"{key}{equals}{','.join(seeds)}"
 
 
 def _parse_one(text: str) -> Any:

@@ -25,7 +25,8 @@ seqzoo train [-m] [--cfg job] [KEY=VALUE ...]: train a model of the zoo on a tas
   seqzoo train task.path=my.txt task.tokenizer=bpe optim=muon
   seqzoo train -m model=rnn,lstm,transformer task.seq_len=64,256
 
-  -m               train with each combination of comma-separated values
+  -m               train with each combination of comma-separated values; also
+                   trainer.seed=1..5
   --cfg job        print the configuration and leave; also --cfg all|hydra, --info, --resolve
   --config-dir D   a folder with further YAML files, in groups as below; -cn NAME: its NAME.yaml
   resume=auto      go on with the newest interrupted run that fits; with -m: skip what is finished

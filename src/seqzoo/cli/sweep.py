@@ -3,6 +3,7 @@ skipped."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,37 @@ def run(options: Any, texts: Sequence[str], configs: Sequence[dict[str, Any]]) -
     try:
         run_hydra(job, options, texts, "train")
     except JobFailed:
+        _show(root, configs)
         failed = [d for d in RunDirectory.below(root) if d.summary.get("status") == "failed"]
         count = f"{len(failed)} of {len(configs)} runs" if failed else "a run of the sweep"
         folders = sorted(str(launch.short(each.path.absolute())) for each in failed)
         launch.report(f"{count} failed: see {', '.join(folders or [str(root)])}")
         return launch.FAILED
+    except KeyboardInterrupt:
+        _show(root, configs)
+        launch.report("the sweep was stopped: the same command with resume=auto goes on with it")
+        return launch.INTERRUPTED
+    _show(root, configs)
     return launch.DONE
+
+
+def _show(root: Path, configs: Sequence[dict[str, Any]]) -> None:
+    """Print the runs of a sweep in a table, the best first, and how to compare them further: those
+    in its folder, and those that had finished before it."""
+    from seqzoo.analysis.compare import runs, write
+
+    found = {each.path.resolve(): each for each in RunDirectory.below(root)}
+    folders = [root] if found else []
+    for config in configs:
+        if config.get("resume") == "auto":
+            earlier = resume.same_request(launch.runs_folder(root / "0", root.parent), config)
+            if earlier is not None and earlier.path.resolve() not in found:
+                found[earlier.path.resolve()] = earlier
+                folders.append(earlier.path)
+    if found:
+        print(f"\n{write.of_a_sweep(runs.load(list(found.values())))}\nnext:")
+        given = " ".join(shlex.quote(str(launch.short(path.absolute()))) for path in folders)
+        print(f"  {launch.command()} compare {given}", flush=True)
 
 
 def job(cfg: Any) -> float | None:

@@ -53,6 +53,7 @@ class EncodedCorpus:
     train: np.ndarray
     val: np.ndarray
     val_chars: int
+    val_sha256: str
 
 
 @checked()
@@ -197,4 +198,7 @@ def encode_corpus(
         used = Tokenizer.load(folder / "tokenizer.json")
         train_ids = np.load(folder / "train.npy", mmap_mode="r")
         val_ids = np.load(folder / "val.npy", mmap_mode="r")
-    return EncodedCorpus(corpus.name, corpus.note, sha256, used, train_ids, val_ids, len(val))
+    val_sha256 = hashlib.sha256(val.encode()).hexdigest()
+    return EncodedCorpus(
+        corpus.name, corpus.note, sha256, used, train_ids, val_ids, len(val), val_sha256
+    )

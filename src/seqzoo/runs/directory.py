@@ -14,6 +14,7 @@ Loads torch only where it reads or writes tensors.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from seqzoo.data.tokenizers import Tokenizer
 
 SIZES = ("vocab_size", "source_vocab_size", "n_classes")
+DATA = ("data_sha256", "val_sha256", "tokenizer_sha256")
+TOKENIZERS = ("tokenizer", "source_tokenizer", "labels")
 METRICS = "metrics.jsonl"
 
 
@@ -239,14 +242,32 @@ class RunDirectory:
         Raises:
             UserError: the model's config.json is missing or damaged.
         """
+        described = self._described()
+        return {key: described[key] for key in SIZES if key in described}
+
+    def _described(self) -> dict[str, Any]:
         path = self.model / "config.json"
         try:
-            described = json.loads(path.read_text(encoding="utf-8"))
+            return dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError):
             raise UserError(
                 f"{path}: missing or damaged: put it back, or train the model again"
             ) from None
-        return {key: described[key] for key in SIZES if key in described}
+
+    def digests(self) -> dict[str, str]:
+        """What tells whether two runs can be compared: digests of the data, of the validation
+        split and of the tokenizers, as far as they are known."""
+        try:
+            known = {**self._described(), **self.summary}
+        except UserError:
+            known = self.summary
+        return self._tokenizer_digest() | {key: known[key] for key in DATA if known.get(key)}
+
+    def _tokenizer_digest(self) -> dict[str, str]:
+        """That of the tokenizers together; {} while there are none."""
+        paths = [path for name in TOKENIZERS if (path := self.tokenizer_path(name))]
+        content = b"".join(path.read_bytes() for path in paths)
+        return {"tokenizer_sha256": hashlib.sha256(content).hexdigest()} if paths else {}
 
     def tokenizer_path(self, name: str = "tokenizer") -> Path | None:
         """The file of a tokenizer of the exported model, if there is one of that name."""
@@ -258,19 +279,26 @@ class RunDirectory:
         config: Mapping[str, Any],
         sizes: Mapping[str, int],
         tokenizers: Mapping[str, Tokenizer],
-    ) -> None:
+        data: Mapping[str, str] = {},
+    ) -> dict[str, str]:
         """Write all that it takes to load the model elsewhere, but for the weights.
 
         Args:
             config: of the run; the folder `model` keeps it, and so loads by itself.
             sizes: see `sizes`.
             tokenizers: by the name of their file.
+            data: digests of the data, see `digests`.
+
+        Returns:
+            The digests, with that of the tokenizers.
         """
         self.model.mkdir(exist_ok=True)
-        described = {**config["model"], **sizes, "run": dict(config)}
-        write_text(self.model / "config.json", json.dumps(described, indent=1) + "\n")
         for name, tokenizer in tokenizers.items():
             tokenizer.save(self.model / f"{name}.json")
+        digests = {**data, **self._tokenizer_digest()}
+        described = {**config["model"], **sizes, **digests, "run": dict(config)}
+        write_text(self.model / "config.json", json.dumps(described, indent=1) + "\n")
+        return digests
 
     def load_weights(self, model: nn.Module, checkpoint: str | None = None) -> None:
         """Give a model the weights of `best` or `last`; without a name the exported ones, or those

@@ -7,6 +7,7 @@ reads the data, `make` wraps it. To add a task: a file in ``tasks/``, a line her
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -118,17 +119,29 @@ def check_supported(command: str, name: str, where: object) -> None:
         )
 
 
-def metric(name: str) -> Metric:
+def metric(name: str, task: str | None = None) -> Metric:
     """What is known of a metric such as `val/bleu` or `bleu_by_words/06-10`: see `Metric`. One that
-    no task declares is better the lower it is."""
+    no task declares is better the lower it is.
+
+    Args:
+        task: the one whose metric it is; None: any that has it.
+    """
     from seqzoo.tasks.task import Metric
 
-    last = name.rpartition("val/")[2].rpartition("test/")[2].partition("_by_")[0]
-    for one in entries().values():
-        for each in load(one.task).metrics:
-            if each.name == last:
-                return Metric(*each)
+    last = re.sub("^(train|val|test)/", "", name).partition("_by_")[0]
+    for each in entries() if task is None else [task]:
+        for one in declared_metrics(each):
+            if one.name == last:
+                return one
     return Metric(last, higher_is_better=last.endswith("tokens_per_second"))
+
+
+def declared_metrics(task: str | None) -> list[Metric]:
+    """The metrics of a task, in its order; none of a task that is not there."""
+    from seqzoo.tasks.task import Metric
+
+    known = entries()
+    return [Metric(*each) for each in load(known[task].task).metrics] if task in known else []
 
 
 def declaration(name: str) -> Declaration:

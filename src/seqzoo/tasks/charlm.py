@@ -39,8 +39,8 @@ class CharLM:
 
     name = "charlm"
     metrics = (
-        Metric("stream_loss", unit="nats"),
-        Metric("loss", unit="nats"),
+        Metric("stream_loss", unit="nats", of_tokens=True),
+        Metric("loss", unit="nats", of_tokens=True),
         Metric("bpc", unit="bits"),
         Metric("stream_bpc", unit="bits"),
     )
@@ -64,6 +64,7 @@ class CharLM:
         self.data, self.seed = data, seed
         self.tokenizer = data.tokenizer
         self.note, self.data_sha256 = data.note, data.sha256
+        self.val_sha256 = data.val_sha256
         self.seq_len, self.batch_size = seq_len, batch_size
         self.carry, self.reset = carry, reset
         self.prompt = opening(self.tokenizer, prompt)

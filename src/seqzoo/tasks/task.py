@@ -48,11 +48,14 @@ class Metric(NamedTuple):
         name: what follows the split: `loss` of `val/loss`.
         higher_is_better: the direction; of a loss, the lower is the better.
         unit: shown behind the number: `%` where the number is a percentage.
+        of_tokens: whether it is a mean over tokens, which says nothing about a model with another
+            tokenizer.
     """
 
     name: str
     higher_is_better: bool = False
     unit: str = ""
+    of_tokens: bool = False
 
 
 class Task(Protocol):
@@ -61,7 +64,7 @@ class Task(Protocol):
 
     name: str
     note: str  # the data, in a line
-    data_sha256: str
+    data_sha256: str  # of all of it; a task may have `val_sha256` too, of what evaluations read
     metrics: tuple[Metric, ...]
     quick_is_less: bool  # whether a quick evaluation leaves anything out
     carries: bool  # whether a batch goes on from the state the last one left

@@ -38,8 +38,8 @@ class Translation:
 
     name = "translation"
     metrics = (
-        Metric("loss", unit="nats"),
-        Metric("token_accuracy", higher_is_better=True, unit="%"),
+        Metric("loss", unit="nats", of_tokens=True),
+        Metric("token_accuracy", higher_is_better=True, unit="%", of_tokens=True),
         Metric("exact", higher_is_better=True, unit="%"),
         Metric("bleu", higher_is_better=True),
         Metric("chrf", higher_is_better=True),

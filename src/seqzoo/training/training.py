@@ -89,6 +89,7 @@ class Training:
         self.best: dict[str, float] = {}
         self.status, self.interrupted, self.is_last_step = "running", False, False
         self.summary: dict[str, Any] = {}
+        self.digests: dict[str, str] = {}
         self._stopping = False
         self._next_batches: list[Any] = []  # prepared while the last step was computed
         self._saved_at = -1
@@ -270,7 +271,12 @@ class Training:
         """Around the whole training: opens the run's files and loggers, and closes them with the
         summary; where the training fails, with what is known."""
         model, directory = self.model, self.directory
-        directory.describe_model(self.config, self.task.sizes(), self.task.tokenizers())
+        digests = {"data_sha256": self.task.data_sha256}
+        if (val := getattr(self.task, "val_sha256", None)) is not None:
+            digests["val_sha256"] = val
+        self.digests = directory.describe_model(
+            self.config, self.task.sizes(), self.task.tokenizers(), digests
+        )
         shown = (self.best_metric, "train/loss", "bench/train_tokens_per_second")
         try:
             self.loggers.start(directory, self.config, step=self.step, metrics=shown)
@@ -318,7 +324,7 @@ class Training:
             "threads": torch.get_num_threads(),
             "seed": self.settings.seed,
             "data": self.task.note,
-            "data_sha256": self.task.data_sha256,
+            **self.digests,
             "versions": {name: version(name) for name in ("seqzoo", "torch", "numpy")}
             | {"python": platform.python_version()},
             "status": self.status,

@@ -1,6 +1,8 @@
 """Several training runs compared, and two benches.
 
 runs        metrics of a run, and a name that differs from those of the others
-write       the tables and figures of runs
+groups      runs that differ in the seed alone: means, spreads, paired differences
+fair        which runs can be ranked together, and by which metric
+tables, figures, write      what a comparison shows and leaves on disk
 benches     two benches, point by point
 """

@@ -9,6 +9,7 @@ from seqzoo.cli.loading import dated
 from seqzoo.errors import UserError
 from seqzoo.runs.directory import RunDirectory
 
+FILES = "report.html, and its parts as .md, .csv, .json, .png, .svg; curves.csv: every point"
 BENCH, RUN = "bench.json", "metrics.jsonl"  # the files that tell a bench from a training run
 
 
@@ -16,7 +17,10 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "folders", nargs="+", metavar="RUN", help="run directories, or folders of them"
     )
-    parser.add_argument("--metric", help="what to compare by (default: the first val/ they share)")
+    parser.add_argument(
+        "--metric",
+        help="what to compare by, any of metrics.jsonl (default: the task's first, of val/)",
+    )
     parser.add_argument("--out", help="where to write (default: runs/compare/TIME)")
 
 
@@ -29,12 +33,22 @@ def run(options: Namespace) -> None:
         _compare_benches(options)
         return
     directories = RunDirectory.find(folders)
-    from seqzoo.analysis.compare import runs, write
+    from seqzoo.analysis.compare import fair, runs, write
 
-    trained = runs.load(directories)
+    sets = fair.comparable(runs.load(directories))
+    metrics = [fair.pick_metric(each, options.metric) for each in sets]
     out = Path(options.out) if options.out else dated("compare")
-    print(write.write(trained, runs.pick_metric(trained, options.metric), out))
-    print(f"written to {out}:\n  report.html, and its parts as .md, .csv, .json, .png, .svg")
+    for number, (each, metric) in enumerate(zip(sets, metrics, strict=True), 1):
+        if len(sets) > 1:
+            print(f"{number}. {each[0].task}: {each[0].summary.get('data', 'no data known')}\n")
+        folder = out if len(sets) == 1 else out / str(number)
+        print(write.write(each, metric, folder))
+        print(f"written to {folder}:\n  {FILES}\n")
+    if len(sets) > 1:
+        print(
+            f"These runs were evaluated on {len(sets)} different data or tasks, across which no "
+            "metric ranks them: each has its own table."
+        )
 
 
 def _holds(folder: Path, marker: str) -> bool:
