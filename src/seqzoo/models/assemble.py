@@ -201,6 +201,7 @@ def encoder_decoder(
     return model
 
 
+@checked(combinations.window_reads_forwards)
 def classifier(
     family: Family,
     keys: Keys,
