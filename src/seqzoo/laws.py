@@ -72,6 +72,8 @@ def variants(name: str) -> Iterator[dict[str, Any]]:
             yield from ({key: value} for value in get_args(annotation) if value != defaults[key])
     if "n_kv_heads" in defaults:
         yield {"n_kv_heads": 1}
+    if "window" in defaults:
+        yield {"window": 5}
     if "cache" in defaults:
         yield from ({"cache": f"{policy}:5"} for policy in CACHE_POLICIES)
     if defaults.get("layers") == {}:

@@ -73,6 +73,24 @@ def kv_heads_divide_heads(keys: Keys, where: str) -> None:
         _divides(f"{where}n_kv_heads", shared, f"{where}n_heads", heads)
 
 
+def window_or_cache(keys: Keys, where: str) -> None:
+    """A window already bounds the state, and says what is kept."""
+    if keys.get("window") is not None and keys.get("cache") is not None:
+        raise UserError(
+            f"{where}window={keys['window']} with {where}cache={keys['cache']}: the state of a "
+            f"window has a fixed size already: give {where}cache=null, or {where}window=null"
+        )
+
+
+def window_reads_forwards(keys: Keys, where: str) -> None:
+    """A text that is read both ways is seen whole by every token."""
+    if keys.get("window") is not None and keys.get("bidirectional"):
+        raise UserError(
+            f"{where}bidirectional=true: every token sees the whole text, and no window of "
+            f"{keys['window']}: give {where}bidirectional=false, or {_of_model(where)}window=null"
+        )
+
+
 def source_heads_divide_width(keys: Keys, where: str) -> None:
     """Every head of the attention to a source has dim / source_heads numbers."""
     dots = keys.get("bridge", "attention") == "attention" and keys.get("attention", "dot") == "dot"

@@ -8,9 +8,10 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from seqzoo.bench.results import measured, t_quantile
+from seqzoo.bench.results import measured
 from seqzoo.exam.cells import Cells
 from seqzoo.exam.plan import unit
+from seqzoo.report.statistics import t_quantile
 from seqzoo.runs.directory import RunDirectory
 
 Results = Mapping[str, Any]  # the content of exam.json

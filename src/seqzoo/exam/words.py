@@ -117,12 +117,8 @@ def _parents(results: Results) -> Iterator[str]:
         if len(parents) < 2 or len(inside) < len(parents):
             continue
         won = [c for c in columns(results) if _beats(results, model, inside, c)]
-        text = f"The hybrid {model} of {_listed(inside)}: "
-        yield text + (
-            f"better than each of them in {_listed(won)}."
-            if won
-            else "in no ability better than each."
-        )
+        better = f"in {_listed(won)}" if won else "in nothing"
+        yield f"The hybrid {model} is better than each of {_listed(inside)} {better}."
 
 
 def _beats(results: Results, model: str, parents: Sequence[str], column: str) -> bool:

@@ -88,6 +88,8 @@ def _to_transformer(keys: Keys, tensors: Tensors, context_length: int) -> Conver
     """A Llama or a GPT-2, whichever has the same form."""
     if keys.get("cache"):
         raise UserError("--format hf: transformers keeps the whole cache: model.cache=null")
+    if keys.get("window"):
+        raise UserError("--format hf: neither Llama nor GPT-2 has a window: model.window=null")
     if keys["block"] != "prenorm":
         raise UserError("--format hf: neither Llama nor GPT-2 has a norm after the residual")
     forms: dict[str, dict[str, Any]] = {

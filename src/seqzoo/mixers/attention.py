@@ -1,9 +1,9 @@
 """Softmax attention as a state machine, whose state is the cache of keys and values: it grows by
-one entry a token, or is cut to a fixed size. And without a state, for encoders."""
+one entry a token, holds a window, or is cut to a fixed size. And without a state, for encoders."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from seqzoo.config import combinations, values
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
 from seqzoo.ops import attention, bounded_cache
+from seqzoo.ops.attention import Scoring
 from seqzoo.ops.bounded_cache import BoundedCache, CachePolicy
 from seqzoo.ops.registry import record
 from seqzoo.ops.watch import unwatched
@@ -39,6 +40,24 @@ class KVCache(NamedTuple):
         return KVCache(*empty, torch.zeros_like(self.position))
 
 
+class Window(NamedTuple):
+    """Keys and values of the newest W - 1 tokens, the newest last; before as many were read, the
+    first places are empty. Keys are turned to their positions, as in `KVCache`."""
+
+    k: Tensor  # (B, G, W - 1, K)
+    v: Tensor  # (B, G, W - 1, K)
+    position: Tensor  # (B,): of the next token
+
+    def accumulated(self) -> tuple[Tensor, ...]:
+        """The leaves that sum over time: none; keys and values keep their dtype."""
+        return ()
+
+    def newest(self, n: int) -> Window:
+        """The places of the newest `n` tokens only: after that many, no other is filled."""
+        start = max(0, self.k.shape[2] - n)
+        return Window(self.k[:, :, start:], self.v[:, :, start:], self.position)
+
+
 class CausalAttention(nn.Module):
     """Multi-head causal self-attention (Vaswani et al. 2017, section 3.2).
 
@@ -48,6 +67,8 @@ class CausalAttention(nn.Module):
             None: n_heads.
         position: `rope` turns queries and keys by their position (Su et al. 2021, arXiv
             2104.09864); any other value leaves positions to the embedding.
+        window: W: a token sees itself and the W - 1 before it (Beltagy et al. 2020, arXiv
+            2004.05150; Mistral 7B, arXiv 2310.06825); the state is the newest W - 1. None: all.
         cache: a policy such as `tova:256`: the state is then a cache of that many tokens
             (`seqzoo.ops.bounded_cache`); None: every token is kept.
         n_layers: layers of the model, for GPT-2's initialisation of the output projection.
@@ -59,6 +80,7 @@ class CausalAttention(nn.Module):
         combinations.heads_divide_width,
         combinations.even_heads_for_rope,
         combinations.kv_heads_divide_heads,
+        combinations.window_or_cache,
     )
     def __init__(
         self,
@@ -67,6 +89,7 @@ class CausalAttention(nn.Module):
         n_heads: Count,
         n_kv_heads: Count | None = None,
         position: Literal["rope", "learned", "sinusoidal", "none"],
+        window: Count | None = None,
         cache: values.CachePolicy | None = None,
         n_layers: Count,
     ) -> None:
@@ -74,6 +97,7 @@ class CausalAttention(nn.Module):
         shared = n_kv_heads or n_heads
         self.heads = (n_heads, shared, shared)  # of queries, keys, values
         self.rope = position == "rope"
+        self.window = window
         self.policy = CachePolicy(*values.cache_policy(cache)) if cache else None
         self.qkv = nn.Linear(dim, sum(self.heads) * (dim // n_heads), bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
@@ -81,8 +105,8 @@ class CausalAttention(nn.Module):
         nn.init.normal_(self.out.weight, std=0.02 / (2 * n_layers) ** 0.5)
 
     def forward(
-        self, x: Tensor, state: KVCache | BoundedCache | None = None
-    ) -> tuple[Tensor, KVCache | BoundedCache]:
+        self, x: Tensor, state: KVCache | Window | BoundedCache | None = None
+    ) -> tuple[Tensor, KVCache | Window | BoundedCache]:
         B, T, D = x.shape
         qkv = self.qkv(x).view(B, T, sum(self.heads), -1).transpose(1, 2)
         q, k, v = qkv.split(self.heads, 1)  # (B, H or G, T, K)
@@ -92,6 +116,13 @@ class CausalAttention(nn.Module):
             of_rows = first[:1] if state is None else first  # all rows alike in a fresh state
             positions = of_rows[:, None] + torch.arange(T, device=x.device)
             q, k = attention.rotate(q, positions), attention.rotate(k, positions)
+        y, state = self.attend(q, k, v, first, state)
+        return self.out(y.transpose(1, 2).flatten(2)).to(x.dtype), state
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, first: Tensor, state: Any) -> Any:
+        """Outputs (B, H, T, K) of the tokens from position `first` (B,) on, and the state after
+        them."""
+        after = first + q.shape[2]
         if self.policy is not None:
             if isinstance(state, KVCache):
                 raise ValueError(
@@ -99,18 +130,22 @@ class CausalAttention(nn.Module):
                 )
             record("attention", self.policy.name)
             bounded = bounded_cache.empty(self.policy, k) if state is None else state
-            y, bounded = bounded_cache.attend(self.policy, q, k, v, bounded)
-            return self.out(y.transpose(1, 2).flatten(2)).to(x.dtype), bounded
+            return bounded_cache.attend(self.policy, q, k, v, bounded)
+        if self.window is not None:
+            past = None if state is None else (state.k, state.v)
+            y, k, v = attention.attend_within(q, k, v, past, first, Scoring(window=self.window))
+            return y, Window(k, v, after)
         if state is not None:
             y, k, v = attention.attend_after(q, k, v, state.k, state.v)
-        else:
-            y = attention.causal_attention(q, k, v)
-            k, v = k.contiguous(), v.contiguous()  # a view would keep the queries in memory
-        return self.out(y.transpose(1, 2).flatten(2)).to(x.dtype), KVCache(k, v, first + T)
+            return y, KVCache(k, v, after)
+        y = attention.causal_attention(q, k, v)
+        k, v = k.contiguous(), v.contiguous()  # a view would keep the queries in memory
+        return y, KVCache(k, v, after)
 
 
 class FullAttention(CausalAttention):
-    """`CausalAttention` without the mask: every token attends to all, for encoders. No state."""
+    """`CausalAttention` without the mask: every token attends to all, for encoders; a window is the
+    decoder's alone. No state."""
 
     def forward(  # type: ignore[override]
         self, x: Tensor, state: tuple[()] | None = None

@@ -222,6 +222,7 @@ def encoder_decoder(
     return model
 
 
+@checked(combinations.window_reads_forwards)
 def classifier(
     keys: Keys,
     *,

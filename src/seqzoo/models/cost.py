@@ -14,10 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from seqzoo import ops
 from seqzoo.config.values import shown
+from seqzoo.models.flops import TokenFlops
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.width import solved
 from seqzoo.models.zoo import build
-from seqzoo.state import State, nbytes
+from seqzoo.state import State, nbytes, newest, windows
 
 LENGTHS = (1, 64, 256, 1024, 4096)
 
@@ -66,11 +67,25 @@ def parameters_of(model: LanguageModel) -> dict[str, int]:
     return parts
 
 
-def flops_of_token(model: LanguageModel) -> tuple[int, int]:
-    """FLOPs of the first token, and by how many more each token needs than the one before it, read
-    token by token."""
-    (_, first), (_, second) = step_at(model, 1), step_at(model, 2)
-    return first, second - first
+@torch.no_grad()
+def flops_of_token(model: LanguageModel) -> TokenFlops:
+    """FLOPs of each token, read token by token; with an encoder, after a source of one token."""
+    return _of_tokens(model, _tokens(1), _initial_state(model, 1))
+
+
+def _of_tokens(model: LanguageModel, token: torch.Tensor, state: State) -> TokenFlops:
+    first, (_, state) = _counted(lambda: model(token, state))
+
+    def after(n: int) -> int:
+        """FLOPs of the second token, with n filled places in every window that has so many."""
+        flops, _ = _counted(lambda: model(token, newest(state, n)))
+        return flops
+
+    bends = []
+    for W in sorted(windows(state) - {1}):
+        before, last, full = (after(n) for n in (W - 2, W - 1, W))
+        bends.append((W, (last - before) - (full - last)))
+    return TokenFlops(first, after(1) - first, tuple(bends))
 
 
 @torch.no_grad()
@@ -81,12 +96,10 @@ def flops_of_training(model: LanguageModel, length: int) -> float:
     if model.reads_both_ways:
         return 3 * flops_per_token(model, length)
     if not model.reads_source:
-        return 3 * _mean_of_tokens(*flops_of_token(model), length)
+        return 3 * flops_of_token(model).total(length) / length
     half = max(1, length // 2)
     encoding, (prompt, state) = _counted(lambda: model.start(_tokens(half), 0))
-    first, (_, state) = _counted(lambda: model(prompt, state))
-    second, _ = _counted(lambda: model(prompt, state))
-    return 3 * (encoding / half + _mean_of_tokens(first, second - first, half)) / 2
+    return 3 * (encoding + _of_tokens(model, prompt, state).total(half)) / half / 2
 
 
 @torch.no_grad()
@@ -105,7 +118,7 @@ def step_at(model: LanguageModel, length: int) -> tuple[int, int]:
     encoder, after a source of as many tokens."""
     state = _initial_state(model, length)
     if length > 1:
-        state = model(_tokens(length - 1), state)[1]
+        state = newest(model(_tokens(length - 1), state)[1], length - 1)
     flops, (_, state) = _counted(lambda: model(_tokens(1), state))
     return nbytes(state), flops
 
@@ -113,12 +126,6 @@ def step_at(model: LanguageModel, length: int) -> tuple[int, int]:
 def _initial_state(model: LanguageModel, length: int) -> State:
     """The state before the first token; with an encoder, after a source of `length` tokens."""
     return model.start(_tokens(length), 0)[1] if model.reads_source else None
-
-
-def _mean_of_tokens(first: float, growth: float, length: int) -> float:
-    """The mean over tokens of which the first needs `first` and each `growth` more than the
-    last."""
-    return first + growth * (length - 1) / 2
 
 
 def _tokens(length: int) -> torch.Tensor:

@@ -101,16 +101,24 @@ class Panels {
 template <class T, class P>
 struct Inputs {
   int64_t B, H, L, S, K, V, causal;  // rows, heads, queries, keys, sizes of keys and values
+  int64_t window;                    // keys that a query sees of those before it and its own; 0: all
   View<P> q, k, v;
   View<uint8_t> valid;
   T scale;
   explicit Inputs(Arguments& from)
       : B(from.number()), H(from.number()), L(from.number()), S(from.number()), K(from.number()),
-        V(from.number()), causal(from.number()), q(from.tensor<P>()), k(from.tensor<P>()),
+        V(from.number()), causal(from.number()), window(from.number()), q(from.tensor<P>()), k(from.tensor<P>()),
         v(from.tensor<P>()), valid(from.tensor<uint8_t>()), scale(1 / std::sqrt(T(K))) {}
-  int64_t seen(int64_t query) const { return causal ? query + S - L + 1 : S; }  // its keys are before
+  // The keys of a query, and the queries of a key: from the first one to before the end.
+  int64_t keys_end(int64_t query) const { return causal ? query + S - L + 1 : S; }
+  int64_t first_key(int64_t query) const {
+    return window ? std::max<int64_t>(0, query + S - L + 1 - window) : 0;
+  }
   int64_t first_query(int64_t key) const { return causal ? std::max<int64_t>(0, key - (S - L)) : 0; }
-  bool parallel() const { return B * H * L * S * K > SMALL; }
+  int64_t queries_end(int64_t key) const {
+    return window ? std::clamp<int64_t>(key - (S - L) + window, 0, L) : L;
+  }
+  bool parallel() const { return B * H * L * std::min(S, window ? window : S) * K > SMALL; }
 };
 
 template <class T>
@@ -122,20 +130,23 @@ inline Whole<T> lanes() {
 
 // ---- forward
 
-// The scores of a row become weights under the largest score so far; returns their sum. What was
-// summed before has to be multiplied by `factor`.
+// The scores of a row from `start` to before `count` become weights under the largest score so far, and
+// the other weights up to `width` 0; returns their sum. What was summed before has to be multiplied by
+// `factor`.
 template <class T, class P>
-T weigh(const Inputs<T, P>& in, T* scores, int64_t count, int64_t width, const T* bias, T* most, T* factor,
-        P* weights) {
+T weigh(const Inputs<T, P>& in, T* scores, int64_t start, int64_t count, int64_t width, const T* bias, T* most,
+        T* factor, P* weights) {
   constexpr int n = Lanes<T>::n;
   constexpr T none = -std::numeric_limits<T>::infinity();
   const Whole<T> lane = lanes<T>();
   Vec<T> high = Vec<T>{} + none;
-  for (int64_t j = 0; j < count; j += n) {
+  const int64_t whole = start / n * n;
+  for (int64_t j = whole; j < count; j += n) {
     Vec<T> s = load(scores + j);
     if (bias) s += load(bias + j);
+    if (j < start) s = lane < int(start - j) ? Vec<T>{} + none : s;
     if (count - j < n) s = lane < int(count - j) ? s : Vec<T>{} + none;
-    if (bias || count - j < n) store(scores + j, s);
+    if (bias || j < start || count - j < n) store(scores + j, s);
     high = s > high ? s : high;
   }
   const T now = std::max(*most, largest<T>(high) * in.scale);
@@ -143,6 +154,7 @@ T weigh(const Inputs<T, P>& in, T* scores, int64_t count, int64_t width, const T
   *most = now;
   Vec<T> total = {};
   int64_t j = 0;
+  for (; j < std::min(whole, width); j += n) write(weights + j, Vec<T>{}, n);
   if (now > none)
     for (; j < count; j += n) {
       const Vec<T> p = exp_of_negative<T, terms<P>>(load(scores + j) * in.scale - now);
@@ -175,24 +187,26 @@ template <class T, class P>
 void Forward<T, P>::queries(const Inputs<T, P>& in, int64_t b, int64_t h, int64_t start, int64_t stop,
                             View<P> y, View<T> lse) {
   constexpr int n = Lanes<T>::n;
-  const int64_t keys = std::min(in.S, in.seen(stop - 1));
-  k.columns(in.k.at(b, h), in.k.stride[2], keys, in.K);
-  v.rows(in.v.at(b, h), in.v.stride[2], keys, in.V);
+  const int64_t base = in.first_key(start), keys = std::min(in.S, in.keys_end(stop - 1)) - base;  // from `base` on
+  k.columns(in.k.at(b, h, base), in.k.stride[2], keys, in.K);
+  v.rows(in.v.at(b, h, base), in.v.stride[2], keys, in.V);
   if (in.valid)
-    for (int64_t j = 0; j < keys; ++j) bias[j] = in.valid.at(b)[j] ? T(0) : -std::numeric_limits<T>::infinity();
+    for (int64_t j = 0; j < keys; ++j)
+      bias[j] = in.valid.at(b)[base + j] ? T(0) : -std::numeric_limits<T>::infinity();
   for (int64_t first = start; first < stop; first += size) {
-    const int64_t R = std::min(size, stop - first), last = std::min(keys, in.seen(first + R - 1));
+    const int64_t R = std::min(size, stop - first), last = std::min(keys, in.keys_end(first + R - 1) - base);
     std::fill_n(&out[0], R * padded, T(0));
     std::fill_n(&most[0], R, -std::numeric_limits<T>::infinity());
     std::fill_n(&total[0], R, T(0));
-    for (int64_t j = 0; j < last; j += span) {
+    for (int64_t j = (in.first_key(first) - base) / size * size; j < last; j += span) {
       const int64_t count = std::min(span, last - j), width = round_up(count, n);
       k.template multiply<false>(in.q.at(b, h, first), in.q.stride[2], R, 0, round_up(in.K, step<P>), j / size,
                                  (count + size - 1) / size, scores, span);
       for (int64_t r = 0; r < R; ++r) {
         T factor;
-        const int64_t own = std::max<int64_t>(0, std::min(count, in.seen(first + r) - j));
-        const T more = weigh<T, P>(in, scores + r * span, own, width, in.valid ? bias + j : nullptr, most + r,
+        const int64_t own = std::clamp<int64_t>(in.keys_end(first + r) - base - j, 0, count);
+        const int64_t from = std::clamp<int64_t>(in.first_key(first + r) - base - j, 0, own);
+        const T more = weigh<T, P>(in, scores + r * span, from, own, width, in.valid ? bias + j : nullptr, most + r,
                                    &factor, weights + r * span);
         total[r] = total[r] * factor + more;
         if (factor != T(1))
@@ -282,13 +296,13 @@ struct Backward {
     const Whole<T> lane = lanes<T>();
     for (int64_t c = 0; c < size; c += n) {
       const Vec<T> norm = load(lse + start + c), mean = load(delta + start + c);
-      const int64_t left = in.L - start - c;
       for (int64_t j = 0; j < size; j += step<P>) {
         Vec<T> d[step<P>] = {};
         for (int64_t s = 0; s < step<P>; ++s) {
           const int64_t row = j + s, place = row * size + c, hidden = in.first_query(first + row) - start - c;
+          const int64_t left = in.queries_end(first + row) - start - c;
           Vec<T> p = {};
-          if (row < R && hidden < n && !(in.valid && !in.valid.at(b)[first + row])) {
+          if (row < R && hidden < n && left > 0 && !(in.valid && !in.valid.at(b)[first + row])) {
             p = exp_of_negative<T, terms<P>>(load(scores + place) * in.scale - norm);
             if (hidden > 0) p = lane < int(hidden) ? Vec<T>{} : p;
             if (left < n) p = lane < int(left) ? p : Vec<T>{};
@@ -324,7 +338,8 @@ void Backward<T, P>::head(const Inputs<T, P>& in, const Gradients<T, P>& out, in
     std::fill_n(&of_k[0], R * k_width, T(0));
     std::fill_n(&of_v[0], R * v_width, T(0));
     transpose_keys(k, in.k.stride[2], R, K);
-    for (int64_t start = in.first_query(first) / size * size; start < L; start += size) {
+    const int64_t end = in.queries_end(first + R - 1);
+    for (int64_t start = in.first_query(first) / size * size; start < end; start += size) {
       q_columns.template multiply<false>(k, in.k.stride[2], R, 0, K_steps, start / size, 1, scores, size);
       y_columns.template multiply<false>(v, in.v.stride[2], R, 0, V_steps, start / size, 1, of_weights, size);
       differentiate(in, b, first, R, start);

@@ -1,4 +1,4 @@
-"""Softmax attention in C++: no scores are kept, and no product is computed above the diagonal."""
+"""Softmax attention in C++: no scores are kept, and no block of keys that no query sees is read."""
 
 from __future__ import annotations
 
@@ -7,28 +7,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqzoo.ops.attention import naive
+from seqzoo.ops.attention import PLAIN, Scoring, naive, sdpa
 from seqzoo.ops.native import backward_pass, call, in_rows, run
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, valid: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool,
+    valid: Tensor | None = None,
+    scoring: Scoring = PLAIN,
 ) -> Tensor:
     """q (B, H, T, K), k (B, H, S, K), v (B, H, S, V), valid (B, S); sums are in float32."""
     if q.dtype == torch.bfloat16 and (q.shape[-1] % 2 or v.shape[-1] % 2):  # it reads pairs
-        return naive(q, k, v, causal=causal, valid=valid)
+        return naive(q, k, v, causal=causal, valid=valid, scoring=scoring)
+    if (scoring.softcap, scoring.sinks, scoring.decay) != (None, None, None):
+        return sdpa(q, k, v, causal=causal, valid=valid, scoring=scoring)
     valid = None if valid is None else in_rows(valid)
-    y: Tensor = run(_Attention, *(in_rows(x.to(q.dtype)) for x in (q, k, v)), valid, causal)
+    window = scoring.window or 0 if causal else 0
+    y: Tensor = run(_Attention, *(in_rows(x.to(q.dtype)) for x in (q, k, v)), valid, causal, window)
     return y
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, causal: bool
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, causal: bool, window: int
     ) -> Tensor:
         B, H, T, K = q.shape
-        sizes = B, H, T, k.shape[2], K, v.shape[3], int(causal)
+        sizes = B, H, T, k.shape[2], K, v.shape[3], int(causal), window
         y = q.new_empty(B, T, H, v.shape[3]).transpose(1, 2)  # as the next product reads it
         sums = torch.float64 if q.dtype == torch.float64 else torch.float32
         training = any(ctx.needs_input_grad)
@@ -47,4 +56,4 @@ class _Attention(torch.autograd.Function):
         q, k, v, valid, y, lse = ctx.saved_tensors
         to = [x.new_empty(x.transpose(1, 2).shape).transpose(1, 2) for x in (q, k, v)]
         call("attention_backward", *ctx.sizes, q, k, v, valid, in_rows(of_y), y, lse, *to)
-        return *to, None, None
+        return *to, None, None, None
