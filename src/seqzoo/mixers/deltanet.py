@@ -24,8 +24,8 @@ TAPS = 4
 class DeltaMemory(NamedTuple):
     """The last tokens of the convolution, and the matrix of every head, in float32 or wider."""
 
-    conv: Tensor  # (B, W - 1, 3 D)
-    S: Tensor  # (B, H, K, K)
+    conv: Tensor  # (B, W - 1, channels of queries, keys and values): here 3 D
+    S: Tensor  # (B, H, K, V): here V = K
 
 
 class DeltaNet(nn.Module):
