@@ -359,6 +359,7 @@ def test_rwkv7_initialisation() -> None:
             rate_rank=None,
             value_rank=None,
             gate_rank=None,
+            beta_max=1.0,
             layer=layer,
             n_layers=n_layers,
             first=layer == 0,

@@ -27,6 +27,13 @@ PATTERNS = (  # of hybrids: what a mixer hands on passes others by; residual and
     ("rwkv7", "transformer", "rwkv7"),
     ("mamba2", "gru", "rwkv4"),
 )
+NUMBERS: dict[str, tuple[Any, ...]] = {  # values of keys without a list of choices
+    "n_kv_heads": (1,),
+    "window": (5,),
+    "beta_max": (1.0, 2.0),
+    "steps": (1, 2, 3),
+    "gated": (False, True),
+}
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
@@ -64,16 +71,16 @@ class Layers(nn.Module):
 
 def variants(name: str) -> Iterator[dict[str, Any]]:
     """The keys of each variant of a family: its defaults, and every value of every choice on its
-    own. Norms and the MLP's activation are left out, as they see one token at a time."""
+    own, and some values of NUMBERS. Norms and the MLP's activation are left out, as they see one
+    token at a time."""
     yield {}
     defaults = model_keys(name)
     for key, annotation in declaration(name).keys.items():
         if get_origin(annotation) is Literal and key not in ONE_TOKEN:
             yield from ({key: value} for value in get_args(annotation) if value != defaults[key])
-    if "n_kv_heads" in defaults:
-        yield {"n_kv_heads": 1}
-    if "window" in defaults:
-        yield {"window": 5}
+    for key, values in NUMBERS.items():
+        if key in defaults:
+            yield from ({key: value} for value in values if value != defaults[key])
     if "cache" in defaults:
         yield from ({"cache": f"{policy}:5"} for policy in CACHE_POLICIES)
     if defaults.get("layers") == {}:

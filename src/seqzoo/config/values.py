@@ -27,6 +27,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Smoothing = Annotated[float, Field(ge=0, le=0.99)]
 Dropout = Annotated[float, Field(ge=0, le=0.95)]
 Beta = Annotated[float, Field(ge=0, le=0.99999)]
+LargestRate = Annotated[float, Field(ge=1, le=2)]  # of a delta rule: above 1, it can reverse signs
 Seconds = Annotated[float, Field(ge=1e-3, allow_inf_nan=False)]
 Alphabet = Annotated[int, Field(ge=2, le=26)]  # letters, of the Latin ones
 Flag = bool

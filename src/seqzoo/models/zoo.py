@@ -77,6 +77,9 @@ FAMILIES: dict[str, Family] = {
     "mamba2": Family("seqzoo.mixers.mamba2:Mamba2", "residual"),
     "mingru": Family("seqzoo.mixers.minimal:MinGRU", "prenorm"),
     "minlstm": Family("seqzoo.mixers.minimal:MinLSTM", "prenorm"),
+    "gated_deltanet": Family("seqzoo.mixers.gated_deltanet:GatedDeltaNet", "prenorm"),
+    "kda": Family("seqzoo.mixers.kda:KimiDeltaAttention", "prenorm"),
+    "deltaproduct": Family("seqzoo.mixers.deltaproduct:DeltaProduct", "prenorm"),
     "hybrid": Family(None),
 }
 ALIASES = {"rwkv": "rwkv7"}  # the newest of a line; configs/model/rwkv.yaml is the alias for Hydra
