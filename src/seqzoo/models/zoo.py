@@ -75,6 +75,9 @@ FAMILIES: dict[str, Family] = {
     "mamba2": Family("seqzoo.mixers.mamba2:Mamba2", "residual"),
     "mingru": Family("seqzoo.mixers.minimal:MinGRU", "prenorm"),
     "minlstm": Family("seqzoo.mixers.minimal:MinLSTM", "prenorm"),
+    "hgrn2": Family("seqzoo.mixers.hgrn2:HGRN2", "prenorm"),
+    "rglru": Family("seqzoo.mixers.rglru:RGLRU", "prenorm"),
+    "mamba3": Family("seqzoo.mixers.mamba3:Mamba3", "prenorm"),
 }
 ALIASES = {"rwkv": "rwkv7"}  # the newest of a line; configs/model/rwkv.yaml is the alias for Hydra
 
