@@ -45,6 +45,19 @@ def head_size_is_even(keys: Keys, where: str) -> None:
         )
 
 
+def angles_divide_state(keys: Keys, where: str) -> None:
+    """Angles turn pairs of all numbers of a head's state, or of half of them."""
+    if not _known(keys, "state_size", "rotary"):
+        return
+    size, rotary = keys["state_size"], keys["rotary"]
+    unit = {"half": 4, "full": 2, "none": 1}[rotary]
+    if size % unit:
+        raise UserError(
+            f"{where}state_size ({size}) must be a multiple of {unit} for {where}rotary={rotary}: "
+            f"try {where}state_size={size - size % unit or unit}"
+        )
+
+
 def even_heads_for_rope(keys: Keys, where: str) -> None:
     """Rotary positions turn pairs of numbers of a head."""
     if not _known(keys, "dim", "n_heads") or keys.get("position") != "rope":

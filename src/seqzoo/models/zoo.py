@@ -80,6 +80,9 @@ FAMILIES: dict[str, Family] = {
     "gated_deltanet": Family("seqzoo.mixers.gated_deltanet:GatedDeltaNet", "prenorm"),
     "kda": Family("seqzoo.mixers.kda:KimiDeltaAttention", "prenorm"),
     "deltaproduct": Family("seqzoo.mixers.deltaproduct:DeltaProduct", "prenorm"),
+    "hgrn2": Family("seqzoo.mixers.hgrn2:HGRN2", "prenorm"),
+    "rglru": Family("seqzoo.mixers.rglru:RGLRU", "prenorm"),
+    "mamba3": Family("seqzoo.mixers.mamba3:Mamba3", "prenorm"),
     "hybrid": Family(None),
 }
 ALIASES = {"rwkv": "rwkv7"}  # the newest of a line; configs/model/rwkv.yaml is the alias for Hydra

@@ -179,6 +179,9 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "native": Backend("seqzoo.ops.native.local:relu2_product", when=takes("gate_forward")),
         "naive": Backend("seqzoo.ops.channel:naive_relu2_product"),
     },
+    "rg_lru": {
+        "naive": Backend("seqzoo.ops.rg_lru:naive"),
+    },
     "shift_products": {
         "native": Backend("seqzoo.ops.native.local:shift_products", when=available),
         "naive": Backend("seqzoo.ops.local:naive_shift_products"),
@@ -187,6 +190,10 @@ BACKENDS: dict[str, dict[str, Backend]] = {
     "token_shift": {
         "native": Backend("seqzoo.ops.native.local:token_shift", when=available),
         "naive": Backend("seqzoo.ops.local:naive_shift_mixes"),
+    },
+    "trapezoidal": {
+        "naive": Backend("seqzoo.ops.mamba3:naive", when=one_token),
+        **dict.fromkeys(("native", "chunked", "blocked"), Backend("seqzoo.ops.mamba3:turned")),
     },
     "wkv4": {
         "native": Backend("seqzoo.ops.native.scans:wkv4", when=takes("gate_forward")),
