@@ -165,6 +165,11 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "chunked": Backend("seqzoo.ops.matrix_state:chunked", when=on_cpu),
         "blocked": Backend("seqzoo.ops.matrix_state:blocked"),
     },
+    "mlstm": {
+        "native": Backend("seqzoo.ops.native.mlstm:mlstm", when=available),
+        "naive": Backend("seqzoo.ops.mlstm:naive", when=one_token),
+        "parallel": Backend("seqzoo.ops.mlstm:parallel"),
+    },
     "norm": {
         "naive": Backend("seqzoo.ops.norms:naive_norm", when=one_token),
         "native": Backend("seqzoo.ops.native.norms:norm", when=available),
