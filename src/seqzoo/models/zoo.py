@@ -76,6 +76,7 @@ FAMILIES: dict[str, Family] = {
     "mingru": Family("seqzoo.mixers.minimal:MinGRU", "prenorm"),
     "minlstm": Family("seqzoo.mixers.minimal:MinLSTM", "prenorm"),
     "mlstm": Family("seqzoo.mixers.mlstm:MLSTM", "residual"),
+    "slstm": Family("seqzoo.mixers.slstm:SLSTM", "prenorm"),
 }
 ALIASES = {"rwkv": "rwkv7"}  # the newest of a line; configs/model/rwkv.yaml is the alias for Hydra
 

@@ -17,8 +17,8 @@ def mlstm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Token by token: of a token what it is made of, its output and q . n are kept."""
     log_i, log_f, ms = scaled(gates, m)
-    scale = torch.tensor([1, S.shape[2] ** -0.5, 1]).to(S)[:, None, None]  # of q, k and v
-    W = blocks.to(S.dtype).permute(0, 3, 1, 2).flatten(2) * scale[..., None].squeeze(-1)
+    W = blocks.to(S.dtype).permute(0, 3, 1, 2).flatten(2)  # (3, 4, E), by the number read
+    W = torch.stack((W[0], W[1] * S.shape[2] ** -0.5, W[2]))
     given = readable(mixed, S.dtype), readable(x, S.dtype), W, log_i, log_f, ms, in_rows(S)
     y, S = run(_MLSTM, *given)
     return y, S, ms[:, -1].clone()
@@ -52,7 +52,8 @@ class _MLSTM(torch.autograd.Function):
         into = of_mixed, of_x, *by_head, of_W, of_S
         given = y, sums, None, kept, of_y, of_end
         call("mlstm_backward", *_given(inputs), *given, *into, of=S.dtype)
-        return (*(g.to(z.dtype) for g, z in ((of_mixed, mixed), (of_x, x))), of_W.sum(0), *of_gates, None, of_S)
+        of_tokens = of_mixed.to(mixed.dtype), of_x.to(x.dtype)
+        return *of_tokens, of_W.sum(0), *of_gates, None, of_S
 
 
 def _given(inputs: Any) -> tuple[Any, ...]:
