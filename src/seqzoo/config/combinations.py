@@ -33,6 +33,16 @@ def heads_divide_inner_width(keys: Keys, where: str) -> None:
         _divides(f"{where}n_heads", keys["n_heads"], f"{where}expand * {where}dim", inner)
 
 
+def heads_of_blocks(keys: Keys, where: str) -> None:
+    """Every head has 2 dim / n_heads numbers, a multiple of 4."""
+    if _known(keys, "dim", "n_heads") and keys["dim"] % (2 * keys["n_heads"]):
+        dim, heads = keys["dim"], keys["n_heads"]
+        raise UserError(
+            f"2 * {where}dim ({2 * dim}) / {where}n_heads ({heads}) must be a multiple of 4: "
+            f"try {where}dim={max(1, dim // (2 * heads)) * 2 * heads}"
+        )
+
+
 def head_size_is_even(keys: Keys, where: str) -> None:
     """dim / n_heads is a multiple of 2."""
     if not _known(keys, "dim", "n_heads"):

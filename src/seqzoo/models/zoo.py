@@ -83,6 +83,8 @@ FAMILIES: dict[str, Family] = {
     "hgrn2": Family("seqzoo.mixers.hgrn2:HGRN2", "prenorm"),
     "rglru": Family("seqzoo.mixers.rglru:RGLRU", "prenorm"),
     "mamba3": Family("seqzoo.mixers.mamba3:Mamba3", "prenorm"),
+    "mlstm": Family("seqzoo.mixers.mlstm:MLSTM", "residual"),
+    "slstm": Family("seqzoo.mixers.slstm:SLSTM", "prenorm"),
     "hybrid": Family(None),
 }
 ALIASES = {"rwkv": "rwkv7"}  # the newest of a line; configs/model/rwkv.yaml is the alias for Hydra
