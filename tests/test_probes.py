@@ -14,6 +14,8 @@ from torch import nn
 import seqzoo
 from calls import assert_refused, status
 from seqzoo import tasks
+from seqzoo.cli.checks import check_config
+from seqzoo.cli.compose import compose, parse
 from seqzoo.config.files import defaults, names
 from seqzoo.config.schema import declared
 from seqzoo.data.probes import group, mad, mad_recall, probe
@@ -292,7 +294,9 @@ def test_keys_change_the_hash() -> None:
     base = made("mqar").sha256
     for keys in ({"power": 1.0}, {"random_fill": False}, {"pairs": 3}, {"test_pairs": []}):
         assert made("mqar", **keys).sha256 != base
-    assert made("parity", lengths_from=4).sha256 != made("parity").sha256
+    parity, shorter = made("parity"), made("parity", lengths_from=4)
+    assert shorter.sha256 != parity.sha256 and shorter.val_sha256 == parity.val_sha256
+    assert made("parity", test_lengths=[64]).val_sha256 != parity.val_sha256
 
 
 # ---- scores
@@ -438,6 +442,14 @@ def test_a_request_is_refused_in_a_line(
     assert status("train", "task=parity", *arguments) == 2
     said = capsys.readouterr().err
     assert needed in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", [each for each in names("experiment") if each[:5] == "probe"])
+def test_protocols_of_papers_compose_for_any_model(name: str) -> None:
+    for model in ([], ["model=gla"], ["model=rwkv7"]):
+        for config in compose(parse([f"experiment={name}", *model], multirun=False), "train"):
+            check_config(config)
+            assert config["trainer"]["max_seconds"] is None
 
 
 # ---- the command line

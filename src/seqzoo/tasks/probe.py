@@ -70,7 +70,8 @@ class ProbeTask:
         eval_examples: Count,
     ) -> None:
         self.data, self.seed = data, seed
-        self.name, self.note, self.data_sha256 = data.name, data.note, data.sha256
+        self.name, self.note = data.name, data.note
+        self.data_sha256, self.val_sha256 = data.sha256, data.val_sha256
         self.batch_size, self.eval_examples = batch_size, eval_examples
         self.n_batches = None if examples is None else max(1, examples // batch_size)
         ends = [data.n_tokens(sizes) for sizes in (data.train[0], data.train[-1])]

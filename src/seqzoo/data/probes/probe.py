@@ -81,13 +81,19 @@ class Probe:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the symbols and of two examples of each size that is measured, and of a training
-        batch: it changes with whatever changes the examples."""
+        """Of some training examples and of what `val_sha256` is of: it changes with whatever
+        changes the examples."""
+        return self._digest(*(self.training(0, number, 2) for number in range(4)))
+
+    @cached_property
+    def val_sha256(self) -> str:
+        """Of the symbols and of two examples of each size that is measured."""
+        return self._digest()
+
+    def _digest(self, *more: Examples) -> str:
         digest = hashlib.sha256("\n".join(self.symbols).encode())
-        made = [self.training(0, number, 2) for number in range(4)]
-        for split in ("val", "test"):
-            made += [self.held_out(split, sizes, 0, 2) for sizes in self.points(split)]
-        for examples in made:
+        points = ((split, sizes) for split in ("val", "test") for sizes in self.points(split))
+        for examples in (*more, *(self.held_out(*point, 0, 2) for point in points)):
             digest.update(examples.inputs.tobytes() + examples.targets.tobytes())
         return digest.hexdigest()
 
