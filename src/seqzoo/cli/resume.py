@@ -112,7 +112,7 @@ def interrupted(
         saved = complete(directory.config)
         return all(_agrees(override, saved, composed) for override in fixed)
 
-    matching = [one for one in _runs(root) if one.unfinished() and fits(one)]
+    matching = [one for one in runs_below(root) if one.unfinished() and fits(one)]
     return max(matching, key=lambda directory: directory.last_written, default=None)
 
 
@@ -129,14 +129,14 @@ def same_request(root: Path, config: Mapping[str, Any]) -> RunDirectory | None:
 
     same = [
         directory
-        for directory in _runs(root)
+        for directory in runs_below(root)
         if (directory.has_checkpoint() or directory.summary.get("status") == "finished")
         and request(directory.config) == request(config)
     ]
     return max(same, key=lambda directory: directory.last_written, default=None)
 
 
-def _runs(root: Path) -> Iterator[RunDirectory]:
+def runs_below(root: Path) -> Iterator[RunDirectory]:
     """Training runs at or below a folder; others are passed over."""
     for directory in RunDirectory.below(root):
         with suppress(UserError):

@@ -60,7 +60,7 @@ def _show(root: Path, configs: Sequence[dict[str, Any]]) -> None:
     in its folder, and those that had finished before it."""
     from seqzoo.analysis.compare import runs, write
 
-    found = {each.path.resolve(): each for each in RunDirectory.below(root)}
+    found = {each.path.resolve(): each for each in resume.runs_below(root)}
     folders = [root] if found else []
     for config in configs:
         if config.get("resume") == "auto":
