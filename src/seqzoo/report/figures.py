@@ -56,7 +56,8 @@ def colours(names: Sequence[str]) -> dict[str, Colour]:
     import matplotlib
 
     tab20: Any = matplotlib.color_sequences["tab20"]
-    palette = [*tab20[::2], *tab20[1::2]]  # ten strong colours, then the same ten pale
+    more: Any = matplotlib.color_sequences["tab20b"]
+    palette = [*tab20[::2], *tab20[1::2], *more]  # ten strong, the same ten pale, twenty others
     fixed = {name: palette[i] for i, name in enumerate(FAMILIES) if name in names}
     free = [colour for colour in palette if colour not in fixed.values()]
     others = [name for name in names if name not in fixed]
