@@ -10,9 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import seqzoo
+from seqzoo.mixers.hgrn2 import HGRN2
 from seqzoo.mixers.mamba2 import Mamba2
+from seqzoo.mixers.mamba3 import Mamba3
 from seqzoo.mixers.minimal import MinGRU, MinLSTM
 from seqzoo.mixers.retention import Retention
+from seqzoo.mixers.rglru import RGLRU
 from seqzoo.ops.matrix_state import matrix_state
 
 FILE = Path(__file__).with_name("golden.json")
@@ -35,6 +38,9 @@ MIXERS = {
     "mamba2": lambda: Mamba2(dim=16, n_heads=4, expand=2, state_size=6),
     "mingru": lambda: MinGRU(dim=12, expand=2),
     "minlstm": lambda: MinLSTM(dim=12, expand=2),
+    "hgrn2": lambda: HGRN2(dim=12, n_heads=2, layer=1, n_layers=3),
+    "rglru": lambda: RGLRU(dim=12, n_heads=2, expand=2, n_layers=1),
+    "mamba3": lambda: Mamba3(dim=12, n_heads=2, expand=2, state_size=8, rotary="half"),
 }
 OPERATIONS = ("linear_attention", "retention", "gla", "delta_rule")
 
@@ -55,7 +61,7 @@ def mixer(case: str) -> nn.Module:
     """One of MIXERS, with sines for weights; theirs of the minimal ones have no biases."""
     made = fill(MIXERS[case]())
     for name, parameter in made.named_parameters():
-        if name in ("project.bias", "out.bias"):
+        if case.startswith("min") and name in ("project.bias", "out.bias"):
             nn.init.zeros_(parameter)
     return made
 

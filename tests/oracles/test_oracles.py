@@ -21,12 +21,15 @@ import seqzoo
 from seqzoo import ops
 from seqzoo.exchange import hf, rwkv
 from seqzoo.mixers.attention import CausalAttention
+from seqzoo.mixers.hgrn2 import HGRN2
 from seqzoo.mixers.linear_attention import LinearAttention
 from seqzoo.mixers.mamba2 import Mamba2
+from seqzoo.mixers.mamba3 import Mamba3
 from seqzoo.mixers.minimal import MinGRU, MinLSTM
 from seqzoo.mixers.mlp import MLP
 from seqzoo.mixers.recurrent import GRU, LSTM, RNN
 from seqzoo.mixers.retention import Retention
+from seqzoo.mixers.rglru import RGLRU
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.ops.attention import causal_attention
 from seqzoo.ops.matrix_state import matrix_state
@@ -355,6 +358,124 @@ def test_minimal(kind: Any, B: int, T: int, seed: int) -> None:
     same(ours(x)[0], theirs(x), x)
 
 
+def their_hgrn2(ours: HGRN2) -> Any:
+    """fla's naive gated linear attention, with the gates of the paper."""
+    naive = fla("gla/naive").naive_recurrent_gla
+
+    def forward(x: Tensor) -> Tensor:
+        bound = ours.bound.sigmoid()
+        f = bound + (1 - bound) * ours.forget(x).sigmoid()
+        parts = F.silu(ours.query(x)), 1 - f, ours.input(x), f.log()
+        q, k, i, log_f = (t.unflatten(2, (ours.n_heads, -1)) for t in parts)
+        y, _ = naive(q * q.shape[-1] ** 0.5, k, i, log_f)
+        return ours.out(F.rms_norm(y.flatten(2), (x.shape[2],), ours.norm, 1e-5))
+
+    return forward
+
+
+@everywhere
+@seeded
+def test_hgrn2(B: int, T: int, seed: int) -> None:
+    ours = moved(HGRN2(dim=16, n_heads=2, layer=2, n_layers=3), seed)
+    x = torch.randn(B, T, 16, requires_grad=True)
+    same(ours(x)[0], their_hgrn2(ours)(x), x, *ours.parameters())
+
+
+def their_rglru(ours: RGLRU) -> Any:
+    """Positions from 1: at position 0 theirs does not scale the input."""
+    from transformers import RecurrentGemmaConfig
+    from transformers.models.recurrent_gemma.modeling_recurrent_gemma import (
+        RecurrentGemmaRecurrentBlock,
+    )
+
+    inner, dim = ours.project.weight.shape
+    config = RecurrentGemmaConfig(
+        hidden_size=dim,
+        lru_width=inner,
+        num_attention_heads=len(ours.gates),
+        conv1d_width=4,
+        hidden_activation="gelu",
+    )
+    theirs = RecurrentGemmaRecurrentBlock(config, 0)
+    r, i = ours.gates.chunk(2, -1)
+    r_bias, i_bias = ours.gates_bias.squeeze(1).chunk(2, -1)
+    places = {
+        "linear_y": ours.gate,
+        "linear_x": ours.project,
+        "linear_out": ours.out,
+        "conv_1d.weight": ours.conv[:, None],
+        "conv_1d.bias": ours.conv_bias,
+        "rg_lru.recurrent_param": ours.decay,
+        "rg_lru.recurrent_gate_weight": r,
+        "rg_lru.recurrent_gate_bias": r_bias,
+        "rg_lru.input_gate_weight": i,
+        "rg_lru.input_gate_bias": i_bias,
+    }
+    with torch.no_grad():
+        for name, part in places.items():
+            if isinstance(part, nn.Linear):
+                theirs.get_submodule(name).load_state_dict(part.state_dict())
+            else:
+                theirs.get_parameter(name).copy_(part)
+
+    def forward(x: Tensor) -> Tensor:
+        positions = torch.arange(1, x.shape[1] + 1).expand(len(x), -1)
+        return theirs(x, positions, None, use_cache=False)[0]
+
+    return forward
+
+
+@everywhere
+@seeded
+def test_rglru(B: int, T: int, seed: int) -> None:
+    ours = moved(RGLRU(dim=12, n_heads=2, expand=1.5, n_layers=1), seed)
+    x = torch.randn(B, T, 12, requires_grad=True)
+    same(ours(x)[0], their_rglru(ours)(x), x)
+
+
+def their_mamba3(ours: Mamba3) -> Any:
+    """The paper's equations with complex numbers: a pair of rows that turns is one number."""
+
+    def forward(x: Tensor) -> Tensor:
+        (H, N), P, pi = ours.B_bias.shape, ours.out.in_features // len(ours.skip), torch.pi
+        z, v, B, C, dt, A, share, theta = ours.project(x).split(ours.sizes, -1)
+        angles = theta.shape[-1]
+        B, C = (
+            (F.rms_norm(t, (N,), weight, 1e-5)[:, :, None] + bias).to(torch.complex128)
+            for t, weight, bias in ((B, ours.B_norm, ours.B_bias), (C, ours.C_norm, ours.C_bias))
+        )
+        pairs = slice(0, angles), slice(angles, 2 * angles), slice(2 * angles, N)
+        B, C = (
+            torch.cat((t[..., pairs[0]] + 1j * t[..., pairs[1]], t[..., pairs[2]]), -1)
+            for t in (B, C)
+        )  # (B, T, H, N - A)
+        dt, share, v = F.softplus(dt + ours.dt_bias), share.sigmoid(), v.unflatten(2, (H, P))
+        real = (-F.softplus(A)).clamp(max=-1e-4)[..., None].expand(B.shape)
+        imaginary = F.pad(-pi * theta.tanh(), (0, N - 2 * angles))[:, :, None].expand(B.shape)
+        rate = (dt[..., None] * torch.complex(real, imaginary)).exp()[..., None]
+        writes = dt[..., None, None] * B[..., None] * v[..., None, :]  # (B, T, H, N - A, P)
+        h, before, ys = torch.zeros_like(writes[:, 0]), torch.zeros_like(writes[:, 0]), []
+        for t in range(x.shape[1]):
+            now, half = writes[:, t], share[:, t, :, None, None]
+            if t:
+                before = writes[:, t - 1] / dt[:, t - 1, :, None, None] * dt[:, t, :, None, None]
+            h = rate[:, t] * (h + (1 - half) * before) + half * now
+            ys.append((C[:, t, :, :, None].conj() * h).real.sum(2))
+        y = torch.stack(ys, 1) + ours.skip[:, None] * v
+        return ours.out((y.flatten(2) * F.silu(z)).to(x.dtype))
+
+    return forward
+
+
+@everywhere
+@seeded
+@pytest.mark.parametrize("rotary", ("half", "full", "none"))
+def test_mamba3(B: int, T: int, seed: int, rotary: Any) -> None:
+    ours = moved(Mamba3(dim=12, n_heads=2, expand=2, state_size=8, rotary=rotary), seed)
+    x = torch.randn(B, T, 12, requires_grad=True)
+    same(ours(x)[0], their_mamba3(ours)(x), x)
+
+
 @everywhere
 @seeded
 @pytest.mark.parametrize("shared", (1, 2, 4))
@@ -374,7 +495,7 @@ def test_attention(B: int, T: int, seed: int, shared: int) -> None:
     same(ours(x)[0], theirs(x), x)
 
 
-@pytest.mark.parametrize("activation", ("gelu", "relu", "relu2", "swiglu"))
+@pytest.mark.parametrize("activation", ("gelu", "relu", "relu2", "swiglu", "geglu"))
 def test_mlp(activation: str) -> None:
     from torch.nn import SiLU
     from x_transformers.x_transformers import FeedForward
@@ -384,6 +505,7 @@ def test_mlp(activation: str) -> None:
         "relu": {"custom_activation": nn.ReLU()},
         "relu2": {"relu_squared": True},
         "swiglu": {"glu": True, "custom_activation": SiLU()},
+        "geglu": {"glu": True, "custom_activation": nn.GELU()},
     }
     theirs = FeedForward(12, mult=3, **kinds[activation])
     ours = moved(MLP(dim=12, mlp_ratio=3, n_layers=1, activation=activation), 0)
@@ -425,7 +547,9 @@ def test_attention_is_torchs() -> None:
 def theirs_of(case: str, folder: Path) -> Tensor:
     if case in golden.MIXERS:
         mixer = golden.mixer(case)
-        other = their_mamba2(mixer) if case == "mamba2" else their_minimal(mixer)
+        makers: dict[str, Any] = {"mamba2": their_mamba2, "mamba3": their_mamba3}
+        makers |= {"hgrn2": their_hgrn2, "rglru": their_rglru}
+        other = makers.get(case, their_minimal)(mixer)
         return golden.excerpt(other(golden.wave(golden.B, golden.T, mixer.out.out_features)))
     if case in golden.MODELS:
         name, keys = golden.MODELS[case]

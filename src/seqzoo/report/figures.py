@@ -56,8 +56,9 @@ def colours(names: Sequence[str]) -> dict[str, Colour]:
     """A colour for each name. A family of the zoo has the same one in every figure."""
     import matplotlib
 
-    tab20, more = (matplotlib.color_sequences[name] for name in ("tab20", "tab20b"))  # type: ignore[misc]
-    palette = [*tab20[::2], *tab20[1::2]]  # ten strong colours, then the same ten pale
+    tab20: Any = matplotlib.color_sequences["tab20"]
+    more: Any = matplotlib.color_sequences["tab20b"]
+    palette = [*tab20[::2], *tab20[1::2]]  # ten strong, the same ten pale; then twenty others
     palette += [*more[::4], *more[2::4], *more[1::4], *more[3::4]]
     fixed = {name: palette[i] for i, name in enumerate(FAMILIES) if name in names}
     free = [colour for colour in palette if colour not in fixed.values()]
