@@ -201,6 +201,8 @@ def test_an_exam_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[st
     figures = {f"{each}.{kind}" for each in ("exam", "state", "length") for kind in ("png", "svg")}
     assert figures | {"report.html", "exam.md", "exam.csv", "cells", "bench"} <= names
     assert (folder / "tensorboard/gru").is_dir()
+    assert status("compare", folder, folder) == 0
+    assert capfd.readouterr().out.count("+0") == 6  # three columns of two models
     page = (folder / "report.html").read_text()
     assert page.count("<svg") == 4 and "What the numbers say" in page and "src=" not in page
 

@@ -37,7 +37,7 @@ COMMANDS = {
     "classify": "classify texts, or the lines of standard input",
     "bench": "speed, memory and state against sequence length",
     "exam": "what several models can learn and remember, and what it costs",
-    "compare": "compare training runs, or two benches, side by side",
+    "compare": "compare training runs, two benches, or two exams, side by side",
     "inspect": "look inside a model: dependence on the past, attention, embeddings",
     "info": "parameters, FLOPs and state of a configured model",
     "verify": "check the laws of the state protocol on this machine",

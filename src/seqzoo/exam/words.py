@@ -64,7 +64,7 @@ def _ranking(results: Results, column: str) -> str:
     text = f"{column.capitalize()}: {best['model']} is best with {shown(best)}"
     if not others:
         return f"{text}."
-    close = [row["model"] for row in others if _overlap(best, row)]
+    close = [row["model"] for row in others if overlap(best, row)]
     if close:
         text += f"; the intervals of {_listed(close)} overlap with its own"
     elif best["low"] is not None:
@@ -74,7 +74,8 @@ def _ranking(results: Results, column: str) -> str:
     return f"{text}."
 
 
-def _overlap(first: Row, second: Row) -> bool:
+def overlap(first: Row, second: Row) -> bool:
+    """Whether two intervals have a value in common; those of one seed have none."""
     if first["low"] is None or second["low"] is None:
         return False
     return bool(first["low"] <= second["high"] and second["low"] <= first["high"])
