@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +44,8 @@ class Training:
         grad_norm: of the last step, before clipping; on the device.
         meter: loss and speed since the last line of the log.
         metrics: of the last evaluation.
+        evaluated: the steps of this sitting's evaluations.
+        shortened: whether evaluations on the way read a part of the data.
         best: the `value` of the task's first metric at its best, and its `step`.
         is_last_step: whether a limit was reached by the last step.
         status: `running`, then `finished` or `interrupted`.
@@ -87,6 +89,8 @@ class Training:
         self.lr, self.grad_norm = 0.0, torch.zeros(())
         self.metrics: dict[str, float] = {}
         self.best: dict[str, float] = {}
+        self.evaluated: list[int] = []
+        self.shortened = False
         self.status, self.interrupted, self.is_last_step = "running", False, False
         self.summary: dict[str, Any] = {}
         self.digests: dict[str, str] = {}
@@ -109,6 +113,12 @@ class Training:
         """The share of the run that is over, by the nearest limit."""
         epochs = self.task.epochs(self.batches)
         return self.settings.progress(step=self.step, seconds=self.seconds, epochs=epochs)
+
+    @property
+    def ends_by_the_clock(self) -> bool:
+        """Whether `max_seconds` is the nearest limit."""
+        limit = self.settings.max_seconds
+        return limit is not None and self.progress <= self.seconds / limit
 
     @property
     def is_over(self) -> bool:
@@ -202,9 +212,15 @@ class Training:
         seconds: float | None = None
         if at is None:
             at, seconds, self.metrics = self.step, position["seconds"], metrics
+            self.evaluated.append(self.step)
             self.loggers.scalars(metrics, position)
         self.terminal.evaluation(at, seconds, metrics)
         return metrics
+
+    def shorten_evaluations(self) -> None:
+        """Have evaluations on the way read a part of the data, where all of it is much."""
+        shorten: Callable[[], bool] | None = getattr(self.task, "shorten", None)
+        self.shortened = shorten is not None and shorten()
 
     # ---- checkpoints
 
