@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from seqzoo.errors import UserError
-from seqzoo.models.language_model import LanguageModel
+from seqzoo.models.cost import flops_of_training
+from seqzoo.models.language_model import LanguageModel, evaluating
 from seqzoo.runs.directory import RunDirectory
 from seqzoo.state import State
 from seqzoo.training.device import keep_freed_memory, pick_device, pick_dtype
 from seqzoo.training.forward import Forward
 from seqzoo.training.loggers import Loggers, MetricsFile
 from seqzoo.training.meter import Meter
+from seqzoo.training.peak import measure_peak
 from seqzoo.training.settings import TrainerSettings
 from seqzoo.training.step import take_step
 from seqzoo.training.tables import make, make_all
@@ -30,12 +32,16 @@ if TYPE_CHECKING:
     from seqzoo.tasks.task import Task
 
 
+WORTH_A_PEAK, PEAK_SECONDS = 20.0, 0.3  # seconds: of a run, and of measuring the peak after it
+
+
 class Training:
     """A run while it is trained.
 
     Attributes:
         model, task, optimizer, schedule, directory, loggers, settings: what the run is made of.
         forward: the model as the task's objective calls it.
+        flops_per_token: of training, by the definition.
         device, dtype: where and how precisely it is computed.
         step, tokens: how many there were.
         batches: micro-batches there were: the number of the task's next one.
@@ -64,6 +70,8 @@ class Training:
     ) -> None:
         settings = self.settings = TrainerSettings(**config["trainer"])
         self.model, self.task, self.config, self.directory = model, task, config, directory
+        with evaluating(model):  # without dropout, whose random numbers training needs
+            self.flops_per_token = flops_of_training(model, task.seq_len)
         self.device = pick_device(settings.device)
         self.dtype = pick_dtype(settings.dtype, self.device)
         keep_freed_memory()
@@ -319,6 +327,16 @@ class Training:
             self.terminal.close()
             self.loggers.close(self.summary)
 
+    def _flops(self, train_seconds: float) -> dict[str, float]:
+        """FLOPs a token, and FLOP/s in training steps; of a run that took long enough to measure
+        the machine's peak beside it, the share of that."""
+        rate = self.flops_per_token * self.tokens / max(self.meter.step_seconds, 1e-9)
+        found = {"flops_per_token": self.flops_per_token, "flops_per_second": round(rate)}
+        if train_seconds < WORTH_A_PEAK or self.interrupted:
+            return found
+        peak = measure_peak(self.device, self.dtype, seconds=PEAK_SECONDS).flops
+        return {**found, "peak_flops": round(peak), "peak_share": round(rate / peak, 4)}
+
     def end(self) -> None:
         """Save the last step, and note how the run ended."""
         self.meter.settle()
@@ -334,6 +352,7 @@ class Training:
             "epochs": round(self.task.epochs(self.batches), 4),
             "train_seconds": round(train_seconds, 3),
             "tokens_per_second": round(self.tokens / max(self.meter.step_seconds, 1e-9), 1),
+            **self._flops(train_seconds),
             "seq_len": self.task.seq_len,
             "device": self.device.type,
             "dtype": self.dtype,
