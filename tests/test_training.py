@@ -846,7 +846,7 @@ def evaluations(folder: Path) -> list[tuple[int, float]]:
     return [(x["step"], x["val/stream_loss"]) for x in lines if "val/stream_loss" in x]
 
 
-@pytest.mark.parametrize(("steps", "every"), [(60, 5), (30, 2.5), (3, 1)])
+@pytest.mark.parametrize(("steps", "every"), [(240, 20), (130, 65 / 6), (60, 10), (4, 4)])
 def test_a_short_run_has_a_curve(tmp_path: Path, text_file: Path, steps: int, every: float) -> None:
     fit(tmp_path, text_file, max_steps=steps, sample_every=None)
     due = [math.ceil(every * part) for part in range(1, int(steps / every) + 1)]
@@ -855,15 +855,16 @@ def test_a_short_run_has_a_curve(tmp_path: Path, text_file: Path, steps: int, ev
 
 def test_a_resumed_run_is_evaluated_at_the_same_steps(tmp_path: Path, text_file: Path) -> None:
     class Stop(Hook):
-        every = 13
+        every = 55
 
         def on_step(self, training: Any) -> None:
             training.interrupted = True
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    fit(whole, text_file, max_steps=36, sample_every=None)
-    fit(parts, text_file, max_steps=36, sample_every=None, hooks=[Stop()])
-    fit(parts, text_file, max_steps=36, sample_every=None, resume=True)
+    keys = {"max_steps": 125, "sample_every": None}
+    fit(whole, text_file, **keys)
+    fit(parts, text_file, **keys, hooks=[Stop()])
+    fit(parts, text_file, **keys, resume=True)
     assert evaluations(parts) == evaluations(whole) and len(evaluations(whole)) == 12
 
 
@@ -888,7 +889,7 @@ def test_what_is_long_is_read_in_part_on_the_way(tmp_path: Path, text_file: Path
     """Every point of the curve is of the first tokens; the summary is of all of them, and both are
     of the weights that the run exports."""
     task = {"val_fraction": 0.3}
-    summary = fit(tmp_path, text_file, max_steps=24, sample_every=None, task=task)
+    summary = fit(tmp_path, text_file, max_steps=40, sample_every=None, task=task)
     run = seqzoo.load(tmp_path)
     made = tasks.make(run.config["task"], tasks.prepare(run.config["task"]), seed=1)
     whole = made.evaluate(run.model, "val", quick=True)
@@ -896,7 +897,7 @@ def test_what_is_long_is_read_in_part_on_the_way(tmp_path: Path, text_file: Path
     part = made.evaluate(run.model, "val", quick=True)
     assert part["val/bpc"] == pytest.approx(part["val/loss"] / math.log(2))
     assert part["val/stream_loss"] != pytest.approx(whole["val/stream_loss"], rel=1e-3)
-    assert summary["best_step"] == summary["steps"] == 24  # of a loss that falls to the end
+    assert summary["best_step"] == summary["steps"] == 40  # of a loss that falls to the end
     assert evaluations(tmp_path)[-1][1] == pytest.approx(part["val/stream_loss"])
     assert summary["val/stream_loss"] == pytest.approx(whole["val/stream_loss"])
 

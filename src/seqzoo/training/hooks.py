@@ -105,13 +105,13 @@ class Evaluate(OnTheWay):
 
 
 EVALUATIONS = 12  # of a run with trainer.eval_every=auto, at least; its last one is thorough
-AT_LEAST_EVERY = 500  # steps
+AT_LEAST_EVERY, FEWEST_STEPS = 500, 10  # steps between two evaluations: at most, at least
 SHARE_OF_TIME = 0.05  # that they may take of a run that is limited by time
 
 
 class EvaluateOften(Evaluate):
-    """At least so often that a curve can be drawn, whatever the run's length: after each twelfth of
-    the run, and every 500 steps.
+    """So often that a curve can be drawn, whatever the run's length: after each twelfth of the run,
+    or every 10 steps where that is less often, and every 500 steps.
 
     A task whose evaluation is slow reads less on the way (`Task.shorten`). Then every point of the
     curve is of the same part of the data, and what the summary has is of all of it. In a run that
@@ -128,12 +128,14 @@ class EvaluateOften(Evaluate):
         self.part = int(EVALUATIONS * training.progress)
 
     def is_due(self, step: int) -> bool:
-        before, self.part = self.part, int(EVALUATIONS * self.training.progress)
-        if self.part == before and step % AT_LEAST_EVERY:
-            return False
-        return not self.training.ends_by_the_clock or (
-            self.seconds <= SHARE_OF_TIME * self.training.seconds
-        )
+        progress = self.training.progress
+        before, self.part = self.part, int(EVALUATIONS * progress)
+        if self.training.ends_by_the_clock:
+            affordable = self.seconds <= SHARE_OF_TIME * self.training.seconds
+            return affordable and (self.part > before or step % AT_LEAST_EVERY == 0)
+        total = round(step / progress)  # steps of the run
+        parts = max(1, min(EVALUATIONS, total // FEWEST_STEPS))
+        return parts * step // total > parts * (step - 1) // total or step % AT_LEAST_EVERY == 0
 
     def act(self, training: Training) -> None:
         began = training.seconds
