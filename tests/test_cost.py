@@ -1,8 +1,12 @@
 """FLOPs against counts by hand, from the equations of the papers."""
 
+from pathlib import Path
+
 import pytest
+import torch
 
 import seqzoo
+from calls import status
 from seqzoo.models.cost import flops_of_token, flops_of_training, flops_per_token
 from seqzoo.models.zoo import FAMILIES, build
 
@@ -58,3 +62,36 @@ def test_reading_at_once_costs_no_less(name: str) -> None:
     first, growth = flops_of_token(model)
     parallel = flops_per_token(model, 16)
     assert parallel == first if growth == 0 else parallel >= first + growth * 15 / 2
+
+
+def test_a_run_tells_its_share_of_the_peak(
+    tmp_path: Path,
+    text_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It is measured after runs that took long; here after any."""
+    from seqzoo.training import training
+    from seqzoo.training.peak import Peak
+
+    monkeypatch.setattr(training, "measure_peak", lambda *_, **__: Peak(1e12, ""))
+    keys = ["model=gla", f"task.path={text_file}", "model.dim=32", "trainer.max_steps=2"]
+    keys += ["task.seq_len=16", "task.sample_tokens=5", "trainer.device=cpu"]
+    assert status("train", *keys, f"hydra.run.dir={tmp_path / 'a'}") == 0
+    assert "GFLOP/s\n" in capfd.readouterr().out
+    monkeypatch.setattr(training, "WORTH_A_PEAK", 0.0)
+    assert status("train", *keys, f"hydra.run.dir={tmp_path / 'b'}") == 0
+    run = seqzoo.load(tmp_path / "b")
+    found = run.summary
+    assert found["flops_per_token"] == flops_of_training(run.model, 16)
+    rate = found["flops_per_token"] * found["tokens_per_second"]
+    assert found["flops_per_second"] == pytest.approx(rate, rel=1e-3)
+    assert found["peak_share"] == pytest.approx(rate / 1e12, abs=1e-4)
+    assert f"GFLOP/s ({100 * found['peak_share']:.0f} % of the peak)\n" in capfd.readouterr().out
+
+
+def test_the_peak_is_that_of_large_products() -> None:
+    from seqzoo.training.peak import measure_peak
+
+    peak = measure_peak(torch.device("cpu"), "float32", seconds=0.0)
+    assert peak.flops > 1e9 and peak.measured_by == "2048 x 2048 matrix product, median of 3"
