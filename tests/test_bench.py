@@ -221,6 +221,9 @@ def test_every_point_has_every_field(benches: Path, bench: dict[str, Any]) -> No
             assert (row["status"], row["rounds"]) == ("ok", rounds[name]), row
             missing = [key for key in results.COLUMNS if row[key] in (None, "")]
             assert set(missing) <= unknown, (row["model"], missing)
+            assert 0 < row["over_base_bytes"] < row["peak_bytes"]
+            if rounds[name] == 1:
+                assert row["over_base_bytes"] == row["peak_bytes"] - row["base_bytes"]
     with (benches / "a/bench.csv").open() as file:
         table = list(csv.DictReader(file))
     assert list(table[0]) == results.COLUMNS and len(table) == len(bench["points"])

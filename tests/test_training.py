@@ -4,6 +4,7 @@ logs are complete."""
 import functools
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -27,7 +28,7 @@ from seqzoo.models.zoo import FAMILIES, model_keys
 from seqzoo.runs.checkpoint import Checkpoints
 from seqzoo.runs.directory import RunDirectory
 from seqzoo.training import schedules
-from seqzoo.training.hooks import Hook
+from seqzoo.training.hooks import EarlyStopping, Hook
 from seqzoo.training.loggers import Logger
 from seqzoo.training.loop import train
 from seqzoo.training.optimizers import adamw, muon
@@ -835,3 +836,81 @@ def test_the_mean_of_checkpoints(tmp_path: Path) -> None:
     checkpoints.load_mean([checkpoints.at(step) for step in range(3)], models[0])
     for name, value in models[0].state_dict().items():
         torch.testing.assert_close(value, expected[name])
+
+
+# ---- evaluations as often as a curve needs
+
+
+def evaluations(folder: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(x["step"], x["val/stream_loss"]) for x in lines if "val/stream_loss" in x]
+
+
+@pytest.mark.parametrize(("steps", "every"), [(240, 20), (130, 65 / 6), (60, 10), (4, 4)])
+def test_a_short_run_has_a_curve(tmp_path: Path, text_file: Path, steps: int, every: float) -> None:
+    fit(tmp_path, text_file, max_steps=steps, sample_every=None)
+    due = [math.ceil(every * part) for part in range(1, int(steps / every) + 1)]
+    assert [step for step, _ in evaluations(tmp_path)] == due
+
+
+def test_a_resumed_run_is_evaluated_at_the_same_steps(tmp_path: Path, text_file: Path) -> None:
+    class Stop(Hook):
+        every = 55
+
+        def on_step(self, training: Any) -> None:
+            training.interrupted = True
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    keys = {"max_steps": 125, "sample_every": None}
+    fit(whole, text_file, **keys)
+    fit(parts, text_file, **keys, hooks=[Stop()])
+    fit(parts, text_file, **keys, resume=True)
+    assert evaluations(parts) == evaluations(whole) and len(evaluations(whole)) == 12
+
+
+def test_evaluations_take_a_small_part_of_the_time(
+    tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes 5 % of the time, so after one there is no time for a second before the end."""
+    from seqzoo.tasks.charlm import CharLM
+
+    evaluate = CharLM.evaluate
+
+    def slowly(self: Any, *more: Any, **named: Any) -> Any:
+        time.sleep(0.2)
+        return evaluate(self, *more, **named)
+
+    monkeypatch.setattr(CharLM, "evaluate", slowly)
+    fit(tmp_path, text_file, max_seconds=4, sample_every=None)
+    assert len(evaluations(tmp_path)) == 2
+
+
+def test_what_is_long_is_read_in_part_on_the_way(tmp_path: Path, text_file: Path) -> None:
+    """Every point of the curve is of the first tokens; the summary is of all of them, and both are
+    of the weights that the run exports."""
+    task = {"val_fraction": 0.3}
+    summary = fit(tmp_path, text_file, max_steps=40, sample_every=None, task=task)
+    run = seqzoo.load(tmp_path)
+    made = tasks.make(run.config["task"], tasks.prepare(run.config["task"]), seed=1)
+    whole = made.evaluate(run.model, "val", quick=True)
+    assert made.shorten() and len(made.data.val) == 12_000
+    part = made.evaluate(run.model, "val", quick=True)
+    assert part["val/bpc"] == pytest.approx(part["val/loss"] / math.log(2))
+    assert part["val/stream_loss"] != pytest.approx(whole["val/stream_loss"], rel=1e-3)
+    assert summary["best_step"] == summary["steps"] == 40  # of a loss that falls to the end
+    assert evaluations(tmp_path)[-1][1] == pytest.approx(part["val/stream_loss"])
+    assert summary["val/stream_loss"] == pytest.approx(whole["val/stream_loss"])
+
+
+def test_early_stopping_counts_them(
+    tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second evaluation, at step 20, is the best: the third after it ends the run."""
+    from seqzoo.tasks.charlm import CharLM
+
+    values = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0])
+    keys = [f"val/{metric.name}" for metric in CharLM.metrics]
+    monkeypatch.setattr(CharLM, "evaluate", lambda *_, **__: dict.fromkeys(keys, next(values)))
+    stop = EarlyStopping(patience=3)
+    fit(tmp_path, text_file, max_steps=120, sample_every=None, hooks=[stop])
+    assert [step for step, _ in evaluations(tmp_path)] == [10, 20, 30, 40, 50]

@@ -57,7 +57,11 @@ PANELS = (
     Panel("prefill_tokens_per_second", "prefill", "tokens_per_second", "prefill", "tokens/s"),
     Panel("decode_ms_per_token", "decode", "milliseconds", "decoding at length T", "ms/token"),
     Panel("peak_bytes", "train", "peak_bytes", "peak memory of training", *MIB),
+    Panel("over_base_bytes", "train", "over_base_bytes", "training, memory over base", *MIB),
     Panel("prefill_peak_bytes", "prefill", "peak_bytes", "peak memory of prefill", *MIB),
+    Panel(
+        "prefill_over_base_bytes", "prefill", "over_base_bytes", "prefill, memory over base", *MIB
+    ),
     Panel("state_bytes", "decode", "state_bytes", "state of one sequence", "bytes", "KiB", 2**10),
 )
 

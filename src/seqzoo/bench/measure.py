@@ -30,6 +30,7 @@ from seqzoo.tasks.next_token import TokenBatch, next_token_loss
 from seqzoo.training.device import float32_products, keep_freed_memory, pick_device, pick_dtype
 from seqzoo.training.forward import Forward
 from seqzoo.training.optimizers import adamw
+from seqzoo.training.peak import measure_peak
 from seqzoo.training.step import take_step
 
 T = TypeVar("T")
@@ -59,18 +60,15 @@ def prepare(settings: BenchSettings) -> tuple[torch.device, str]:
 def machine(settings: BenchSettings) -> dict[str, Any]:
     """The machine, its software, and the speed of matrix products that it reaches, in FLOP/s."""
     device, dtype = prepare(settings)
-    size = 2048 if device.type == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
-    first, _ = timed(lambda: a @ b, device)
-    times = sample(lambda: a @ b, device, first=first, seconds=1.0)["times"]
+    peak = measure_peak(device, dtype, seconds=1.0)
     name = _cpu_name() if device.type == "cpu" else torch.cuda.get_device_name(device)
     return {
         "device": device.type,
         "name": name,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "dtype": dtype,
-        "peak_flops": 2 * size**3 / statistics.median(times),
-        "peak_measured_by": f"{size} x {size} matrix product, median of {len(times)}",
+        "peak_flops": peak.flops,
+        "peak_measured_by": peak.measured_by,
         "versions": {name: version(name) for name in ("seqzoo", "torch", "numpy")}
         | {"python": platform.python_version(), "system": platform.system()},
     }

@@ -18,8 +18,8 @@ Row = Mapping[str, Any]
 
 COLUMNS = (
     "model mode length batch_size status tokens_per_second milliseconds noise median_milliseconds "
-    "spread repeats rounds steady state_bytes peak_bytes base_bytes flops peak_share backend dim "
-    "parameters note"
+    "spread repeats rounds steady state_bytes peak_bytes base_bytes over_base_bytes flops "
+    "peak_share backend dim parameters note"
 ).split()
 FIGURES = {  # the column that is a mode's figure
     "train": "tokens_per_second",
@@ -83,6 +83,7 @@ def _row(point: Row, about: Row, peak_flops: float) -> dict[str, Any]:
         "state_bytes": rounds[0]["state_bytes"],
         "peak_bytes": max(one["peak_bytes"] for one in rounds),
         "base_bytes": rounds[0]["base_bytes"],
+        "over_base_bytes": max(one["peak_bytes"] - one["base_bytes"] for one in rounds),
         "flops": flops,
         "peak_share": flops / seconds / peak_flops,
         "backend": rounds[0]["backend"],

@@ -16,10 +16,11 @@ NOTES = """\
 A figure is the lower quartile over rounds, since a busy neighbour only ever slows one down; their
 median and spread are in bench.csv. ± is the half width of the figure's interval of at least 95 %,
 from what differs between rounds. Peak memory is the process's on a CPU (libraries included), the
-allocator's on a GPU. State bytes are summed from the tensors. FLOPs are those of the definition
-read token by token, a backward pass counted as two forward ones; peak_share in bench.csv is against
-the matrix-product peak measured in the same run. Circles in the figure: at every longer length
-measured a state that grows is the slower one."""
+allocator's on a GPU; memory over base is the peak less what was held before there was a model, so
+that of weights, optimiser and activations alone. State bytes are summed from the tensors. FLOPs are
+those of the definition read token by token, a backward pass counted as two forward ones; peak_share
+in bench.csv is against the matrix-product peak measured in the same run. Circles in the figure: at
+every longer length measured a state that grows is the slower one."""
 
 
 def write(results: Results, folder: Path) -> str:

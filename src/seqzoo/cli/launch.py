@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from seqzoo import tasks
 from seqzoo.config.requires import requirements
 from seqzoo.errors import UserError, is_out_of_memory
+from seqzoo.report.text import number
 from seqzoo.runs.directory import RunDirectory
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130  # exit statuses; 130 is a shell's for Ctrl-C
@@ -192,7 +193,7 @@ def closing_lines(summary: Mapping[str, Any], config: Mapping[str, Any], folder:
             f"\n{summary['model']} on {summary['task']}, {summary['parameters']:,} parameters: "
             f"{summary['steps']:,} steps, {summary['tokens']:,} tokens",
             f"{summary['train_seconds']:.0f} s with evaluations; "
-            f"{summary['tokens_per_second']:,.0f} tokens/s in training steps",
+            f"{summary['tokens_per_second']:,.0f} tokens/s in training steps{_flops(summary)}",
             *(f"  {line}" for line in metric_lines(summary)),
             "\nnext:",
             *(f"  {seqzoo} {name} {run} {example}".rstrip() for name, example in uses.items()),
@@ -200,6 +201,15 @@ def closing_lines(summary: Mapping[str, Any], config: Mapping[str, Any], folder:
             f"  {seqzoo} train model={other} task={summary['task']}",
         ]
     )
+
+
+def _flops(summary: Mapping[str, Any]) -> str:
+    """FLOP/s, and the share of the machine's peak where it was measured."""
+    if "flops_per_second" not in summary:
+        return ""
+    share = summary.get("peak_share")
+    of_peak = "" if share is None else f" ({100 * share:.0f} % of the peak)"
+    return f", {number(summary['flops_per_second'] / 1e9)} GFLOP/s{of_peak}"
 
 
 def metric_lines(values: Mapping[str, Any]) -> list[str]:

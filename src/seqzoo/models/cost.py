@@ -1,12 +1,14 @@
 """What a configured model costs, measured on the model itself: parameters, FLOPs, state bytes.
 
-FLOPs are two for each multiply-add of the matrix products of the definitions; operations element by
-element are not counted.
+FLOPs are two for each multiply-add of the matrix products of the definitions, of which writing an
+outer product into a matrix state, S + k v^T, is one. Operations element by element are not counted,
+such as the decay of a state and a convolution over a few tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +47,7 @@ def describe(
         f"parameters          {model.n_parameters():>14,}   (vocabulary {vocab_size})",
         *(f"  {part:<18}{count:>14,}" for part, count in parameters_of(model).items()),
         f"FLOPs a token       {flops_per_token(model, 64):>14,}   (read in parallel, T = 64)",
+        f"  of training       {round(flops_of_training(model, 64)):>14,}   (of sequences of 64)",
     ]
     if model.reads_both_ways:  # the whole text at once: there is no state between tokens
         return "\n".join(lines)
@@ -134,6 +137,17 @@ def _tokens(length: int) -> torch.Tensor:
 
 def _counted(call: Callable[[], Any]) -> tuple[int, Any]:
     """The FLOPs of a call by the definitions, and its result."""
-    with ops.backend("naive"), FlopCounterMode(display=False) as counter:
+    count = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mul: _outer})
+    with ops.backend("naive"), count as counter:
         result = call()
     return counter.get_total_flops(), result
+
+
+def _outer(a: Any, b: Any, *, out_shape: Sequence[int], **_: Any) -> int:
+    """FLOPs of the outer products (..., K, 1) * (..., 1, V): each number is multiplied once, and
+    added once to where it goes. Other products: none."""
+    if not all(isinstance(each, Sequence) and len(each) > 2 for each in (a, b)):
+        return 0
+    size = math.prod(out_shape)
+    outer = (a[-1] == b[-2] == 1 or a[-2] == b[-1] == 1) and max(map(math.prod, (a, b))) < size
+    return 2 * size if outer else 0

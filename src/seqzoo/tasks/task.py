@@ -60,7 +60,11 @@ class Metric(NamedTuple):
 
 class Task(Protocol):
     """A task. Its batches are a pure function of (seed, step), so that a run can be resumed
-    anywhere."""
+    anywhere.
+
+    A task of which every evaluation takes long may have a method ``shorten() -> bool``: from then
+    on the quick ones read a part of the data; false where all of it is little.
+    """
 
     name: str
     note: str  # the data, in a line

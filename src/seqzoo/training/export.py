@@ -61,10 +61,11 @@ def _average(training: Training, to_beat: float) -> dict[str, float]:
     training.terminal.line(f"the mean of {len(paths)} checkpoints, from step {first:,} on:")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     training.directory.checkpoints.load_mean(paths, model)
-    metrics = training.evaluate(quick=True, at=last)
+    metrics = training.evaluate(quick=not training.shortened, at=last)
     if not training.better(metrics[name], to_beat):
         training.terminal.line(f"its {name} is no better than that of the best checkpoint")
         model.load_state_dict(before)
         return {name: metrics[name]}
     training.terminal.line(f"its {name} is better than that of the best checkpoint: exported")
-    return training.evaluate(quick=False, at=last) if training.task.quick_is_less else metrics
+    more = training.task.quick_is_less and not training.shortened
+    return training.evaluate(quick=False, at=last) if more else metrics

@@ -104,6 +104,55 @@ class Evaluate(OnTheWay):
         checkpoints.prune(keep=training.recent_checkpoints())
 
 
+EVALUATIONS = 12  # of a run with trainer.eval_every=auto, at least; its last one is thorough
+AT_LEAST_EVERY, FEWEST_STEPS = 500, 10  # steps between two evaluations: at most, at least
+SHARE_OF_TIME = 0.05  # that they may take of a run that is limited by time
+
+
+class EvaluateOften(Evaluate):
+    """So often that a curve can be drawn, whatever the run's length: after each twelfth of the run,
+    or every 10 steps where that is less often, and every 500 steps.
+
+    A task whose evaluation is slow reads less on the way (`Task.shorten`). Then every point of the
+    curve is of the same part of the data, and what the summary has is of all of it. In a run that
+    the clock will end, an evaluation is left out while those before it have taken more than 5 % of
+    the time; in others it depends on steps alone, so that a resumed run has the same.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def on_start(self, training: Training) -> None:
+        training.shorten_evaluations()
+        self.training, self.seconds = training, 0.0
+        self.part = int(EVALUATIONS * training.progress)
+
+    def is_due(self, step: int) -> bool:
+        progress = self.training.progress
+        before, self.part = self.part, int(EVALUATIONS * progress)
+        if self.training.ends_by_the_clock:
+            affordable = self.seconds <= SHARE_OF_TIME * self.training.seconds
+            return affordable and (self.part > before or step % AT_LEAST_EVERY == 0)
+        total = round(step / progress)  # steps of the run
+        parts = max(1, min(EVALUATIONS, total // FEWEST_STEPS))
+        return parts * step // total > parts * (step - 1) // total or step % AT_LEAST_EVERY == 0
+
+    def act(self, training: Training) -> None:
+        began = training.seconds
+        super().act(training)
+        self.seconds += training.seconds - began
+
+    def on_end(self, training: Training) -> None:
+        if training.status == "finished" and training.shortened:
+            if self.done_at != training.step:
+                training.evaluate(quick=True)
+                self.keep_the_best(training)
+            training.terminal.line("on all of the validation data:")
+            training.metrics = training.evaluate(quick=False, at=training.step)
+        else:
+            super().on_end(training)
+
+
 class Sample(OnTheWay):
     """Log some output of the model, and figures of it."""
 
@@ -131,7 +180,7 @@ def run_hooks(settings: TrainerSettings) -> list[Hook]:
     """The hooks of every run, in the order in which they are called after a step."""
     return [
         Log(settings.log_every),
-        Evaluate(settings.eval_every),
+        EvaluateOften() if settings.eval_every == "auto" else Evaluate(settings.eval_every),
         Sample(settings.sample_every),
         SaveCheckpoint(settings.checkpoint_every),
     ]
@@ -149,14 +198,19 @@ class EarlyStopping(Hook):
         self.patience = patience
 
     def on_start(self, training: Training) -> None:
-        self.every = training.settings.eval_every
+        every = training.settings.eval_every
+        self.every = 1 if every == "auto" else every
 
     def on_step(self, training: Training) -> None:
         assert self.every is not None
         if training.is_last_step:  # which is evaluated later
             return
         best = int(training.best.get("step", 0))
-        if training.step // self.every - best // self.every >= self.patience:
+        if training.settings.eval_every == "auto":
+            since = sum(step > best for step in training.evaluated)
+        else:
+            since = training.step // self.every - best // self.every
+        if since >= self.patience:
             training.terminal.line(
                 f"stopped early: {self.patience} evaluations no better than that of step {best:,}"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from seqzoo.config.combinations import a_limit_is_set
 from seqzoo.config.schema import checked
@@ -30,7 +31,7 @@ class TrainerSettings:
     compile: Flag
     seed: Seed
     log_every: Count
-    eval_every: Count | None
+    eval_every: Literal["auto"] | Count | None
     checkpoint_every: Count | None
     sample_every: Count | None
 

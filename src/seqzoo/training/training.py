@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from seqzoo.errors import UserError
-from seqzoo.models.language_model import LanguageModel
+from seqzoo.models.cost import flops_of_training
+from seqzoo.models.language_model import LanguageModel, evaluating
 from seqzoo.runs.directory import RunDirectory
 from seqzoo.state import State
 from seqzoo.training.device import keep_freed_memory, pick_device, pick_dtype
 from seqzoo.training.forward import Forward
 from seqzoo.training.loggers import Loggers, MetricsFile
 from seqzoo.training.meter import Meter
+from seqzoo.training.peak import measure_peak
 from seqzoo.training.settings import TrainerSettings
 from seqzoo.training.step import take_step
 from seqzoo.training.tables import make, make_all
@@ -30,12 +32,16 @@ if TYPE_CHECKING:
     from seqzoo.tasks.task import Task
 
 
+WORTH_A_PEAK, PEAK_SECONDS = 20.0, 0.3  # seconds: of a run, and of measuring the peak after it
+
+
 class Training:
     """A run while it is trained.
 
     Attributes:
         model, task, optimizer, schedule, directory, loggers, settings: what the run is made of.
         forward: the model as the task's objective calls it.
+        flops_per_token: of training, by the definition.
         device, dtype: where and how precisely it is computed.
         step, tokens: how many there were.
         batches: micro-batches there were: the number of the task's next one.
@@ -44,6 +50,8 @@ class Training:
         grad_norm: of the last step, before clipping; on the device.
         meter: loss and speed since the last line of the log.
         metrics: of the last evaluation.
+        evaluated: the steps of this sitting's evaluations.
+        shortened: whether evaluations on the way read a part of the data.
         best: the `value` of the task's first metric at its best, and its `step`.
         is_last_step: whether a limit was reached by the last step.
         status: `running`, then `finished` or `interrupted`.
@@ -62,6 +70,8 @@ class Training:
     ) -> None:
         settings = self.settings = TrainerSettings(**config["trainer"])
         self.model, self.task, self.config, self.directory = model, task, config, directory
+        with evaluating(model):  # without dropout, whose random numbers training needs
+            self.flops_per_token = flops_of_training(model, task.seq_len)
         self.device = pick_device(settings.device)
         self.dtype = pick_dtype(settings.dtype, self.device)
         keep_freed_memory()
@@ -87,6 +97,8 @@ class Training:
         self.lr, self.grad_norm = 0.0, torch.zeros(())
         self.metrics: dict[str, float] = {}
         self.best: dict[str, float] = {}
+        self.evaluated: list[int] = []
+        self.shortened = False
         self.status, self.interrupted, self.is_last_step = "running", False, False
         self.summary: dict[str, Any] = {}
         self.digests: dict[str, str] = {}
@@ -109,6 +121,12 @@ class Training:
         """The share of the run that is over, by the nearest limit."""
         epochs = self.task.epochs(self.batches)
         return self.settings.progress(step=self.step, seconds=self.seconds, epochs=epochs)
+
+    @property
+    def ends_by_the_clock(self) -> bool:
+        """Whether `max_seconds` is the nearest limit."""
+        limit = self.settings.max_seconds
+        return limit is not None and self.progress <= self.seconds / limit
 
     @property
     def is_over(self) -> bool:
@@ -202,9 +220,15 @@ class Training:
         seconds: float | None = None
         if at is None:
             at, seconds, self.metrics = self.step, position["seconds"], metrics
+            self.evaluated.append(self.step)
             self.loggers.scalars(metrics, position)
         self.terminal.evaluation(at, seconds, metrics)
         return metrics
+
+    def shorten_evaluations(self) -> None:
+        """Have evaluations on the way read a part of the data, where all of it is much."""
+        shorten: Callable[[], bool] | None = getattr(self.task, "shorten", None)
+        self.shortened = shorten is not None and shorten()
 
     # ---- checkpoints
 
@@ -303,6 +327,16 @@ class Training:
             self.terminal.close()
             self.loggers.close(self.summary)
 
+    def _flops(self, train_seconds: float) -> dict[str, float]:
+        """FLOPs a token, and FLOP/s in training steps; of a run that took long enough to measure
+        the machine's peak beside it, the share of that."""
+        rate = self.flops_per_token * self.tokens / max(self.meter.step_seconds, 1e-9)
+        found = {"flops_per_token": self.flops_per_token, "flops_per_second": round(rate)}
+        if train_seconds < WORTH_A_PEAK or self.interrupted:
+            return found
+        peak = measure_peak(self.device, self.dtype, seconds=PEAK_SECONDS).flops
+        return {**found, "peak_flops": round(peak), "peak_share": round(rate / peak, 4)}
+
     def end(self) -> None:
         """Save the last step, and note how the run ended."""
         self.meter.settle()
@@ -318,6 +352,7 @@ class Training:
             "epochs": round(self.task.epochs(self.batches), 4),
             "train_seconds": round(train_seconds, 3),
             "tokens_per_second": round(self.tokens / max(self.meter.step_seconds, 1e-9), 1),
+            **self._flops(train_seconds),
             "seq_len": self.task.seq_len,
             "device": self.device.type,
             "dtype": self.dtype,

@@ -101,6 +101,8 @@ def _flops(directory: RunDirectory) -> float:
     from seqzoo.models.zoo import build, build_keys
 
     config, summary = directory.config, directory.summary
+    if (known := summary.get("flops_per_token")) is not None:
+        return float(known)
     try:
         sizes = directory.sizes()
     except UserError:

@@ -11,13 +11,17 @@ from seqzoo.analysis.compare.runs import TrainingRun, differing_keys
 from seqzoo.config.values import shown
 from seqzoo.report.text import Table, number
 
-SHOWN = ("parameters", "steps", "tokens", "train_seconds", "tokens_per_second", "flops")
+SHOWN = (
+    *("parameters", "steps", "tokens", "train_seconds", "tokens_per_second"),
+    *("flops", "flops_per_token", "peak_share"),
+)
 
 
 def record(run: TrainingRun, group: Group, metric: str) -> dict[str, Any]:
     """A run as compare.json and compare.csv hold it."""
     last = run.metrics[-1] if run.metrics else {"step": 0, "tokens": 0}
     known = {"steps": last["step"], "tokens": last["tokens"], **run.summary}
+    known["flops_per_token"] = run.flops_per_token
     known["flops"] = known.get("tokens", 0) * run.flops_per_token
     result = run.result(metric)
     return {
@@ -59,7 +63,7 @@ def _cost(records: Sequence[Mapping[str, Any]], key: str) -> str:
     if not values:
         return ""
     mean = sum(values) / len(values)
-    if key == "flops":
+    if key.startswith("flops"):
         return f"{mean:.2e}"
     whole = all(isinstance(value, int) for value in values)
     return number(round(mean), 15) if whole else number(mean)

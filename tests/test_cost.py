@@ -1,0 +1,97 @@
+"""FLOPs against counts by hand, from the equations of the papers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import seqzoo
+from calls import status
+from seqzoo.models.cost import flops_of_token, flops_of_training, flops_per_token
+from seqzoo.models.zoo import FAMILIES, build
+
+D, V, L, R = 48, 65, 3, 4  # width, vocabulary, layers, width of the MLP in D
+H = 4  # heads
+HEAD, MLP = D * V, 2 * R * D * D  # multiply-adds a token: of the output, of one layer's MLP
+
+
+def transformer(t: int) -> int:
+    """Vaswani et al. 2017, section 3.2: token t. Queries, keys, values and output are D x D; its
+    query meets t keys of D numbers (all heads together), and t values are summed."""
+    return L * (4 * D * D + 2 * t * D + MLP) + HEAD
+
+
+def lstm(t: int) -> int:
+    """Hochreiter and Schmidhuber 1997 with a forget gate: three gates and a candidate, each from
+    x (D x D) and from h (D x D)."""
+    return L * (4 * (D * D + D * D) + MLP) + HEAD
+
+
+def gla(t: int) -> int:
+    """Yang et al. 2023, eq. 3 and section 4.4: queries and keys D x D/2, values, gate and output
+    D x D, decays by way of 16 numbers. Each head writes k v^T into K x V numbers and reads them by
+    q, with K = D / 2H, V = D / H."""
+    memory = H * (D // (2 * H)) * (D // H)
+    return L * (D * D + 3 * D * D + 16 * (D + D // 2) + 2 * memory + MLP) + HEAD
+
+
+COUNTS = {"transformer": transformer, "lstm": lstm, "gla": gla}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_token(name: str) -> None:
+    model = build(name, vocab_size=V, dim=D, n_layers=L, mlp_ratio=R).eval()
+    first, growth = flops_of_token(model)
+    for t in (1, 2, 100):
+        assert first + (t - 1) * growth == 2 * COUNTS[name](t)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_training(name: str) -> None:
+    """Three forward passes, in the mean over the tokens of a sequence."""
+    model = build(name, vocab_size=V, dim=D, n_layers=L, mlp_ratio=R).eval()
+    mean = sum(COUNTS[name](t) for t in range(1, 33)) / 32
+    assert flops_of_training(model, 32) == pytest.approx(3 * 2 * mean)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_reading_at_once_costs_no_less(name: str) -> None:
+    """A family with a bounded state computes the same for every token, so also for many at once;
+    one with a mask computes what it hides, too."""
+    model = seqzoo.build(name, vocab_size=V, dim=D, n_layers=L).eval()
+    first, growth = flops_of_token(model)
+    parallel = flops_per_token(model, 16)
+    assert parallel == first if growth == 0 else parallel >= first + growth * 15 / 2
+
+
+def test_a_run_tells_its_share_of_the_peak(
+    tmp_path: Path,
+    text_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It is measured after runs that took long; here after any."""
+    from seqzoo.training import training
+    from seqzoo.training.peak import Peak
+
+    monkeypatch.setattr(training, "measure_peak", lambda *_, **__: Peak(1e12, ""))
+    keys = ["model=gla", f"task.path={text_file}", "model.dim=32", "trainer.max_steps=2"]
+    keys += ["task.seq_len=16", "task.sample_tokens=5", "trainer.device=cpu"]
+    assert status("train", *keys, f"hydra.run.dir={tmp_path / 'a'}") == 0
+    assert "GFLOP/s\n" in capfd.readouterr().out
+    monkeypatch.setattr(training, "WORTH_A_PEAK", 0.0)
+    assert status("train", *keys, f"hydra.run.dir={tmp_path / 'b'}") == 0
+    run = seqzoo.load(tmp_path / "b")
+    found = run.summary
+    assert found["flops_per_token"] == flops_of_training(run.model, 16)
+    rate = found["flops_per_token"] * found["tokens_per_second"]
+    assert found["flops_per_second"] == pytest.approx(rate, rel=1e-3)
+    assert found["peak_share"] == pytest.approx(rate / 1e12, abs=1e-4)
+    assert f"GFLOP/s ({100 * found['peak_share']:.0f} % of the peak)\n" in capfd.readouterr().out
+
+
+def test_the_peak_is_that_of_large_products() -> None:
+    from seqzoo.training.peak import measure_peak
+
+    peak = measure_peak(torch.device("cpu"), "float32", seconds=0.0)
+    assert peak.flops > 1e9 and peak.measured_by == "2048 x 2048 matrix product, median of 3"
