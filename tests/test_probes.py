@@ -2,6 +2,9 @@
 measured and continued through the command line."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -520,6 +523,61 @@ def test_every_probe_trains(
     run = seqzoo.load(folder)
     assert run.tokenizer.vocab_size == len(made(name, **run.config["task"]).symbols)
     assert status("generate", folder, "--prompt", "a") == 2  # a run of a probe is for eval alone
+
+
+PLUGIN = '''
+"""A probe of another package: after each token, the token before it."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from seqzoo.config.plugins import Plugin
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count
+from seqzoo.data.probes.probe import IGNORE, Examples, Probe
+from seqzoo.tasks import probe_entry
+
+plugin = Plugin(
+    tasks={"before": probe_entry("before_probe:load")}, configs=Path(__file__).parent
+)
+
+
+def before(random, rows, *, length, letters):
+    tokens = random.integers(letters, size=(rows, length))
+    nothing = np.full((rows, 1), IGNORE)
+    return Examples(tokens, np.concatenate((nothing, tokens[:, :-1]), 1))
+
+
+@checked()
+def load(existing={}, whole=False, *, letters: Count):
+    return Probe(
+        name="before",
+        note="random letters",
+        symbols=[f"t{i}" for i in range(letters)],
+        make=partial(before, letters=letters),
+        train=[{"length": 8}],
+        test=[{"length": 16}],
+    )
+'''
+
+
+def test_a_probe_of_another_package(tmp_path: Path) -> None:
+    (tmp_path / "before_probe.py").write_text(PLUGIN)
+    (tmp_path / "task").mkdir()
+    keys = "letters: 4\nbatch_size: 8\nexamples: null\neval_examples: 20\n"
+    (tmp_path / "task" / "before.yaml").write_text(f"# The token before.\nname: before\n{keys}")
+    path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    environment = {**os.environ, "PYTHONPATH": path, "SEQZOO_PLUGINS": "before_probe"}
+    request = [*SMALL[:-2], "task=before", "trainer.max_steps=2", "hydra.run.dir=run"]
+    for arguments in (["train", *request], ["eval", "run", "--split", "test"]):
+        command = [sys.executable, "-m", "seqzoo", *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    assert "test/accuracy_by_length/00016" in done.stdout
 
 
 def test_a_run_is_measured_at_other_lengths(tmp_path: Path) -> None:
