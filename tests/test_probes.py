@@ -2,6 +2,9 @@
 measured and continued through the command line."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -164,14 +167,14 @@ def test_targets_are_those_of_the_definition(name: str, keys: dict[str, Any]) ->
     data = made(name, **keys)
     define = globals()[f"define_{name}"]
     if keys.get("kind") == "memorization":
-        inputs, targets = data.held_out("val", data.train[-1], 5, 200)
+        inputs, targets, _ = data.held_out("val", data.train[-1], 5, 200)
         MEMORY.clear()
         for key, value in zip(inputs[:, ::2].ravel(), targets[:, 1::2].ravel(), strict=True):
             assert MEMORY.setdefault(str(key), str(value)) == str(value)
         assert len(MEMORY) == 127 == len(set(MEMORY.values()))
     for split in ("val", "test"):
         for sizes in data.points(split):
-            inputs, targets = data.held_out(split, sizes, 0, 20)
+            inputs, targets, _ = data.held_out(split, sizes, 0, 20)
             assert inputs.shape == targets.shape and inputs.dtype == targets.dtype == np.int64
             for read, wanted in zip(inputs, targets, strict=True):
                 symbols = [data.symbols[token] for token in read]
@@ -222,7 +225,9 @@ def test_numbers_drawn_are_different_and_follow_their_weights() -> None:
 
 def test_fuzzy_recall_trains_on_keys_of_every_size() -> None:
     random = np.random.default_rng(0)
-    inputs, targets = mad_recall.fuzzy_recall(random, 50, length=64, vocab_size=16, training=True)
+    inputs, targets, _ = mad_recall.fuzzy_recall(
+        random, 50, length=64, vocab_size=16, training=True
+    )
     sizes = set()
     for read in inputs:
         row = "".join("k" if token < 7 else "v" for token in read[read < 15])
@@ -246,7 +251,7 @@ def test_batches_depend_on_seed_and_step_alone(name: str, keys: dict[str, Any]) 
     for step in sorted(steps):
         one, same = batches[step], again.batch(step)
         assert torch.equal(one.inputs, same.inputs) and torch.equal(one.targets, same.targets)
-        assert one.fresh and one.n_tokens == one.inputs.numel()
+        assert one.fresh and 0 < one.n_tokens <= one.inputs.numel()
         assert one.n_targets == int((one.targets != IGNORE).sum()) > 0
         assert 0 <= int(one.inputs.min()) and int(one.inputs.max()) < task.sizes()["vocab_size"]
     other = task_of(name, seed=4, **keys).batch(0).inputs
@@ -260,20 +265,38 @@ def test_no_evaluation_example_is_trained(name: str, keys: dict[str, Any]) -> No
     for split in task.splits():
         for sizes in task.data.points(split):
             rows = task.data.held_out(split, sizes, 0, 100).inputs
-            assert (
-                split == "val"
-                or rows.shape[1] != task.data.n_tokens(task.data.train[0])
-                or ("pairs" in sizes)
-            )
             held_out |= {row.tobytes() for row in rows}
     trained = {row.numpy().tobytes() for step in range(40) for row in task.batch(step).inputs}
     assert not held_out & trained
 
 
-def test_batches_are_of_every_length() -> None:
+def test_a_batch_is_of_every_length() -> None:
     task = task_of("parity", lengths_from=3, lengths_to=6)
-    assert {task.batch(step).inputs.shape[1] for step in range(60)} == {3, 4, 5, 6}
+    lengths = []
+    for step in range(60):
+        batch = task.batch(step)
+        ends = (batch.targets != IGNORE).int().argmax(1) + 1  # the one target is of the last bit
+        assert batch.inputs.shape[1] == int(ends.max()) and batch.n_tokens == int(ends.sum())
+        lengths += ends.tolist()
+    assert np.bincount(lengths)[3:] / len(lengths) == pytest.approx([0.25] * 4, abs=0.05)
     assert task.seq_len == 4
+
+
+def test_what_fills_up_changes_nothing() -> None:
+    """The loss of a batch and its gradient are those of its rows, each alone."""
+    task = task_of("copying", lengths_from=2, lengths_to=7, batch_size=12)
+    torch.manual_seed(0)
+    model = seqzoo.build("gru", vocab_size=29, dim=8, n_layers=1).double()
+    whole = task.batch(0)
+    task.objective(model, whole, None, progress=0)[0].backward()
+    weight = model.embedding.weight
+    together, weight.grad = weight.grad, None
+    assert whole.n_tokens < whole.inputs.numel()
+    for row, targets in zip(whole.inputs, whole.targets, strict=True):
+        end = int((targets != IGNORE).nonzero().max()) + 1
+        alone = whole._replace(inputs=row[None, :end], targets=targets[None, :end])
+        task.objective(model, alone, None, progress=0)[0].backward()
+    torch.testing.assert_close(weight.grad, together)
 
 
 def test_a_limited_set_is_read_again_in_another_order() -> None:
@@ -314,7 +337,7 @@ class Knowing(nn.Module):
         for split in task.splits() if told else ():
             for sizes in task.data.points(split):
                 examples = task.data.held_out(split, sizes, 0, 100)
-                for row, wanted in zip(*map(torch.from_numpy, examples), strict=True):
+                for row, wanted in zip(*map(torch.from_numpy, examples[:2]), strict=True):
                     self.told[row.numpy().tobytes()] = wanted
 
     def forward(self, tokens: torch.Tensor, state: None = None) -> tuple[torch.Tensor, None]:
@@ -500,6 +523,61 @@ def test_every_probe_trains(
     run = seqzoo.load(folder)
     assert run.tokenizer.vocab_size == len(made(name, **run.config["task"]).symbols)
     assert status("generate", folder, "--prompt", "a") == 2  # a run of a probe is for eval alone
+
+
+PLUGIN = '''
+"""A probe of another package: after each token, the token before it."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from seqzoo.config.plugins import Plugin
+from seqzoo.config.schema import checked
+from seqzoo.config.values import Count
+from seqzoo.data.probes.probe import IGNORE, Examples, Probe
+from seqzoo.tasks import probe_entry
+
+plugin = Plugin(
+    tasks={"before": probe_entry("before_probe:load")}, configs=Path(__file__).parent
+)
+
+
+def before(random, rows, *, length, letters):
+    tokens = random.integers(letters, size=(rows, length))
+    nothing = np.full((rows, 1), IGNORE)
+    return Examples(tokens, np.concatenate((nothing, tokens[:, :-1]), 1))
+
+
+@checked()
+def load(existing={}, whole=False, *, letters: Count):
+    return Probe(
+        name="before",
+        note="random letters",
+        symbols=[f"t{i}" for i in range(letters)],
+        make=partial(before, letters=letters),
+        train=[{"length": 8}],
+        test=[{"length": 16}],
+    )
+'''
+
+
+def test_a_probe_of_another_package(tmp_path: Path) -> None:
+    (tmp_path / "before_probe.py").write_text(PLUGIN)
+    (tmp_path / "task").mkdir()
+    keys = "letters: 4\nbatch_size: 8\nexamples: null\neval_examples: 20\n"
+    (tmp_path / "task" / "before.yaml").write_text(f"# The token before.\nname: before\n{keys}")
+    path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    environment = {**os.environ, "PYTHONPATH": path, "SEQZOO_PLUGINS": "before_probe"}
+    request = [*SMALL[:-2], "task=before", "trainer.max_steps=2", "hydra.run.dir=run"]
+    for arguments in (["train", *request], ["eval", "run", "--split", "test"]):
+        command = [sys.executable, "-m", "seqzoo", *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    assert "test/accuracy_by_length/00016" in done.stdout
 
 
 def test_a_run_is_measured_at_other_lengths(tmp_path: Path) -> None:

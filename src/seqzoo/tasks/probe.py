@@ -42,7 +42,9 @@ class Score(NamedTuple):
 
 
 class ProbeTask:
-    """A probe: batches of new examples, each batch of one size.
+    """A probe: batches of new examples, of all the trained sizes.
+
+    A model reads from left to right, so what fills up the shorter rows changes nothing before it.
 
     Args:
         examples: of a training set of limited size, which is read again and again; None: every
@@ -193,7 +195,8 @@ class ProbeTask:
         loss = 0.0
         for number in range(math.ceil(n / ROWS)):
             made = self.data.held_out(split, sizes, number, ROWS)
-            batch = _batch(Examples(*(part[: n - number * ROWS] for part in made)))
+            left = n - number * ROWS
+            batch = _batch(Examples(made.inputs[:left], made.targets[:left]))
             rows = max(1, EVAL_LOGITS // (batch.inputs.shape[1] * self.tokenizer.vocab_size))
             parts = (torch.split(part, rows) for part in (batch.inputs, batch.targets))
             for inputs, wanted in zip(*parts, strict=True):
@@ -222,6 +225,7 @@ class ProbeTask:
 
 
 def _batch(examples: Examples) -> TokenBatch:
-    inputs, targets = map(torch.from_numpy, examples)
+    inputs, targets = torch.from_numpy(examples.inputs), torch.from_numpy(examples.targets)
     n_targets = int((examples.targets != IGNORE).sum())
-    return TokenBatch(inputs, targets, True, n_tokens=inputs.numel(), n_targets=n_targets)
+    n_tokens = inputs.numel() - examples.n_padding
+    return TokenBatch(inputs, targets, True, n_tokens=n_tokens, n_targets=n_targets)

@@ -78,7 +78,7 @@ def every_next_token(make: Callable[..., Examples]) -> Callable[..., Examples]:
     """The same examples, with the next token asked for at every place."""
 
     def training(random: Random, rows: int, **sizes: int) -> Examples:
-        inputs, targets = make(random, rows, **sizes)
+        inputs, targets, _ = make(random, rows, **sizes)
         return Examples(inputs, np.concatenate((inputs[:, 1:], targets[:, -1:]), 1))
 
     return training

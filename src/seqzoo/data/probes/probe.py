@@ -24,10 +24,11 @@ Sizes = Mapping[str, int]  # of an example: {"length": 64}, or {"length": 64, "p
 
 
 class Examples(NamedTuple):
-    """Some examples of one length."""
+    """Some examples; shorter ones are filled up on the right with token 0, and nothing is asked."""
 
     inputs: np.ndarray  # (B, T) tokens
     targets: np.ndarray  # (B, T): what is asked for after each of them; IGNORE where nothing is
+    n_padding: int = 0  # tokens that fill up
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Probe:
         note: the data, in a line.
         symbols: how each token is written.
         make: `make(random, rows, **sizes)` gives that many examples, drawn with `random`.
-        train: sizes to train with, of which each batch draws one; the last are those of `val`.
+        train: sizes to train with, of which each example draws one; the last are those of `val`.
         test: larger sizes, which are not trained.
         chance: the accuracy of a guess, where scores are also given relative to it.
         make_training: in place of `make` for training.
@@ -57,8 +58,10 @@ class Probe:
     def training(self, seed: int, number: int, rows: int) -> Examples:
         """The training batch of a number: a pure function of it and of the seed."""
         random = np.random.default_rng((STREAMS["train"], seed, number))
-        sizes = self.train[int(random.integers(len(self.train)))]
-        return (self.make_training or self.make)(random, rows, **sizes)
+        make, n = self.make_training or self.make, len(self.train)
+        counts = random.multinomial(rows, [1 / n] * n)
+        drawn = ((int(count), sizes) for count, sizes in zip(counts, self.train, strict=True))
+        return _padded([make(random, count, **sizes) for count, sizes in drawn if count])
 
     def held_out(self, split: str, sizes: Sizes, number: int, rows: int) -> Examples:
         """The evaluation batch of a number, the same for every run."""
@@ -96,6 +99,19 @@ class Probe:
         for examples in (*more, *(self.held_out(*point, 0, 2) for point in points)):
             digest.update(examples.inputs.tobytes() + examples.targets.tobytes())
         return digest.hexdigest()
+
+
+def _padded(parts: Sequence[Examples]) -> Examples:
+    """Examples of several lengths, the shortest first, as one batch."""
+    shape = sum(len(part.inputs) for part in parts), parts[-1].inputs.shape[1]
+    inputs, targets = np.zeros(shape, np.int64), np.full(shape, IGNORE)
+    begin = 0
+    for part in parts:
+        rows, length = part.inputs.shape
+        inputs[begin : begin + rows, :length] = part.inputs
+        targets[begin : begin + rows, :length] = part.targets
+        begin += rows
+    return Examples(inputs, targets, inputs.size - sum(part.inputs.size for part in parts))
 
 
 # ---- what several probes use
