@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import seqzoo
+from seqzoo.mixers.deltaproduct import DeltaProduct
+from seqzoo.mixers.gated_deltanet import GatedDeltaNet
+from seqzoo.mixers.kda import KimiDeltaAttention
 from seqzoo.mixers.mamba2 import Mamba2
 from seqzoo.mixers.minimal import MinGRU, MinLSTM
 from seqzoo.mixers.retention import Retention
@@ -35,6 +38,13 @@ MIXERS = {
     "mamba2": lambda: Mamba2(dim=16, n_heads=4, expand=2, state_size=6),
     "mingru": lambda: MinGRU(dim=12, expand=2),
     "minlstm": lambda: MinLSTM(dim=12, expand=2),
+    "gated_deltanet": lambda: GatedDeltaNet(
+        dim=16, n_heads=2, n_layers=1, expand_v=2, beta_max=2.0
+    ),
+    "kda": lambda: KimiDeltaAttention(dim=16, n_heads=2, n_layers=1, beta_max=1.0),
+    "deltaproduct": lambda: DeltaProduct(
+        dim=16, n_heads=2, n_layers=1, steps=2, gated=True, beta_max=2.0
+    ),
 }
 OPERATIONS = ("linear_attention", "retention", "gla", "delta_rule")
 
