@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import seqzoo
+from seqzoo.mixers.deltaproduct import DeltaProduct
+from seqzoo.mixers.gated_deltanet import GatedDeltaNet
 from seqzoo.mixers.hgrn2 import HGRN2
+from seqzoo.mixers.kda import KimiDeltaAttention
 from seqzoo.mixers.mamba2 import Mamba2
 from seqzoo.mixers.mamba3 import Mamba3
 from seqzoo.mixers.minimal import MinGRU, MinLSTM
@@ -41,6 +44,13 @@ MIXERS = {
     "hgrn2": lambda: HGRN2(dim=12, n_heads=2, layer=1, n_layers=3),
     "rglru": lambda: RGLRU(dim=12, n_heads=2, expand=2, n_layers=1),
     "mamba3": lambda: Mamba3(dim=12, n_heads=2, expand=2, state_size=8, rotary="half"),
+    "gated_deltanet": lambda: GatedDeltaNet(
+        dim=16, n_heads=2, n_layers=1, expand_v=2, beta_max=2.0
+    ),
+    "kda": lambda: KimiDeltaAttention(dim=16, n_heads=2, n_layers=1, beta_max=1.0),
+    "deltaproduct": lambda: DeltaProduct(
+        dim=16, n_heads=2, n_layers=1, steps=2, gated=True, beta_max=2.0
+    ),
 }
 OPERATIONS = ("linear_attention", "retention", "gla", "delta_rule")
 

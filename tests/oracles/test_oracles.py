@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from delta_family import their_deltaproduct, their_gated_deltanet, their_kda
 from torch import Tensor, nn
 
 import golden
@@ -543,13 +544,25 @@ def test_attention_is_torchs() -> None:
 # ---- the numbers that `make test` holds us to without the oracles
 
 
+DELTA_PRODUCT = "gated_delta_product/naive"
+THEIRS = {
+    "mamba2": their_mamba2,
+    "gated_deltanet": their_gated_deltanet,
+    "kda": their_kda,
+    "hgrn2": their_hgrn2,
+    "rglru": their_rglru,
+    "mamba3": their_mamba3,
+    "deltaproduct": lambda ours: their_deltaproduct(
+        ours, fla(DELTA_PRODUCT).naive_recurrent_gated_delta_product
+    ),
+}
+
+
 @torch.no_grad()
 def theirs_of(case: str, folder: Path) -> Tensor:
     if case in golden.MIXERS:
         mixer = golden.mixer(case)
-        makers: dict[str, Any] = {"mamba2": their_mamba2, "mamba3": their_mamba3}
-        makers |= {"hgrn2": their_hgrn2, "rglru": their_rglru}
-        other = makers.get(case, their_minimal)(mixer)
+        other = THEIRS.get(case, their_minimal)(mixer)
         return golden.excerpt(other(golden.wave(golden.B, golden.T, mixer.out.out_features)))
     if case in golden.MODELS:
         name, keys = golden.MODELS[case]

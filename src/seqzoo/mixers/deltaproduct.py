@@ -94,7 +94,7 @@ class DeltaProduct(nn.Module):
         if n == 1:
             return qkv
         D = qkv.shape[2] // (1 + 2 * n)
-        q, k, v = (x.unflatten(2, (-1, D)) for x in torch.split(qkv, [D, n * D, n * D], 2))
+        q, k, v = (torch.unflatten(x, 2, (-1, D)) for x in torch.split(qkv, [D, n * D, n * D], 2))
         return torch.cat((q.expand_as(k), k, v), 3).flatten(1, 2)
 
     def _stretched_decay(self, log_w: Tensor | None) -> Tensor | None:
@@ -102,10 +102,10 @@ class DeltaProduct(nn.Module):
         if log_w is None or self.steps == 1:
             return log_w
         kept = log_w.new_zeros(1, 1, 1).expand(*log_w.shape[:2], (self.steps - 1) * self.n_heads)
-        return torch.cat((log_w, kept), 2).unflatten(2, (self.steps, -1)).flatten(1, 2)
+        return torch.unflatten(torch.cat((log_w, kept), 2), 2, (self.steps, -1)).flatten(1, 2)
 
     def _weights(self, qkv: Tensor, beta: Tensor, S: Tensor, log_w: Tensor | None) -> Tensor:
         """The weights of each token's values in each output, added up: (H, T, T)."""
         n = self.steps
         of_steps = weights(qkv, beta, S, log_w, beta_max=self.beta_max)[:, n - 1 :: n]
-        return of_steps.unflatten(2, (-1, n)).sum(3)
+        return torch.unflatten(of_steps, 2, (-1, n)).sum(3)
