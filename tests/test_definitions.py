@@ -434,24 +434,24 @@ def test_rg_lru_at_the_ends_of_its_gates(form: str) -> None:
     """Where nothing is forgotten nothing is written, and the gradients are finite."""
     x = randn(2, 40, 3, dtype=torch.float32)
     for level in (-200.0, -20.0, 0.0, 20.0, 200.0):
-        r = torch.full_like(x, level).requires_grad_()
+        gates = torch.full((1, 2, 40, 6), level).requires_grad_()
         for decay in (-40.0, 0.0, 40.0):
-            given_ = [x.clone().requires_grad_(), r, randn(2, 40, 3, seed=1).float()]
-            given_ += [torch.full((3,), decay).requires_grad_(), torch.ones(2, 3)]
+            given_ = [x.clone().requires_grad_(), gates, torch.full((3,), decay).requires_grad_()]
             with ops.backend(form):
-                h = rg_lru(*given_)
+                h = rg_lru(*given_, torch.ones(2, 3))
             if level == -200:
                 assert_close(h, torch.ones_like(h), atol=1e-4, rtol=0)
-            for slope in torch.autograd.grad(h.sum(), [given_[0], r, given_[3]]):
+            for slope in torch.autograd.grad(h.sum(), given_):
                 assert slope.isfinite().all()
 
 
 def mamba3_tokens(T: int, dtype: torch.dtype = torch.float64) -> tuple[Tokens, list[torch.Tensor]]:
-    """Two heads of 6 keys and 5 values, two angles; and a state with the token before it."""
+    """Two heads of 6 keys and 5 values, two angles; a state with the token before it; skip."""
     q, k, v = (randn(2, 2, T, size, seed=size) for size in (7, 6, 5))
     weights = [randn(2, 2, T, seed=seed).sigmoid() for seed in (1, 2, 3)]
     angle = 2 * randn(2, 2, T, 2, seed=8)
-    state = randn(2, 2, 6, 5, seed=9), randn(2, 2, 6, seed=10), randn(2, 2, 5, seed=11)
+    state = [randn(2, 2, *size, seed=9 + i) for i, size in enumerate(((6, 5), (6,), (5,)))]
+    state.append(randn(2, seed=13))
     given_ = q[..., :6], k, v, -weights[0], *weights[1:], angle, *state
     given_ = [x.to(dtype).requires_grad_() for x in given_]
     return Tokens(*given_[:7]), given_[7:]
@@ -475,7 +475,7 @@ def test_mamba3_is_a_complex_recurrence_of_two_writes(T: int) -> None:
         h = h * (tokens.log_a[:, :, t, None] - 1j * angle).exp()[:, :, None]
         last, value = k[:, :, t], v[:, :, t]
         h = h + tokens.own[:, :, t, None, None] * value[..., None] * last[:, :, None]
-        ys.append((h * q[:, :, t, None].conj()).real.sum(-1))
+        ys.append((h * q[:, :, t, None].conj()).real.sum(-1) + state[3][:, None] * value)
     expected = torch.stack(ys, 2)
     end = torch.cat((h.real[..., :2], h.imag[..., :2], h.real[..., 2:]), -1).mT
     weights, given_ = randn(*expected.shape, seed=12), [*tokens, *state]
@@ -498,7 +498,7 @@ def test_mamba3_angles_after_a_million_tokens(form: str) -> None:
     tokens, state = mamba3_tokens(near, torch.float32)
     tokens = Tokens(*(x.detach()[:1, :1] for x in tokens))._replace(log_a=-torch.ones(1, 1, near))
     many = Tokens(*(x.repeat(1, 1, T // near, *[1] * (x.dim() - 3)) for x in tokens))
-    zeros = [torch.zeros_like(x[:1, :1]) for x in state]
+    zeros = [*(torch.zeros_like(x[:1, :1]) for x in state[:3]), torch.zeros(1)]
     with ops.backend(form):
         y, _ = trapezoidal(many, *zeros)
         twice, _ = trapezoidal(Tokens(*(x[:, :, : 2 * near] for x in many)), *zeros)

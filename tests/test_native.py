@@ -33,6 +33,7 @@ from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.native.compiler import build as build_kernels
 from seqzoo.ops.native.program import Recorder, Unrecordable, narrow
 from seqzoo.ops.outputs import head_norm
+from seqzoo.ops.rg_lru import rg_lru
 from seqzoo.ops.rwkv7 import LowRank, Projections, Weights, rwkv7
 from seqzoo.ops.wkv4 import WKVState, empty_state, wkv4
 from seqzoo.state import leaves
@@ -328,6 +329,32 @@ def test_wkv4_and_linear_scan(dtype, D, spread) -> None:
         compare(gated, [x.requires_grad_() for x in (r, k, v, w, u, *start)])
         a, h = randn(B, T, D, seed=8, dtype=dtype).sigmoid(), start[0]
         compare(lambda *xs: (linear_scan(*xs),), [x.requires_grad_() for x in (a, v, h)])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("size", [5, 16, 40])
+def test_rg_lru(dtype, size) -> None:
+    """Also where almost nothing is forgotten, so that 1 - a^2 is small."""
+    for T in (1, 70):
+        x, h = (randn(2, *n, 3 * size, seed=1, dtype=dtype) for n in ((T,), ()))
+        gates, decay = (
+            randn(3, 2, T, 2 * size, seed=2, dtype=dtype),
+            randn(3 * size, seed=3, dtype=dtype),
+        )
+        for slow in (0, 8):
+            inputs = [y.clone().requires_grad_() for y in (x, gates - slow, decay - slow, h)]
+            compare(lambda *xs: (rg_lru(*xs),), inputs)
+
+
+def test_rg_lru_reads_gates_in_bfloat16() -> None:
+    x, h = randn(2, 40, 48, seed=1, dtype=torch.float32), torch.ones(2, 48)
+    gates, decay = (
+        randn(3, 2, 40, 32, seed=2, dtype=torch.bfloat16).requires_grad_(),
+        torch.ones(48),
+    )
+    found = [rg_lru(x, g, decay, h) for g in (gates, gates.float())]
+    slopes = [torch.autograd.grad(y.square().sum(), gates)[0] for y in found]
+    assert torch.equal(*found) and torch.equal(*slopes) and slopes[0].any()
 
 
 @pytest.mark.parametrize("D", [5, 16, 70])

@@ -86,19 +86,18 @@ class Mamba3(nn.Module):
                 sizes = (H, N, P), (H, N), (H, P)
                 state = TurningState(*(accumulator(projected, len(x), *s) for s in sizes))
             z, tokens = self._read(projected, state.h.dtype)
-            y, h = trapezoidal(tokens, *state)
-            y = y + self.skip[:, None, None] * tokens.v
+            y, h = trapezoidal(tokens, *state, self.skip)
             y = y.transpose(1, 2).flatten(2).to(z.dtype) * F.silu(z)
             after = TurningState(h, tokens.k[:, :, -1].clone(), tokens.v[:, :, -1].clone())
         return self.out(y).to(x.dtype), after
 
     def _read(self, projected: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tokens]:
         """z (B, T, E), and what the recurrence reads."""
-        z, *parts = projected.split(self.sizes, -1)
+        z, *parts = torch.split(projected, self.sizes, -1)
         x, B, C, dt, A, share, angle = (part.to(dtype) for part in parts)
         B = norm(B, self.B_norm.to(dtype), None, EPS, centred=False, product=False)
         C = norm(C, self.C_norm.to(dtype), None, EPS, centred=False, product=False)
-        x = x.unflatten(2, (len(self.skip), -1)).transpose(1, 2)  # (B, H, T, P)
+        x = torch.unflatten(x, 2, (len(self.skip), -1)).transpose(1, 2)  # (B, H, T, P)
         dt, A, share = (
             t.transpose(1, 2) for t in (F.softplus(dt + self.dt_bias), F.softplus(A), share)
         )

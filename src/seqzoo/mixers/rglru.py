@@ -74,10 +74,9 @@ class RGLRU(nn.Module):
             z, conv = causal_conv(z, self.conv, state.conv)
             z = z + self.conv_bias
         blocks = z.view(B * T, H, E // H).transpose(0, 1)
-        gates = torch.baddbmm(self.gates_bias, blocks, self.gates).transpose(0, 1)
-        r, i = gates.unflatten(2, (2, E // H)).unbind(2)  # (B T, H, E / H)
+        gates = torch.baddbmm(self.gates_bias, blocks, self.gates)  # (H, B T, 2 E / H)
         with torch.autocast(x.device.type, enabled=False):
-            h = rg_lru(z, r.reshape(B, T, E), i.reshape(B, T, E), self.decay, state.h)
+            h = rg_lru(z, gates.view(H, B, T, 2 * E // H), self.decay, state.h)
             after = RGLRUState(conv, h[:, -1].clone())  # a view would keep the whole chunk
             h = h.to(gate.dtype) * gate
         return self.out(h).to(x.dtype), after

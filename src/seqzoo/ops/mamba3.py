@@ -30,10 +30,13 @@ class Tokens(NamedTuple):
     angle: Tensor  # (B, H, T, A): dt theta, by which the state turns back
 
 
-def trapezoidal(tokens: Tokens, S: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def trapezoidal(
+    tokens: Tokens, S: Tensor, k: Tensor, v: Tensor, skip: Tensor
+) -> tuple[Tensor, Tensor]:
     """The outputs of T tokens, and the state after the last.
 
-        S_t = a_t R_t (S_{t-1} + before_t k_{t-1} v_{t-1}^T) + own_t k_t v_t^T        y_t = q_t S_t
+        S_t = a_t R_t (S_{t-1} + before_t k_{t-1} v_{t-1}^T) + own_t k_t v_t^T
+        y_t = q_t S_t + skip v_t
 
     R_t turns the pair of rows (i, i + A) back by angle i of token t; rows from 2 A on do not turn.
     That is the paper's complex state as real numbers.
@@ -41,13 +44,15 @@ def trapezoidal(tokens: Tokens, S: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor
     Args:
         S: (B, H, N, P), the state before the first token; float32 or wider.
         k, v: (B, H, N) and (B, H, P), those of the token before the first.
+        skip: (H,).
 
     Returns:
         y (B, H, T, P), and S, both in the type of S.
     """
     watch(lambda: _weights(tokens))
     with unwatched():
-        out: tuple[Tensor, Tensor] = choose("trapezoidal", S, tokens.q.shape[2])(tokens, S, k, v)
+        run = choose("trapezoidal", S, tokens.q.shape[2])
+        out: tuple[Tensor, Tensor] = run(tokens, S, k, v, skip[:, None].to(S.dtype))
     return out
 
 
@@ -56,11 +61,11 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     A = cos.shape[-1]
     if not A:
         return x
-    a, b, rest = x.split([A, A, x.shape[-1] - 2 * A], -1)
+    a, b, rest = torch.split(x, [A, A, x.shape[-1] - 2 * A], -1)
     return torch.cat((a * cos - b * sin, a * sin + b * cos, rest), -1)
 
 
-def naive(tokens: Tokens, S: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def naive(tokens: Tokens, S: Tensor, k: Tensor, v: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
     """The definition, token by token."""
     ys = []
     for t in range(tokens.q.shape[2]):
@@ -68,12 +73,12 @@ def naive(tokens: Tokens, S: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tens
         S = S + (before[..., None] * k)[..., None] * v[:, :, None]
         S = turn(S.mT, angle.cos()[:, :, None], -angle.sin()[:, :, None]).mT
         S = log_a.exp()[..., None, None] * S + (own[..., None] * now)[..., None] * value[:, :, None]
-        ys.append((q[:, :, None] @ S).squeeze(2))
+        ys.append((q[:, :, None] @ S).squeeze(2) + skip * value)
         k, v = now, value
     return torch.stack(ys, 2), S
 
 
-def turned(tokens: Tokens, S: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def turned(tokens: Tokens, S: Tensor, k: Tensor, v: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
     """By `matrix_state`, once.
 
     Queries and keys are turned by the sum of all angles so far instead of the state, which is
@@ -86,13 +91,13 @@ def turned(tokens: Tokens, S: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Ten
     turns = angle.double().cumsum(2)  # float64, as sums grow large
     turns = (turns - 2 * math.pi * (turns / (2 * math.pi)).round()).to(S.dtype)
     cos, sin = turns.cos(), turns.sin()
-    seen = own[..., None] * (q * keys).sum(-1, keepdim=True) * values
+    seen = own * (q * keys).sum(-1) + skip  # weight of the token's own value
     written = own + F.pad(before[:, :, 1:], (0, 1))
     q = turn(q, cos, sin) * log_a.exp()[..., None]
     keys = turn(keys, cos, sin) * written[..., None]
     nothing = q.new_zeros(q.shape[1], q.shape[3])  # of a token's own write in its output
     y, S = matrix_state.matrix_state(q, keys, values, S, log_a[..., None], u=nothing)
-    return y + seen, turn(S.mT, cos[:, :, -1:], -sin[:, :, -1:]).mT
+    return torch.addcmul(y, seen[..., None], values), turn(S.mT, cos[:, :, -1:], -sin[:, :, -1:]).mT
 
 
 def _weights(tokens: Tokens) -> Tensor:
@@ -101,5 +106,5 @@ def _weights(tokens: Tokens) -> Tensor:
     first = Tokens(*(x[:1] for x in tokens))
     (_, H, T, N), q = first.q.shape, first.q
     first = first._replace(v=torch.eye(T).to(q).expand(1, H, T, T))
-    empty = q.new_zeros(1, H, N, T), q.new_zeros(1, H, N), q.new_zeros(1, H, T)
+    empty = (q.new_zeros(size) for size in ((1, H, N, T), (1, H, N), (1, H, T), (H,)))
     return trapezoidal(first, *empty)[0][0]

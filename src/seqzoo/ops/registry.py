@@ -185,6 +185,7 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "naive": Backend("seqzoo.ops.channel:naive_relu2_product"),
     },
     "rg_lru": {
+        "native": Backend("seqzoo.ops.native.scans:rg_lru", when=takes("rg_lru_forward")),
         "naive": Backend("seqzoo.ops.rg_lru:naive"),
     },
     "shift_products": {
