@@ -12,7 +12,9 @@ from torch import Tensor, nn
 import seqzoo
 from seqzoo.mixers.mamba2 import Mamba2
 from seqzoo.mixers.minimal import MinGRU, MinLSTM
+from seqzoo.mixers.mlstm import MLSTM
 from seqzoo.mixers.retention import Retention
+from seqzoo.mixers.slstm import SLSTM
 from seqzoo.ops.matrix_state import matrix_state
 
 FILE = Path(__file__).with_name("golden.json")
@@ -35,6 +37,8 @@ MIXERS = {
     "mamba2": lambda: Mamba2(dim=16, n_heads=4, expand=2, state_size=6),
     "mingru": lambda: MinGRU(dim=12, expand=2),
     "minlstm": lambda: MinLSTM(dim=12, expand=2),
+    "mlstm": lambda: MLSTM(dim=12, n_heads=2, input_gate="exp", forget_gate="sigmoid", n_layers=1),
+    "slstm": lambda: SLSTM(dim=12, n_heads=2, forget_gate="sigmoid", layer=0, n_layers=1),
 }
 OPERATIONS = ("linear_attention", "retention", "gla", "delta_rule")
 
@@ -60,6 +64,11 @@ def mixer(case: str) -> nn.Module:
     return made
 
 
+def mixer_input(made: nn.Module) -> Tensor:
+    """(B, T, D) for a mixer whose output is (B, T, D)."""
+    return wave(B, T, made.out.out_features if hasattr(made, "out") else len(made.norm))
+
+
 def tokens() -> Tensor:
     return torch.arange(T)[None] * 37 % 256
 
@@ -83,7 +92,7 @@ def ours(case: str) -> Tensor:
         return excerpt(fill(seqzoo.build(name, vocab_size=256, **keys))(tokens())[0])
     if case in MIXERS:
         made = mixer(case)
-        return excerpt(made(wave(B, T, made.out.out_features))[0])
+        return excerpt(made(mixer_input(made))[0])
     x = operands()
     q, k, v, S = x["q"] * 8**-0.5, x["k"], x["v"], torch.zeros(B, 2, 8, 6)
     if case == "retention":
