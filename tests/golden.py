@@ -17,8 +17,10 @@ from seqzoo.mixers.kda import KimiDeltaAttention
 from seqzoo.mixers.mamba2 import Mamba2
 from seqzoo.mixers.mamba3 import Mamba3
 from seqzoo.mixers.minimal import MinGRU, MinLSTM
+from seqzoo.mixers.mlstm import MLSTM
 from seqzoo.mixers.retention import Retention
 from seqzoo.mixers.rglru import RGLRU
+from seqzoo.mixers.slstm import SLSTM
 from seqzoo.ops.matrix_state import matrix_state
 
 FILE = Path(__file__).with_name("golden.json")
@@ -51,6 +53,8 @@ MIXERS = {
     "deltaproduct": lambda: DeltaProduct(
         dim=16, n_heads=2, n_layers=1, steps=2, gated=True, beta_max=2.0
     ),
+    "mlstm": lambda: MLSTM(dim=12, n_heads=2, input_gate="exp", forget_gate="sigmoid", n_layers=1),
+    "slstm": lambda: SLSTM(dim=12, n_heads=2, forget_gate="sigmoid", layer=0, n_layers=1),
 }
 OPERATIONS = ("linear_attention", "retention", "gla", "delta_rule")
 
@@ -76,6 +80,11 @@ def mixer(case: str) -> nn.Module:
     return made
 
 
+def mixer_input(made: nn.Module) -> Tensor:
+    """(B, T, D) for a mixer whose output is (B, T, D)."""
+    return wave(B, T, made.out.out_features if hasattr(made, "out") else len(made.norm))
+
+
 def tokens() -> Tensor:
     return torch.arange(T)[None] * 37 % 256
 
@@ -99,7 +108,7 @@ def ours(case: str) -> Tensor:
         return excerpt(fill(seqzoo.build(name, vocab_size=256, **keys))(tokens())[0])
     if case in MIXERS:
         made = mixer(case)
-        return excerpt(made(wave(B, T, made.out.out_features))[0])
+        return excerpt(made(mixer_input(made))[0])
     x = operands()
     q, k, v, S = x["q"] * 8**-0.5, x["k"], x["v"], torch.zeros(B, 2, 8, 6)
     if case == "retention":

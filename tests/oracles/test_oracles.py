@@ -28,9 +28,11 @@ from seqzoo.mixers.mamba2 import Mamba2
 from seqzoo.mixers.mamba3 import Mamba3
 from seqzoo.mixers.minimal import MinGRU, MinLSTM
 from seqzoo.mixers.mlp import MLP
+from seqzoo.mixers.mlstm import MLSTM
 from seqzoo.mixers.recurrent import GRU, LSTM, RNN
 from seqzoo.mixers.retention import Retention
 from seqzoo.mixers.rglru import RGLRU
+from seqzoo.mixers.slstm import SLSTM
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.ops.attention import causal_attention
 from seqzoo.ops.matrix_state import matrix_state
@@ -359,6 +361,70 @@ def test_minimal(kind: Any, B: int, T: int, seed: int) -> None:
     same(ours(x)[0], theirs(x), x)
 
 
+def their_mlstm(ours: MLSTM) -> Any:
+    """Theirs has the gates' matrices apart, and norms that begin from 1."""
+    from xlstm.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig
+
+    dim = ours.out.out_features
+    keys = {"embedding_dim": dim, "num_heads": ours.n_heads, "round_proj_up_to_multiple_of": 4}
+    theirs = mLSTMLayer(mLSTMLayerConfig(context_length=130, **keys))
+    cell = theirs.mlstm_cell
+    with torch.no_grad():
+        theirs.proj_up.weight.copy_(ours.project.weight)
+        for projection, blocks in zip("qkv", ours.blocks, strict=True):
+            getattr(theirs, f"{projection}_proj").weight.copy_(blocks)
+        theirs.conv1d.conv.weight.copy_(ours.conv[:, None])
+        theirs.conv1d.conv.bias.copy_(ours.conv_bias)
+        for gate, W, b in zip((cell.igate, cell.fgate), ours.gates, ours.gates_bias, strict=True):
+            gate.weight.copy_(W)
+            gate.bias.copy_(b)
+        cell.outnorm.weight.copy_(ours.norm - 1)
+        theirs.learnable_skip.copy_(ours.skip)
+        theirs.proj_down.weight.copy_(ours.out.weight)
+    return theirs
+
+
+def their_slstm(ours: SLSTM) -> Any:
+    """Theirs calls the matrix of the input gate `fgate`, and that of the forget gate `igate`."""
+    from xlstm.blocks.slstm.layer import sLSTMLayer, sLSTMLayerConfig
+
+    heads, K = ours.recurrent.shape[::2]
+    config = sLSTMLayerConfig(
+        embedding_dim=heads * K, num_heads=heads, backend="vanilla", dtype="float32"
+    )
+    theirs = sLSTMLayer(config)
+    i, f, z, o = (W for pair in ours.weights for W in pair.mT.chunk(2, 1))  # (H, K, K)
+    cell = theirs.slstm_cell
+    with torch.no_grad():
+        gates = (theirs.fgate, theirs.igate, theirs.zgate, theirs.ogate)
+        for gate, W in zip(gates, (i, f, z, o), strict=True):
+            gate.weight.copy_(W)
+        theirs.conv1d.conv.weight.copy_(ours.conv[:, None])
+        theirs.conv1d.conv.bias.copy_(ours.conv_bias)
+        cell._recurrent_kernel_.copy_(ours.recurrent)
+        cell._bias_.copy_(cell._bias_ext2int(ours.bias.unflatten(1, (4, K))))
+        theirs.group_norm.weight.copy_(ours.norm - 1)
+    return theirs
+
+
+@everywhere
+@seeded
+def test_mlstm(B: int, T: int, seed: int) -> None:
+    keys = {"input_gate": "exp", "forget_gate": "sigmoid"}
+    ours = moved(MLSTM(dim=16, n_heads=4, n_layers=2, **keys), seed)
+    x = torch.randn(B, T, 16, requires_grad=True)
+    same(ours(x)[0], their_mlstm(ours)(x), x)
+
+
+@everywhere
+@seeded
+def test_slstm(B: int, T: int, seed: int) -> None:
+    keys = {"forget_gate": "sigmoid", "layer": 1, "n_layers": 2}
+    ours = moved(SLSTM(dim=16, n_heads=4, **keys), seed, scale=0.3)
+    x = torch.randn(B, T, 16, requires_grad=True)
+    same(ours(x)[0], their_slstm(ours)(x), x)
+
+
 def their_hgrn2(ours: HGRN2) -> Any:
     """fla's naive gated linear attention, with the gates of the paper."""
     naive = fla("gla/naive").naive_recurrent_gla
@@ -551,6 +617,8 @@ THEIRS = {
     "kda": their_kda,
     "hgrn2": their_hgrn2,
     "rglru": their_rglru,
+    "mlstm": their_mlstm,
+    "slstm": their_slstm,
     "mamba3": their_mamba3,
     "deltaproduct": lambda ours: their_deltaproduct(
         ours, fla(DELTA_PRODUCT).naive_recurrent_gated_delta_product
@@ -563,7 +631,7 @@ def theirs_of(case: str, folder: Path) -> Tensor:
     if case in golden.MIXERS:
         mixer = golden.mixer(case)
         other = THEIRS.get(case, their_minimal)(mixer)
-        return golden.excerpt(other(golden.wave(golden.B, golden.T, mixer.out.out_features)))
+        return golden.excerpt(other(golden.mixer_input(mixer)))
     if case in golden.MODELS:
         name, keys = golden.MODELS[case]
         model = golden.fill(seqzoo.build(name, vocab_size=256, **keys))

@@ -80,17 +80,17 @@ class MLSTM(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             inner, z = float32_or_wider(inner, z)
             conv, memory = state or self._empty(inner)
-            mixed, conv_after = causal_conv(inner, self.conv, conv)
+            mixed, newest = causal_conv(inner, self.conv, conv)
             mixed = F.silu(mixed + self.conv_bias)
             y, memory = mlstm(mixed, inner, self._gates(mixed, inner), memory, self.blocks)
             h = head_norm(y, self.norm, None, gate=None, eps=EPS, centred=True)
             h = (h + self.skip * mixed) * F.silu(z)
         y = self.out(h.to(x.dtype))
-        return y.to(x.dtype), MLSTMState(conv_after.to(conv.dtype), memory)
+        return y.to(x.dtype), MLSTMState(newest.to(conv.dtype), memory)
 
     def _gates(self, mixed: Tensor, x: Tensor) -> Gates:
         """Sums of q, k and v, by matrices that read what these are made of."""
-        W, G = self.gates.flatten(0, 1).unflatten(1, (3, -1, 1, BLOCK)), self.blocks
+        W, G = torch.unflatten(self.gates.flatten(0, 1), 1, (3, -1, 1, BLOCK)), self.blocks
         of_q, of_k, of_v = (W @ G).flatten(2).unbind(1)  # (2 H, E)
         sums = F.linear(mixed, of_q + of_k, self.gates_bias.flatten()) + F.linear(x, of_v)
         i, f = sums.chunk(2, -1)

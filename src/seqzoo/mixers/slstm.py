@@ -18,7 +18,7 @@ from seqzoo.config.values import Count, Natural
 from seqzoo.ops.local import causal_conv
 from seqzoo.ops.outputs import head_norm
 from seqzoo.ops.slstm import Cell, slstm
-from seqzoo.ops.tensors import accumulator, float32_or_wider
+from seqzoo.ops.tensors import accumulator
 
 TAPS = 4  # of the convolution
 EPS = 1e-5  # of the norm of a head
@@ -75,13 +75,13 @@ class SLSTM(nn.Module):
     def forward(self, x: Tensor, state: SLSTMState | None = None) -> tuple[Tensor, SLSTMState]:
         conv, cell = state or self._empty(x)
         with torch.autocast(x.device.type, enabled=False):
-            mixed, conv_after = causal_conv(x, self.conv, conv)
+            mixed, newest = causal_conv(x, self.conv, conv)
             mixed = F.silu(mixed + self.conv_bias)
         inputs = self._product(mixed, self.weights[0]), self._product(x, self.weights[1])
         with torch.autocast(x.device.type, enabled=False):
             y, cell = slstm(inputs, self.recurrent, self.bias, cell, self.exponential)
             y = head_norm(y.transpose(1, 2), self.norm, None, gate=None, eps=EPS, centred=True)
-        return y.to(x.dtype), SLSTMState(*float32_or_wider(conv_after), cell)
+        return y.to(x.dtype), SLSTMState(newest.to(conv.dtype), cell)
 
     def _product(self, x: Tensor, W: Tensor) -> Tensor:
         """x (B, T, D) by heads, times W (H, K, 2 K): (H, B, T, 2 K)."""

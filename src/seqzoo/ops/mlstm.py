@@ -69,7 +69,8 @@ def naive(
     for t in range(x.shape[1]):
         i, f = gates.i[:, t], gates.f[:, t]
         before, m = m, torch.maximum(f + m, i).detach()
-        f, i = (f + before - m).exp(), (i - m).exp()  # (B, H)
+        # m - before is exact where both are near, so that no rounding of m changes C e^m
+        f, i = (f - (m - before)).exp(), (i - m).exp()  # (B, H)
         S = f[..., None, None] * S + (i[..., None] * k[:, :, t])[..., None] * v[:, :, t, None]
         ys.append(normalised((q[:, :, t, :, None] * S).sum(2), m))
     return torch.stack(ys, 2), S, m
@@ -89,14 +90,14 @@ def parallel(
 def scaled(gates: Gates, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log i_t - m_t, log f_t + m_{t-1} - m_t and m_t, each (B, T, H), from m (B, H) before.
 
-    m_t = F_t + max(m_0, log i_s - F_s for s <= t), where F is the sum of log f. In float64, as the
-    differences matter, and rounded to the type of the memory, so that what is carried is exact.
+    m_t = F_t + max(m_0, log i_s - F_s for s <= t), where F is the sum of log f. In float64, as
+    small differences of large sums matter; the last m alone is rounded, as it is carried.
     """
     log_i, log_f, before = gates.i.double(), gates.f.double(), m[:, None].double()
     with torch.no_grad():
         F = log_f.cumsum(1)
         ms = F + torch.maximum((log_i - F).cummax(1).values, before)
-        ms = ms.to(m.dtype).double()
+        ms = torch.cat((ms[:, :-1], ms[:, -1:].to(m.dtype).double()), 1)
         before = torch.cat((before, ms[:, :-1]), 1)
     log_i, log_f = log_i - ms, log_f + (before - ms)
     return log_i.to(m.dtype), log_f.to(m.dtype), ms.to(m.dtype)

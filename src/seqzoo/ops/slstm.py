@@ -70,7 +70,8 @@ def naive(
         i, f, z, o = sums.chunk(4, -1)
         log_f = f if exponential else F.logsigmoid(f)
         before, m = m, torch.maximum(log_f + m, i).detach()
-        f, i = (log_f + before - m).exp(), (i - m).exp()
+        # m - before is exact where both are near, so that no rounding of m changes c e^m
+        f, i = (log_f - (m - before)).exp(), (i - m).exp()
         c, n = f * c + i * z.tanh(), f * n + i
         h = o.sigmoid() * c / n
         ys.append(h)

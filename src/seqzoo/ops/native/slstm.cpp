@@ -97,7 +97,7 @@ void forward(Arguments from) {
         const Vec<T> log_sigmoid = (x[F] < 0 ? x[F] : Vec<T>{}) - log1p<T>(e);
         const Vec<T> log_f = in.exponential ? x[F] : log_sigmoid;
         const Vec<T> m = larger<T>(log_f + m0, x[I]);
-        const Vec<T> f = exp_of_negative<T>(log_f + m0 - m), i = exp_of_negative<T>(x[I] - m);
+        const Vec<T> f = exp_of_negative<T>(log_f - (m - m0)), i = exp_of_negative<T>(x[I] - m);
         const Vec<T> z = tanh<T>(x[Z]), o = sigmoid<T>(x[O]);
         const Vec<T> c = f * c0 + i * z, norm = f * n0 + i, h = o * c / norm;
         store(own, h), store(own + C * part, c), store(own + N * part, norm), store(own + M * part, m);
