@@ -13,6 +13,7 @@ import seqzoo
 from seqzoo.mixers.mamba2 import Mamba2
 from seqzoo.mixers.minimal import MinGRU, MinLSTM
 from seqzoo.mixers.retention import Retention
+from seqzoo.ops.attention import forgetting_attention
 from seqzoo.ops.matrix_state import matrix_state
 
 FILE = Path(__file__).with_name("golden.json")
@@ -36,7 +37,7 @@ MIXERS = {
     "mingru": lambda: MinGRU(dim=12, expand=2),
     "minlstm": lambda: MinLSTM(dim=12, expand=2),
 }
-OPERATIONS = ("linear_attention", "retention", "gla", "delta_rule")
+OPERATIONS = ("linear_attention", "retention", "gla", "delta_rule", "forgetting_attention")
 
 
 def wave(*shape: int, phase: float = 0.0) -> Tensor:
@@ -88,6 +89,8 @@ def ours(case: str) -> Tensor:
     q, k, v, S = x["q"] * 8**-0.5, x["k"], x["v"], torch.zeros(B, 2, 8, 6)
     if case == "retention":
         y, _ = matrix_state(q, k, v, S, Retention(dim=16, n_heads=2, n_layers=1).decay[None])
+    elif case == "forgetting_attention":
+        y, *_ = forgetting_attention(x["q"], k, v, x["log_w"][..., :1], None)
     elif case == "gla":
         y, _ = matrix_state(q, k, v, S, x["log_w"])
     elif case == "delta_rule":

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from seqzoo import ops
+from seqzoo.config.schema import declared
 from seqzoo.config.values import CACHE_POLICIES
 from seqzoo.models.encoder_decoder import EncoderDecoder
 from seqzoo.models.language_model import LanguageModel, run_layers
-from seqzoo.models.zoo import build, declaration, model_keys
+from seqzoo.models.zoo import build, declaration, family, model_keys
 from seqzoo.state import State, grows, initial, leaves, map_leaves, nbytes, select
 
 ONE_TOKEN = ("norm", "activation")  # choices that concern one token at a time
@@ -59,13 +60,16 @@ class Layers(nn.Module):
 
 
 def variants(name: str) -> Iterator[dict[str, Any]]:
-    """The keys of each variant of a family: its defaults, and every value of every choice on its
-    own. Norms and the MLP's activation are left out, as they see one token at a time."""
+    """The keys of each variant of a family: its defaults, and on its own every value of every
+    choice and every flag of its mixer. Norms and the MLP's activation are left out, as they see
+    one token at a time."""
     yield {}
     defaults = model_keys(name)
     for key, annotation in declaration(name).keys.items():
         if get_origin(annotation) is Literal and key not in ONE_TOKEN:
             yield from ({key: value} for value in get_args(annotation) if value != defaults[key])
+    flags = declared(family(name).mixer).keys
+    yield from ({key: True} for key, kind in flags.items() if kind is bool and key in defaults)
     if "n_kv_heads" in defaults:
         yield {"n_kv_heads": 1}
     if "window" in defaults:

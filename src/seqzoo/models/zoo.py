@@ -75,6 +75,7 @@ FAMILIES: dict[str, Family] = {
     "mamba2": Family("seqzoo.mixers.mamba2:Mamba2", "residual"),
     "mingru": Family("seqzoo.mixers.minimal:MinGRU", "prenorm"),
     "minlstm": Family("seqzoo.mixers.minimal:MinLSTM", "prenorm"),
+    "fox": Family("seqzoo.mixers.fox:ForgettingAttention", "prenorm"),
 }
 ALIASES = {"rwkv": "rwkv7"}  # the newest of a line; configs/model/rwkv.yaml is the alias for Hydra
 

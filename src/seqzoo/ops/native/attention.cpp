@@ -290,7 +290,8 @@ struct Backward {
   int64_t padded, k_width, v_width;  // queries, and numbers of a key and a value, up to whole vectors
   Panels<T, P> q_columns, y_columns, q_rows, y_rows;
   Buffer<T> lse, delta, of_q;  // of_q: of each block of queries, transposed
-  Buffer<T> queries_c, keys_c{size}, of_c{size};  // c relative to that of the first key of a block
+  Buffer<T> queries_c, keys_c{size}, of_keys_c{size};  // c relative to that of the first key of a block
+  Buffer<double> of_queries_c;  // 0 but for rounding, which the gradient of a gate is a sum of
   // of a block of keys and queries
   Buffer<T> scores{size * size}, of_weights{size * size};
   Buffer<P> weights{size * size}, of_scores{size * size};
@@ -300,7 +301,7 @@ struct Backward {
   explicit Backward(const Inputs<T, P>& in)
       : padded(round_up(in.L, size)), k_width(round_up(in.K, Lanes<T>::n)), v_width(round_up(in.V, Lanes<T>::n)),
         q_columns(in.K, padded), y_columns(in.V, padded), q_rows(padded, in.K), y_rows(padded, in.V),
-        lse(padded), delta(padded), of_q(in.K * padded), queries_c(padded), keys(in.K * size), of_k(size * k_width),
+        lse(padded), delta(padded), of_q(in.K * padded), queries_c(padded), of_queries_c(padded), keys(in.K * size), of_k(size * k_width),
         of_v(size * v_width) {}
 
   void head(const Inputs<T, P>& in, const Gradients<T, P>& out, int64_t b, int64_t h);
@@ -325,6 +326,7 @@ struct Backward {
     const Whole<T> lane = lanes<T>();
     for (int64_t c = 0; c < size; c += n) {
       const Vec<T> norm = load(lse + start + c), mean = load(delta + start + c);
+      Vec<T> of_c = {};
       for (int64_t j = 0; j < size; j += step<P>) {
         Vec<T> d[step<P>] = {};
         for (int64_t s = 0; s < step<P>; ++s) {
@@ -339,7 +341,7 @@ struct Backward {
             if (hidden > 0) p = lane < int(hidden) ? Vec<T>{} : p;
             if (left < n) p = lane < int(left) ? p : Vec<T>{};
             d[s] = p * (load(of_weights + place) - mean);
-            if (in.decay) of_c[row] -= sum<T>(d[s]);
+            if (in.decay) of_c += d[s], of_keys_c[row] -= sum<T>(d[s]);
             d[s] *= in.scale * (T(1) - bent * bent);
           }
           write(weights + place, p, n);
@@ -347,6 +349,8 @@ struct Backward {
         }
         store(panel.at(j, c), steps(d, P{}));
       }
+      if (in.decay)
+        for (int64_t i = 0; i < n; ++i) of_queries_c[start + c + i] += of_c[i];
     }
   }
 };
@@ -360,6 +364,7 @@ void Backward<T, P>::head(const Inputs<T, P>& in, const Gradients<T, P>& out, in
   y_columns.columns(out.of_y.at(b, h), out.of_y.stride[2], L, V);
   y_rows.rows(out.of_y.at(b, h), out.of_y.stride[2], L, V);
   std::fill_n(&of_q[0], K * padded, T(0));
+  std::fill_n(&of_queries_c[0], padded, 0.0);
   for (int64_t t = 0; t < L; ++t) {
     Vec<T> total = {};
     for (int64_t c = 0; c < V; c += n)
@@ -376,7 +381,7 @@ void Backward<T, P>::head(const Inputs<T, P>& in, const Gradients<T, P>& out, in
     if (in.decay) {
       distances<T>(in.decay.at(b, h), first, in.S - L, L, queries_c);
       distances<T>(in.decay.at(b, h), first, first, R, keys_c);
-      std::fill_n(&of_c[0], R, T(0));
+      std::fill_n(&of_keys_c[0], R, T(0));
     }
     for (int64_t start = in.first_query(first) / size * size; start < end; start += size) {
       q_columns.template multiply<false>(k, in.k.stride[2], R, 0, K_steps, start / size, 1, scores, size);
@@ -387,13 +392,15 @@ void Backward<T, P>::head(const Inputs<T, P>& in, const Gradients<T, P>& out, in
       panel.template multiply<true>(keys, size, K, 0, size, 0, 1, of_q + start * K, size);
     }
     for (int64_t j = 0; j < R; ++j) {
-      if (in.decay) out.decay.at(b, h)[first + j] = of_c[j];
+      if (in.decay) out.decay.at(b, h)[first + j] = of_keys_c[j];
       for (int64_t c = 0; c < K; c += n)
         write(out.k.at(b, h, first + j) + c, load(of_k + j * k_width + c), K - c);
       for (int64_t c = 0; c < V; c += n)
         write(out.v.at(b, h, first + j) + c, load(of_v + j * v_width + c), V - c);
     }
   }
+  if (in.decay)
+    for (int64_t t = 0; t < L; ++t) out.decay.at(b, h)[in.S - L + t] += of_queries_c[t];
   for (int64_t t = 0; t < L; t += n)
     for (int64_t i = 0; i < K; i += n) {
       Vec<T> x[n];

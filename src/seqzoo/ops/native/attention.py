@@ -76,6 +76,4 @@ class _Attention(torch.autograd.Function):
             return *to, None, of_c, None, None
         weights = (sinks[:, None] - lse).exp()  # (B, H, T), of the sinks
         shared = weights * (of_y.to(lse.dtype) * y.to(lse.dtype)).sum(-1)
-        if of_c is not None:
-            of_c[:, :, -q.shape[2] :] += shared
         return *to, None, of_c, -shared.sum((0, 2)), None
