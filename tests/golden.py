@@ -21,6 +21,7 @@ from seqzoo.mixers.mlstm import MLSTM
 from seqzoo.mixers.retention import Retention
 from seqzoo.mixers.rglru import RGLRU
 from seqzoo.mixers.slstm import SLSTM
+from seqzoo.ops.attention import forgetting_attention
 from seqzoo.ops.matrix_state import matrix_state
 
 FILE = Path(__file__).with_name("golden.json")
@@ -56,7 +57,7 @@ MIXERS = {
     "mlstm": lambda: MLSTM(dim=12, n_heads=2, input_gate="exp", forget_gate="sigmoid", n_layers=1),
     "slstm": lambda: SLSTM(dim=12, n_heads=2, forget_gate="sigmoid", layer=0, n_layers=1),
 }
-OPERATIONS = ("linear_attention", "retention", "gla", "delta_rule")
+OPERATIONS = ("linear_attention", "retention", "gla", "delta_rule", "forgetting_attention")
 
 
 def wave(*shape: int, phase: float = 0.0) -> Tensor:
@@ -113,6 +114,8 @@ def ours(case: str) -> Tensor:
     q, k, v, S = x["q"] * 8**-0.5, x["k"], x["v"], torch.zeros(B, 2, 8, 6)
     if case == "retention":
         y, _ = matrix_state(q, k, v, S, Retention(dim=16, n_heads=2, n_layers=1).decay[None])
+    elif case == "forgetting_attention":
+        y, *_ = forgetting_attention(x["q"], k, v, x["log_w"][..., :1], None)
     elif case == "gla":
         y, _ = matrix_state(q, k, v, S, x["log_w"])
     elif case == "delta_rule":

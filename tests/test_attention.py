@@ -116,6 +116,7 @@ def test_rows_of_different_positions_go_on_together() -> None:
 
 DECODED = [("transformer", {"window": W}) for W in (1, 3, 8, 64)]
 DECODED += [("transformer", {"window": 8, "n_kv_heads": 1, "position": "none"})]
+DECODED += [("fox", {}), ("fox", {"pro": True})]
 
 
 @pytest.mark.skipif(native.library() is None, reason="no C++ compiler")

@@ -353,7 +353,7 @@ def capture(run: Callable[[], None], device: torch.device) -> Callable[[], objec
     return replay
 
 
-@pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"transformer"}))
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"transformer", "fox"}))
 @torch.inference_mode()
 def test_a_captured_step_is_the_model(name: str) -> None:
     model = small(name, seed=1).float()

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from seqzoo import ops
+from seqzoo.config.schema import declared
 from seqzoo.config.values import CACHE_POLICIES
 from seqzoo.models.encoder_decoder import EncoderDecoder
 from seqzoo.models.language_model import LanguageModel, run_layers
-from seqzoo.models.zoo import build, declaration, model_keys
+from seqzoo.models.zoo import build, declaration, family, model_keys
 from seqzoo.state import State, grows, initial, leaves, map_leaves, nbytes, select
 
 ONE_TOKEN = ("norm", "activation")  # choices that concern one token at a time
@@ -32,7 +33,6 @@ NUMBERS: dict[str, tuple[Any, ...]] = {  # values of keys without a list of choi
     "window": (5,),
     "beta_max": (1.0, 2.0),
     "steps": (1, 2, 3),
-    "gated": (False, True),
 }
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
@@ -70,9 +70,9 @@ class Layers(nn.Module):
 
 
 def variants(name: str) -> Iterator[dict[str, Any]]:
-    """The keys of each variant of a family: its defaults, and every value of every choice on its
-    own, and some values of NUMBERS. Norms and the MLP's activation are left out, as they see one
-    token at a time."""
+    """The keys of each variant of a family: its defaults, and on its own every value of every
+    choice, every flag of its mixer, and some values of NUMBERS. Norms and the MLP's activation are
+    left out, as they see one token at a time."""
     yield {}
     defaults = model_keys(name)
     for key, annotation in declaration(name).keys.items():
@@ -81,6 +81,11 @@ def variants(name: str) -> Iterator[dict[str, Any]]:
     for key, values in NUMBERS.items():
         if key in defaults:
             yield from ({key: value} for value in values if value != defaults[key])
+    mixer = family(name).mixer
+    flags = {} if mixer is None else declared(mixer).keys
+    yield from (
+        {key: not defaults[key]} for key, kind in flags.items() if kind is bool and key in defaults
+    )
     if "cache" in defaults:
         yield from ({"cache": f"{policy}:5"} for policy in CACHE_POLICIES)
     if defaults.get("layers") == {}:

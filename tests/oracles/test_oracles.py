@@ -22,6 +22,7 @@ import seqzoo
 from seqzoo import ops
 from seqzoo.exchange import hf, rwkv
 from seqzoo.mixers.attention import CausalAttention
+from seqzoo.mixers.fox import ForgettingAttention
 from seqzoo.mixers.hgrn2 import HGRN2
 from seqzoo.mixers.linear_attention import LinearAttention
 from seqzoo.mixers.mamba2 import Mamba2
@@ -34,7 +35,7 @@ from seqzoo.mixers.retention import Retention
 from seqzoo.mixers.rglru import RGLRU
 from seqzoo.mixers.slstm import SLSTM
 from seqzoo.models.language_model import LanguageModel
-from seqzoo.ops.attention import causal_attention
+from seqzoo.ops.attention import causal_attention, forgetting_attention
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.runs.directory import RunDirectory
 from seqzoo.runs.run import Run
@@ -600,6 +601,27 @@ def test_recurrent(kind: str, B: int, T: int) -> None:
         same(mixer(x)[0], theirs, x)
 
 
+def forgetting(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+    naive = fla("forgetting_attn/naive").naive_forgetting_attn
+    y: Tensor = naive(*by_time(q, k, v, log_f)).transpose(1, 2)
+    return y
+
+
+@everywhere
+@seeded
+def test_forgetting_attention(B: int, T: int, seed: int) -> None:
+    q, k, v, gate = heads(B, T, seed, 8, 8, 8, 1)
+    log_f = F.logsigmoid(gate + 2)
+    ours, *_ = forgetting_attention(q, k, v, log_f, None)
+    same(ours, forgetting(q, k, v, log_f[..., 0]), q, k, v, gate)
+
+    mixer = moved(ForgettingAttention(dim=16, n_heads=2, pro=False, n_layers=1), seed)
+    x = torch.randn(B, T, 16, requires_grad=True)
+    q, k, v = mixer.qkv(x).view(B, T, 3, 2, 8).transpose(1, 3).unbind(2)
+    theirs = forgetting(q, k, v, F.logsigmoid(mixer.forget(x)).transpose(1, 2))
+    same(mixer(x)[0], mixer.out(theirs.transpose(1, 2).flatten(2)), x)
+
+
 def test_attention_is_torchs() -> None:
     q, k, v = heads(2, 40, 0, 8, 8, 8)
     with ops.backend("naive"):
@@ -646,6 +668,8 @@ def theirs_of(case: str, folder: Path) -> Tensor:
     q, k, v = x["q"], x["k"], x["v"]
     if case == "retention":
         y = fla("retention/naive").naive_retention(q, k, v)
+    elif case == "forgetting_attention":
+        y = forgetting(q, k, v, x["log_w"][..., 0])
     elif case == "gla":
         y, _ = fla("gla/naive").naive_recurrent_gla(*by_time(q, k, v, x["log_w"]))
         y = y.transpose(1, 2)

@@ -3,6 +3,7 @@ is a `GraphStep`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -77,27 +78,30 @@ class PreparedStep(ReplayedStep):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        past: tuple[Tensor, Tensor],
-        scoring: attention.Scoring,
+        past: Sequence[Tensor],
+        scoring: attention.Scoring = attention.PLAIN,
         position: Tensor | None = None,
+        log_f: Tensor | None = None,
     ) -> attention.Cached:
         """Attention to a cache with room for all tokens to come, or for those of a window, as one
         instruction."""
         (B, H, _, K), (G, S) = q.shape, past[0].shape[1:3]
-        if q.dtype != torch.float32 or scoring.decay is not None:
+        if q.dtype != torch.float32:
             raise Unrecordable(f"attention in {q.dtype}")
         with recorder.paused():
             memory = q.new_zeros(2, B, G, scoring.window or S + self.room, K)
-            memory[0, :, :, :S], memory[1, :, :, :S] = past
+            memory[0, :, :, :S], memory[1, :, :, :S] = past[:2]
             y = q.new_zeros(B, H, 1, K)
-        recorder.follow(memory, y)
+            caches = list(memory.unbind(0))
+            if log_f is not None:
+                caches.append(log_f.new_zeros(B, H, memory.shape[3], 1))
+                caches[2][:, :, :S] = past[2]
+        recorder.follow(y, *caches)
         sizes = B, H, G, K, S, scoring.window or 0
-        tensors = y, q, k, v, memory[0], memory[1], self._read, position, scoring.sinks
-        recorder.add("attend", *sizes, *tensors, scoring.softcap or 0.0)
-        self._caches |= {
-            part.data_ptr(): _Cache(part, S, scoring.window) for part in memory.unbind(0)
-        }
-        return y, memory[0], memory[1]
+        own = self._read, position, scoring.sinks, log_f, caches[2] if log_f is not None else None
+        recorder.add("attend", *sizes, y, q, k, v, *caches[:2], *own, float(scoring.softcap or 0))
+        self._caches |= {part.data_ptr(): _Cache(part, S, scoring.window) for part in caches}
+        return y, *caches
 
     def rewind(self) -> None:
         """Have room again for as many tokens as at first, by forgetting those in the caches."""

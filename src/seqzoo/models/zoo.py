@@ -85,6 +85,7 @@ FAMILIES: dict[str, Family] = {
     "mamba3": Family("seqzoo.mixers.mamba3:Mamba3", "prenorm"),
     "mlstm": Family("seqzoo.mixers.mlstm:MLSTM", "residual"),
     "slstm": Family("seqzoo.mixers.slstm:SLSTM", "prenorm"),
+    "fox": Family("seqzoo.mixers.fox:ForgettingAttention", "prenorm"),
     **dict.fromkeys(("hybrid", "griffin", "samba", "gated_deltanet_hybrid", "xlstm"), Family(None)),
 }
 ALIASES = {"rwkv": "rwkv7"}  # the newest of a line; configs/model/rwkv.yaml is the alias for Hydra

@@ -5,7 +5,7 @@ B batch, H heads, T queries (the newest tokens), S >= T keys seen, K key size, W
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ class Scoring(NamedTuple):
 
 
 PLAIN = Scoring()
-Cached = tuple[Tensor, Tensor, Tensor]  # the output of the new tokens; all keys and values
+Cached = tuple[Tensor, ...]  # the output of the new tokens; all keys and values
 # What reads one token after a cache, where a step is recorded (`decoding.step`).
 one_token_reader: ContextVar[Callable[..., Cached] | None] = ContextVar(
     "seqzoo_one_token_reader", default=None
@@ -122,6 +122,28 @@ def attend_within(
         for x in (k, v)
     )
     return y, k, v
+
+
+def forgetting_attention(
+    q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, past: Sequence[Tensor] | None
+) -> tuple[Tensor, ...]:
+    """`causal_attention` of new tokens to a cache and to themselves, where the score of query t and
+    key s gets the sum of log f from token s + 1 to t; and keys, values and log f after them.
+
+    Args:
+        q, k, v (B, H, T, K), log_f (B, H, T, 1): of the new tokens.
+        past: keys, values and log f of the tokens before; None: there are none.
+    """
+    cache = k, v, log_f
+    read = one_token_reader.get()
+    if past is None:
+        cache = k.contiguous(), v.contiguous(), log_f.contiguous()
+    elif read is not None and q.shape[2] == 1:
+        return read(q, k, v, past, log_f=log_f)
+    else:
+        cache = append(past[0], k), append(past[1], v), append(past[2], log_f)
+    scoring = Scoring(decay=cache[2][..., 0].double().cumsum(2))
+    return causal_attention(q, cache[0], cache[1], scoring), *cache
 
 
 class _Room(NamedTuple):

@@ -30,7 +30,7 @@ STYLE: dict[Any, Any] = {
 FAMILIES = (  # in the order of their colours: a new family goes to the end, so that none changes
     "rnn lstm gru transformer linear_transformer rwkv4 rwkv5 rwkv6 rwkv7 retnet gla deltanet "
     "mamba2 mingru minlstm gated_deltanet kda deltaproduct hgrn2 rglru mamba3 mlstm slstm "
-    "hybrid griffin samba gated_deltanet_hybrid xlstm"
+    "hybrid griffin samba gated_deltanet_hybrid xlstm fox"
 ).split()
 LETTER_WIDTH = 0.075  # inches of a letter at 9 points
 Colour = tuple[float, float, float]

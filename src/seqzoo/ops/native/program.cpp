@@ -550,13 +550,13 @@ void embed(Words w) {
 // Softmax attention of one query a row to a cache (B, G, capacity, K) that the token's own key and
 // value are written to first: behind the `before` keys of the beginning and those of the `read` tokens
 // since. With a window its places are used in turn, and a row has filled those of as many tokens as
-// `position` (B) says.
+// `position` (B) says. With forget gates log_f (B, H) they are kept as keys are.
 void attend(Words w) {
   const int64_t B = w.number(), H = w.number(), G = w.number(), K = w.number();
   const int64_t before = w.number(), window = w.number();
   const Operand out = w.operand(), q = w.operand(), k = w.operand(), v = w.operand();
   const Operand keys = w.operand(), values = w.operand(), read = w.operand(), position = w.operand();
-  const Operand sinks = w.operand();
+  const Operand sinks = w.operand(), log_f = w.operand(), forgets = w.operand();
   const float softcap = w.real();
   const int64_t all = before + *reinterpret_cast<const int64_t*>(read.data);
   const int64_t at = window ? all % window : all, S = window ? window : all + 1;
@@ -573,6 +573,11 @@ void attend(Words w) {
     Buffer<float> query(round_up(K, Lanes<float>::n)), weights(round_up(S + 1, Lanes<float>::n));  // 1: a sink
     for (int64_t i = 0; i < K; ++i) query[i] = typed<float>(q, b, h, 0)[i * q.stride[3]] * scale;
     rows_times(typed<float>(keys, b, g, 0), keys.stride[2], query, K, 0, S, weights, 1);
+    if (forgets.data) {
+      float *gates = typed<float>(forgets, b, h, 0), since = 0;
+      gates[all] = *typed<float>(log_f, b, h, 0);
+      for (int64_t j = all; j > 0; --j) weights[j - 1] += since += gates[j];
+    }
     if (softcap > 0)
       for (int64_t j = 0; j < S; ++j) weights[j] = softcap * std::tanh(weights[j] / softcap);
     if (window)

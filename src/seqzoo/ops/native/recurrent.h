@@ -7,12 +7,6 @@ constexpr int64_t ROWS = 8;     // rows of the batch that a block reads at once
 constexpr int PANEL = 3;        // vectors of columns at once: with ROWS, sums fill the registers
 constexpr int64_t FEW = 1 << 16;  // products below which a second thread costs more than it saves
 
-template <class T>
-inline Vec<T> tanh(Vec<T> x) {
-  const Vec<T> e = exp_of_negative<T>(x < T(0) ? x + x : -x - x);
-  return (x < T(0) ? e - T(1) : T(1) - e) / (T(1) + e);
-}
-
 // ---- the product of a few rows with a matrix
 
 template <class T, class P>
