@@ -74,6 +74,8 @@ def variants(name: str) -> Iterator[dict[str, Any]]:
         yield {"n_kv_heads": 1}
     if "window" in defaults:
         yield {"window": 5}
+    if "softcap" in defaults:
+        yield {"softcap": 2.0}
     if "cache" in defaults:
         yield from ({"cache": f"{policy}:5"} for policy in CACHE_POLICIES)
 
