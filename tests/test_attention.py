@@ -1,9 +1,11 @@
-"""Softmax attention within a window: forms, state, decoding, cost, and what is refused."""
+"""Softmax attention within a window and with other scores: forms, state, decoding, cost, and what
+is refused."""
 
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -75,6 +77,84 @@ def test_forms_of_a_window(dtype: torch.dtype, T: int, S: int, W: int) -> None:
                 assert error < tolerance
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("T, S", [(7, 7), (70, 201), (300, 300)])
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize(
+    "softcap, sinks, gates", [(5.0, 0, 0), (None, 1, 0), (None, 0, 1), (5.0, 1, 1)]
+)
+def test_forms_of_scores(
+    dtype: torch.dtype,
+    T: int,
+    S: int,
+    window: int | None,
+    softcap: float | None,
+    sinks: bool,
+    gates: bool,
+) -> None:
+    """A cap, sinks and forget gates, alone and together, and their gradients."""
+    tolerance = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2}[dtype]
+    given = [randn(2, 3, n, 34, seed=i, dtype=dtype) for i, n in enumerate((T, S, S))]
+    of_scores = [randn(3, seed=4, dtype=torch.float64)] if sinks else []
+    if gates:
+        of_scores.append(F.logsigmoid(randn(2, 3, S, seed=5, dtype=torch.float64) + 3))
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, *more: Tensor) -> Tensor:
+        c = more[-1].double().cumsum(2) if gates else None
+        return causal_attention(q, k, v, Scoring(window, softcap, more[0] if sinks else None, c))
+
+    def run(form: str, wide: bool) -> list[Tensor]:
+        inputs = [(x.double() if wide else x).detach().requires_grad_() for x in given]
+        inputs += [x.detach().requires_grad_() for x in of_scores]
+        with ops.backend(form):
+            y = attend(*inputs)
+        weights = randn(*y.shape, seed=99).bfloat16().to(y.dtype)
+        return [y, *torch.autograd.grad(y, inputs, weights)]
+
+    exact = run("naive", wide=True)
+    for form in FORMS:
+        if form == "native" and not native.has("attention_forward", dtype):
+            continue
+        for expected, found in zip(exact, run(form, wide=False), strict=True):
+            scale = expected.abs().max().clamp(min=1)  # the sums of sinks nearly cancel
+            assert (found.double() - expected).abs().max() / scale < tolerance
+
+
+@pytest.mark.parametrize("cache", (None, "tova:64", "h2o:64:prompt"))
+def test_sinks_and_a_cap_change_the_softmax_alone(cache: str | None) -> None:
+    """Against the sums written out; a bounded cache that holds everything has the same weights."""
+    keys = {"n_layers": 1, "position": "none", "softcap": 1.5, "sinks": True, "cache": cache}
+    mixer = model_of(**keys).double().layers[0].mixer
+    x = randn(2, 9, 16, seed=1)
+    q, k, v = mixer.qkv(x).view(2, 9, 3, 2, 8).transpose(1, 3).unbind(2)
+    scores = 1.5 * torch.tanh(q @ k.mT / 8**0.5 / 1.5)
+    weights = scores.exp().tril()
+    weights = weights / (weights.sum(-1, keepdim=True) + mixer.sinks.exp()[:, None, None])
+    assert_close(mixer(x)[0], mixer.out((weights @ v).transpose(1, 2).flatten(2)))
+
+
+def test_the_first_layer_lends_its_values() -> None:
+    model = model_of(n_layers=3, value_residual=True).double()
+    first, second, _ = (layer.mixer for layer in model.layers)
+    assert first.share is None and second.share is not None
+    x = randn(2, 5, 16, seed=1)
+    *_, values = first(x)
+    *_, handed_on = second(x, None, values)
+    assert handed_on is values
+    with torch.no_grad():
+        second.share.fill_(1.0)
+    own = second.qkv.weight[32:].clone()  # of values, which a share of 1 leaves out
+    y = second(x, None, values)[0]
+    with torch.no_grad():
+        second.qkv.weight[32:] = -own
+    assert_close(second(x, None, values)[0], y)
+
+
+def test_a_value_residual_of_one_layer_is_refused() -> None:
+    with pytest.raises(UserError, match="model.value_residual=false, or model.n_layers=2"):
+        seqzoo.build("transformer", vocab_size=9, n_layers=1, value_residual=True)
+
+
 def test_blocks_keep_no_scores_of_the_whole_text() -> None:
     """The largest tensor that torch's form keeps for the backward pass grows with T, not T^2."""
     sizes = []
@@ -117,6 +197,8 @@ def test_rows_of_different_positions_go_on_together() -> None:
 DECODED = [("transformer", {"window": W}) for W in (1, 3, 8, 64)]
 DECODED += [("transformer", {"window": 8, "n_kv_heads": 1, "position": "none"})]
 DECODED += [("fox", {}), ("fox", {"pro": True})]
+OPTIONS = {"qk_norm": True, "softcap": 2.0, "sinks": True, "value_residual": True}
+DECODED += [("transformer", OPTIONS), ("transformer", OPTIONS | {"window": 8, "n_kv_heads": 1})]
 
 
 @pytest.mark.skipif(native.library() is None, reason="no C++ compiler")

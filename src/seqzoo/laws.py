@@ -31,6 +31,7 @@ PATTERNS = (  # of hybrids: what a mixer hands on passes others by; residual and
 NUMBERS: dict[str, tuple[Any, ...]] = {  # values of keys without a list of choices
     "n_kv_heads": (1,),
     "window": (5,),
+    "softcap": (2.0,),
     "beta_max": (1.0, 2.0),
     "steps": (1, 2, 3),
 }

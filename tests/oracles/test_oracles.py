@@ -563,6 +563,68 @@ def test_attention(B: int, T: int, seed: int, shared: int) -> None:
     same(ours(x)[0], theirs(x), x)
 
 
+TRANSFORMERS = {  # options of ours, the module and class of theirs, and their settings
+    "mistral": ({"window": 5}, "MistralAttention", {"sliding_window": 5}),
+    "qwen3": ({"qk_norm": True}, "Qwen3Attention", {}),
+    "gemma2": (
+        {"softcap": 3.0},
+        "Gemma2Attention",
+        {"attn_logit_softcapping": 3.0, "query_pre_attn_scalar": 8},
+    ),
+    "gpt_oss": ({"sinks": True}, "GptOssAttention", {"layer_types": ["full_attention"]}),
+}
+
+
+@everywhere
+@seeded
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_options_of_attention(kind: str, B: int, T: int, seed: int) -> None:
+    """Attention layers of `transformers`, with rotary positions and shared keys."""
+    from importlib import import_module
+
+    from transformers import AutoConfig
+    from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+    keys, name, settings = TRANSFORMERS[kind]
+    config = AutoConfig.for_model(
+        kind,
+        hidden_size=32,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_hidden_layers=1,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        attention_bias=False,
+        attn_implementation="eager",
+        **settings,
+    )
+    module: Any = import_module(f"transformers.models.{kind}.modeling_{kind}")
+    theirs = getattr(module, name)(config, layer_idx=0).eval()
+    sizes = {"dim": 32, "n_heads": 4, "n_kv_heads": 2, "n_layers": 1}
+    ours = moved(CausalAttention(**sizes, position="rope", **keys), seed)
+    pairs = {"out.weight": "o_proj.weight", "sinks": "sinks"}
+    pairs |= {f"{letter}_norm": f"{letter}_norm.weight" for letter in "qk"}
+    with torch.no_grad():
+        for letter, part in zip("qkv", ours.qkv.weight.split((32, 16, 16)), strict=True):
+            getattr(theirs, f"{letter}_proj").weight.copy_(part)
+        for one, parameter in ours.named_parameters():
+            if one in pairs:
+                theirs.get_parameter(pairs[one]).copy_(parameter)
+    x = torch.randn(B, T, 32, requires_grad=True)
+    rotary = next(cls for cls in vars(module).values() if str(cls).endswith("RotaryEmbedding'>"))
+    places = torch.arange(T)[None]
+    mask_of = create_sliding_window_causal_mask if kind == "mistral" else create_causal_mask
+    mask = mask_of(
+        config=config,
+        inputs_embeds=x,
+        attention_mask=None,
+        past_key_values=None,
+        position_ids=places,
+    )
+    y, *_ = theirs(x, rotary(config)(x, places), mask)
+    same(ours(x)[0], y, x)
+
+
 @pytest.mark.parametrize("activation", ("gelu", "relu", "relu2", "swiglu", "geglu"))
 def test_mlp(activation: str) -> None:
     from torch.nn import SiLU

@@ -105,6 +105,15 @@ def window_or_cache(keys: Keys, where: str) -> None:
         )
 
 
+def value_residual_has_layers(keys: Keys, where: str) -> None:
+    """The first layer hands its values to later ones."""
+    if keys.get("value_residual") and keys.get("n_layers") == 1:
+        raise UserError(
+            f"{where}value_residual=true: no layer follows the first one with {where}n_layers=1: "
+            f"give {where}value_residual=false, or {where}n_layers=2"
+        )
+
+
 def window_reads_forwards(keys: Keys, where: str) -> None:
     """A text that is read both ways is seen whole by every token."""
     if keys.get("window") is not None and keys.get("bidirectional"):

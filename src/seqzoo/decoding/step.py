@@ -4,6 +4,7 @@ is a `GraphStep`."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -53,7 +54,7 @@ class PreparedStep(ReplayedStep):
     def _record(self, model: TokenModel, own: list[Tensor], recorder: Recorder) -> None:
         with recorder, ops.backend("naive"):
             recorder.follow(self._tokens, self._read, *own)
-            token = attention.one_token_reader.set(lambda *given: self._attend(recorder, *given))
+            token = attention.one_token_reader.set(partial(self._attend, recorder))
             try:
                 logits, after = model(self._tokens, rebuild(self._template, own))
             finally:

@@ -175,22 +175,27 @@ def append(past: Tensor, new: Tensor) -> Tensor:
     return after
 
 
-def full_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
+def full_attention(
+    q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None, scoring: Scoring = PLAIN
+) -> Tensor:
     """softmax(q k^T / sqrt(K)) v, where every query sees every valid key.
 
     Args:
         q: (B, H, T, K); k, v: (B, G, S, K), as for `causal_attention`; each row has at least one
             valid key.
         valid: (B, S); None: every key is valid.
+        scoring: its cap and sinks.
 
     Returns:
         (B, H, T, K)
     """
     S = k.shape[-2]
     first = None if valid is None else valid[:1]
-    watch(lambda: full_attention(q[:1], k[:1], _one_hot_values(v), first)[0], over="source")
+    one_hot = _one_hot_values
+    watch(lambda: full_attention(q[:1], k[:1], one_hot(v), first, scoring)[0], over="source")
     k, v = _for_every_head(q, k.to(q.dtype), v.to(q.dtype))
-    y: Tensor = choose("attention", q, S)(q, k, v, causal=False, valid=valid)
+    form = choose("attention", q, S)
+    y: Tensor = form(q, k, v, causal=False, valid=valid, scoring=scoring)
     return y
 
 
@@ -211,19 +216,28 @@ def naive(
 def weigh(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scoring: Scoring) -> Tensor:
     """The definition for keys that are seen where `seen`, expanded to (B, H, T, S), is true."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
-    if scoring.softcap is not None:
-        scores = torch.tanh(scores / scoring.softcap) * scoring.softcap
+    scores = capped(scores, scoring.softcap)
     if scoring.decay is not None:
         scores = scores + decay_between(q, scoring.decay)
     if seen is not None:
         scores = scores.masked_fill(~seen, float("-inf"))
-    weights: Tensor
-    if scoring.sinks is None:
-        weights = scores.softmax(-1)
-    else:
-        sinks = scoring.sinks.to(scores.dtype)[:, None, None].expand(*scores.shape[:-1], 1)
-        weights = torch.cat((scores, sinks), -1).softmax(-1)[..., :-1]
-    return weights @ v
+    sinks = None if scoring.sinks is None else scoring.sinks[:, None, None]
+    return weights_of(scores, sinks) @ v
+
+
+def capped(scores: Tensor, softcap: float | None) -> Tensor:
+    """Scores of which none is larger than `softcap`; None: as they are."""
+    return scores if softcap is None else torch.tanh(scores / softcap) * softcap
+
+
+def weights_of(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """The softmax of scores (..., T, S); sinks are one more score of each row, whose weight is left
+    out, of a shape that expands to (..., T, 1)."""
+    if sinks is None:
+        return scores.softmax(-1)
+    sinks = sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)
+    weights: Tensor = torch.cat((scores, sinks), -1).softmax(-1)[..., :-1]
+    return weights
 
 
 def sdpa(
