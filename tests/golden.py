@@ -37,7 +37,7 @@ MIXERS = {
     "mamba2": lambda: Mamba2(dim=16, n_heads=4, expand=2, state_size=6),
     "mingru": lambda: MinGRU(dim=12, expand=2),
     "minlstm": lambda: MinLSTM(dim=12, expand=2),
-    "mlstm": lambda: MLSTM(dim=12, n_heads=2, input_gate="exp", forget_gate="sigmoid", n_layers=1),
+    "mlstm": lambda: MLSTM(dim=12, n_heads=2, input_gate="exp", n_layers=1),
     "slstm": lambda: SLSTM(dim=12, n_heads=2, forget_gate="sigmoid", layer=0, n_layers=1),
 }
 OPERATIONS = ("linear_attention", "retention", "gla", "delta_rule")
