@@ -54,7 +54,7 @@ MIXERS = {
     "deltaproduct": lambda: DeltaProduct(
         dim=16, n_heads=2, n_layers=1, steps=2, gated=True, beta_max=2.0
     ),
-    "mlstm": lambda: MLSTM(dim=12, n_heads=2, input_gate="exp", forget_gate="sigmoid", n_layers=1),
+    "mlstm": lambda: MLSTM(dim=12, n_heads=2, input_gate="exp", n_layers=1),
     "slstm": lambda: SLSTM(dim=12, n_heads=2, forget_gate="sigmoid", layer=0, n_layers=1),
 }
 OPERATIONS = ("linear_attention", "retention", "gla", "delta_rule", "forgetting_attention")

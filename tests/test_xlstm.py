@@ -1,6 +1,8 @@
 """mLSTM and sLSTM: the definitions against the paper's equations without a stabiliser, the kernels
 against the definitions, and gates of any size."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from seqzoo import ops
+from seqzoo.errors import UserError
+from seqzoo.mixers.mlstm import MLSTM
 from seqzoo.mixers.slstm import SLSTM
 from seqzoo.ops import native
 from seqzoo.ops.mlstm import Gates, Memory, block_product, mlstm
@@ -181,3 +185,10 @@ def test_slstm_rounds_no_state(B: int) -> None:
     for one, other in zip(run(True), run(False), strict=True):
         assert one.dtype == torch.float32
         assert (one - other).norm() < 0.015 * other.norm()
+
+
+@pytest.mark.parametrize(("dim", "nearest"), ((12, 8), (6, 8), (1, 8)))
+def test_heads_are_whole_blocks(dim: int, nearest: int) -> None:
+    said = f"2 * dim ({2 * dim}) / n_heads (4) must be a multiple of 4: try dim={nearest}"
+    with pytest.raises(UserError, match=re.escape(said)):
+        MLSTM(dim=dim, n_heads=4, input_gate="exp", n_layers=1)

@@ -411,8 +411,7 @@ def their_slstm(ours: SLSTM) -> Any:
 @everywhere
 @seeded
 def test_mlstm(B: int, T: int, seed: int) -> None:
-    keys = {"input_gate": "exp", "forget_gate": "sigmoid"}
-    ours = moved(MLSTM(dim=16, n_heads=4, n_layers=2, **keys), seed)
+    ours = moved(MLSTM(dim=16, n_heads=4, input_gate="exp", n_layers=2), seed)
     x = torch.randn(B, T, 16, requires_grad=True)
     same(ours(x)[0], their_mlstm(ours)(x), x)
 

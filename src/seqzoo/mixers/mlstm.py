@@ -21,7 +21,6 @@ from seqzoo.ops.tensors import accumulator, float32_or_wider
 
 TAPS = 4  # of the convolution
 EPS = 1e-5  # of the norm of a head
-Gate = Literal["exp", "sigmoid"]
 
 
 class MLSTMState(NamedTuple):
@@ -45,7 +44,7 @@ class MLSTM(nn.Module):
     Args:
         dim: width D.
         n_heads: H; a head has 2 dim / n_heads numbers, a multiple of 4.
-        input_gate, forget_gate: i and f of their sums: `exp`, or `sigmoid`.
+        input_gate: i of its sum: `exp`, or `sigmoid`. f is a sigmoid, as in the authors' code.
         n_layers: layers of the model, for the initialisation of the output projection.
     """
 
@@ -53,11 +52,16 @@ class MLSTM(nn.Module):
 
     @checked(combinations.heads_of_blocks)
     def __init__(
-        self, *, dim: Count, n_heads: Count, input_gate: Gate, forget_gate: Gate, n_layers: Count
+        self,
+        *,
+        dim: Count,
+        n_heads: Count,
+        input_gate: Literal["exp", "sigmoid"],
+        n_layers: Count,
     ) -> None:
         super().__init__()
         inner = 2 * dim
-        self.n_heads, self.input_gate, self.forget_gate = n_heads, input_gate, forget_gate
+        self.n_heads, self.input_gate = n_heads, input_gate
         self.project = nn.Linear(dim, 2 * inner, bias=False)
         self.conv = nn.Parameter(torch.empty(inner, TAPS).uniform_(-(TAPS**-0.5), TAPS**-0.5))
         self.conv_bias = nn.Parameter(torch.empty(inner).uniform_(-(TAPS**-0.5), TAPS**-0.5))
@@ -72,8 +76,7 @@ class MLSTM(nn.Module):
         nn.init.normal_(self.out.weight, std=2 / n_layers * dim**-0.5)
         with torch.no_grad():
             self.gates_bias[0].normal_(std=0.1)
-            kept = torch.linspace(3, 6, n_heads)  # of sigmoid: 0.95 to 0.998 a token
-            self.gates_bias[1].copy_(F.logsigmoid(kept) if forget_gate == "exp" else kept)
+            self.gates_bias[1].copy_(torch.linspace(3, 6, n_heads))  # f of 0.95 to 0.998
 
     def forward(self, x: Tensor, state: MLSTMState | None = None) -> tuple[Tensor, MLSTMState]:
         inner, z = self.project(x).chunk(2, -1)
@@ -94,13 +97,10 @@ class MLSTM(nn.Module):
         of_q, of_k, of_v = (W @ G).flatten(2).unbind(1)  # (2 H, E)
         sums = F.linear(mixed, of_q + of_k, self.gates_bias.flatten()) + F.linear(x, of_v)
         i, f = sums.chunk(2, -1)
-        return Gates(LOG[self.input_gate](i), LOG[self.forget_gate](f))
+        return Gates(i if self.input_gate == "exp" else F.logsigmoid(i), F.logsigmoid(f))
 
     def _empty(self, x: Tensor) -> MLSTMState:
         B, E, H = len(x), x.shape[2], self.n_heads
         sizes = ((H, E // H, E // H), (H, E // H), (H,))
         memory = Memory(*(accumulator(x, B, *size) for size in sizes))
         return MLSTMState(accumulator(x, B, TAPS - 1, E), memory)
-
-
-LOG = {"exp": lambda x: x, "sigmoid": F.logsigmoid}  # of the gates

@@ -32,7 +32,7 @@ class SLSTMState(NamedTuple):
 
 
 class SLSTM(nn.Module):
-    """The sLSTM (eq. 8 to 18; figure 10, "post up-projection", whose MLP is the block's).
+    """The sLSTM (eq. 8 to 17; figure 10, "post up-projection", whose MLP is the block's).
 
         c_t = f c_{t-1} + i z        n_t = f n_{t-1} + i        h_t = o c_t / n_t
 

@@ -6,8 +6,8 @@ B batch, T time, H heads of K numbers, E = H K, G = E / 4 blocks.
     y_t = q_t C_t / max(|q_t . n_t|, 1)
 
 i may be any positive number, so C and n are kept as (C e^-m, n e^-m, m), where m_t is the larger of
-log f_t + m_{t-1} and log i_t, and the 1 becomes e^-m (section 2.3 and appendix A.2). y does not
-depend on m, so no gradient goes through it.
+log f_t + m_{t-1} and log i_t, and the 1 becomes e^-m (eq. 15 to 17). y does not depend on m, so no
+gradient goes through it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The recurrence of sLSTM (Beck et al. 2024, arXiv 2405.04517, eq. 8 to 18).
+"""The recurrence of sLSTM (Beck et al. 2024, arXiv 2405.04517, eq. 8 to 17).
 
 B batch, T time, H heads of K numbers, D = H K. In each head, with its own matrices R,
 
