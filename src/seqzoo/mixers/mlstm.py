@@ -72,7 +72,7 @@ class MLSTM(nn.Module):
         self.skip = nn.Parameter(torch.ones(inner))
         self.out = nn.Linear(inner, dim, bias=False)
         nn.init.normal_(self.project.weight, std=(2 / (5 * dim)) ** 0.5)
-        nn.init.normal_(self.blocks, std=(2 / (5 * BLOCK)) ** 0.5)
+        nn.init.normal_(self.blocks, std=(2 / (5 * dim)) ** 0.5)
         nn.init.normal_(self.out.weight, std=2 / n_layers * dim**-0.5)
         with torch.no_grad():
             self.gates_bias[0].normal_(std=0.1)
