@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import seqzoo
-from seqzoo import ops
+from seqzoo import laws, ops
 from seqzoo.decoding.graph import GraphStep
 from seqzoo.decoding.step import PreparedStep
 from seqzoo.errors import UserError
@@ -290,3 +290,15 @@ def test_a_window_of_a_text_that_is_read_both_ways_is_refused() -> None:
     assert seqzoo.build("transformer", bidirectional=False, **keys)
     with pytest.raises(UserError, match="architecture.bidirectional=false, or model.window=null"):
         seqzoo.build("transformer", bidirectional=True, **keys)
+
+
+def test_options_of_an_encoder_and_its_decoder() -> None:
+    keys = OPTIONS | {"window": 3, "architecture": "encoder_decoder"}
+    f = laws.example("transformer", **keys)
+    x = randn(3, 9, 16, seed=1)
+    assert laws.chunk_law(f, x, [3, 4]) <= 1e-9 and laws.definition_law(f, x, "sdpa") <= 1e-9
+    f(x)[0].square().sum().backward()
+    for layer in f.model.encoder.stacks[0]:
+        for name in ("q_norm", "k_norm", "sinks", "share"):
+            parameter = getattr(layer.mixer, name)
+            assert parameter is None or parameter.grad.abs().max() > 0
