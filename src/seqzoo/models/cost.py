@@ -85,7 +85,7 @@ def flops_of_training(model: LanguageModel, length: int) -> float:
     if not model.reads_source:
         return 3 * _mean_of_tokens(*flops_of_token(model), length)
     half = max(1, length // 2)
-    encoding, (prompt, state) = _counted(lambda: model.start(_tokens(half), 0))
+    encoding, (prompt, state) = _counted(lambda: model.start(_tokens(model, half), 0))
     first, (_, state) = _counted(lambda: model(prompt, state))
     second, _ = _counted(lambda: model(prompt, state))
     return 3 * (encoding / half + _mean_of_tokens(first, second - first, half)) / 2
@@ -95,7 +95,7 @@ def flops_of_training(model: LanguageModel, length: int) -> float:
 def flops_per_token(model: LanguageModel, length: int) -> int:
     """FLOPs of reading `length` tokens in parallel, divided by them; with an encoder, of a source
     and a target of `length` tokens each."""
-    tokens = _tokens(length)
+    tokens = _tokens(model, length)
     encoding, state = _counted(lambda: _initial_state(model, length))
     reading, _ = _counted(lambda: model(tokens, state))
     return (encoding + reading) // (length * (2 if model.reads_source else 1))
@@ -107,14 +107,14 @@ def step_at(model: LanguageModel, length: int) -> tuple[int, int]:
     encoder, after a source of as many tokens."""
     state = _initial_state(model, length)
     if length > 1:
-        state = model(_tokens(length - 1), state)[1]
-    flops, (_, state) = _counted(lambda: model(_tokens(1), state))
+        state = model(_tokens(model, length - 1), state)[1]
+    flops, (_, state) = _counted(lambda: model(_tokens(model, 1), state))
     return nbytes(state), flops
 
 
 def _initial_state(model: LanguageModel, length: int) -> State:
     """The state before the first token; with an encoder, after a source of `length` tokens."""
-    return model.start(_tokens(length), 0)[1] if model.reads_source else None
+    return model.start(_tokens(model, length), 0)[1] if model.reads_source else None
 
 
 def _mean_of_tokens(first: float, growth: float, length: int) -> float:
@@ -123,8 +123,8 @@ def _mean_of_tokens(first: float, growth: float, length: int) -> float:
     return first + growth * (length - 1) / 2
 
 
-def _tokens(length: int) -> torch.Tensor:
-    return torch.zeros(1, length, dtype=torch.long)
+def _tokens(model: LanguageModel, length: int) -> torch.Tensor:
+    return torch.zeros(1, length, dtype=torch.long, device=model.embedding.weight.device)
 
 
 def _counted(call: Callable[[], Any]) -> tuple[int, Any]:
