@@ -72,10 +72,13 @@ bench-peers: setup ## speed and memory beside what a user would pick instead: ab
 	$(PIP) $(PINS) -e '.[peers]'
 	$(BIN)/python scripts/peers/bench.py --out build/peers.md
 
+exam: setup ## what six families learn, remember and track, and what it costs: about 45 minutes
+	$(BIN)/seqzoo exam hydra.run.dir=runs/exam/small
+
 dashboard: setup ## TensorBoard on runs/
 	$(BIN)/seqzoo dashboard
 
 clean: ## remove what make made; runs stay
 	rm -rf $(VENV) .venv-cuda .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
 
-.PHONY: help setup train test test-slow test-gpu check-cuda test-oracles test-browser test-all lint docs bench bench-peers dashboard clean
+.PHONY: help setup train test test-slow test-gpu check-cuda test-oracles test-browser test-all lint docs bench bench-peers exam dashboard clean

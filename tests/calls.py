@@ -7,6 +7,8 @@ import pytest
 from seqzoo.cli.main import main
 from seqzoo.errors import UserError
 
+# The families whose state grows; `test_laws.py` measures which do.
+GROWING = {"transformer", "fox", "hybrid", "gated_deltanet_hybrid"}
 LEFT_OPEN = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # datasets < 5.2
 
 

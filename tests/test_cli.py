@@ -322,7 +322,7 @@ def test_help_of_train_has_every_key(
         "model.n_heads=4",
         "task.seq_len=",
         "trainer.max_steps=null",
-        "charlm, classification, transl",
+        "charlm, classification, copying",
     ):
         assert text in out
     assert max(map(len, out.splitlines())) < 120

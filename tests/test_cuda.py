@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from calls import GROWING
 from seqzoo import ops
 from seqzoo.decoding.graph import GraphStep
 from seqzoo.decoding.sampling import generate
@@ -353,7 +354,7 @@ def capture(run: Callable[[], None], device: torch.device) -> Callable[[], objec
     return replay
 
 
-@pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"transformer"}))
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - GROWING))
 @torch.inference_mode()
 def test_a_captured_step_is_the_model(name: str) -> None:
     model = small(name, seed=1).float()

@@ -19,8 +19,10 @@ from seqzoo.config.plugins import Plugin
 from seqzoo.errors import UserError
 from seqzoo.mixers import rwkv7
 from seqzoo.mixers.attention import CausalAttention
+from seqzoo.mixers.hgrn2 import HGRN2
 from seqzoo.mixers.linear_attention import LinearAttention
 from seqzoo.mixers.mamba2 import Mamba2
+from seqzoo.mixers.mamba3 import Mamba3
 from seqzoo.mixers.recurrent import GRU, LSTM, RNN
 from seqzoo.mixers.retention import Retention
 from seqzoo.mixers.rwkv4 import ChannelMix, TimeMix
@@ -28,8 +30,10 @@ from seqzoo.ops.attention import causal_attention, rotate
 from seqzoo.ops.linear_scan import linear_scan
 from seqzoo.ops.linear_scan import naive as linear_scan_definition
 from seqzoo.ops.local import causal_conv
+from seqzoo.ops.mamba3 import Tokens, trapezoidal
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.registry import Backend
+from seqzoo.ops.rg_lru import rg_lru
 from seqzoo.ops.wkv4 import EMPTY, WKVState, wkv4
 
 
@@ -287,6 +291,7 @@ def test_the_papers_initial_states() -> None:
         (LinearAttention, {"position": "rope", "feature": "taylor"}, "an odd number of features"),
         (Retention, {"dim": 6, "n_heads": 2}, "must be a multiple of 2: try dim=4"),
         (Mamba2, {"dim": 6, "expand": 1, "n_heads": 4}, "expand * dim (6) must be divisible"),
+        (Mamba3, {"state_size": 6, "rotary": "half"}, "of 4 for rotary=half: try state_size=4"),
         (RNN, {"dim": 0}, "a whole number from 1 up"),
     ],
 )
@@ -359,8 +364,10 @@ def test_rwkv7_initialisation() -> None:
             rate_rank=None,
             value_rank=None,
             gate_rank=None,
+            beta_max=1.0,
             layer=layer,
             n_layers=n_layers,
+            first=layer == 0,
         )
         assert not f.output.weight.any()
         assert not any(p.any() for name, p in f.named_parameters() if name in ("w1", "a1", "g1"))
@@ -406,3 +413,93 @@ def test_matrix_state_forgets_everything(lowest: float, size: int) -> None:
             y, _ = matrix_state(q, k, v, S, log_w)
         assert_close(y, expected)
         assert_close(torch.autograd.grad(y.sum(), log_w)[0], slope)
+
+
+def test_hgrn2_bounds_begin_as_the_papers() -> None:
+    """The running sum of a softmax over layers, without the first layer's share; and no forget gate
+    is below its bound, whatever the input."""
+    shares = torch.zeros(5).softmax(0)
+    for layer, bound in enumerate(shares.cumsum(0) - shares[0]):
+        f = HGRN2(dim=4, n_heads=1, layer=layer, n_layers=5)
+        x = torch.tensor([-1e2, -1.0, 0.0, 1e2]).requires_grad_()
+        log_f, k = f._gates(x)
+        assert_close(log_f.exp(), bound + (1 - bound) * x.sigmoid(), atol=1e-5, rtol=0)
+        assert_close(k, 1 - log_f.exp(), atol=1e-5, rtol=0)
+        (slope,) = torch.autograd.grad(log_f.sum(), x)
+        assert slope.isfinite().all() and (slope >= 0).all()
+
+
+@pytest.mark.parametrize("form", ("naive", "native"))
+def test_rg_lru_at_the_ends_of_its_gates(form: str) -> None:
+    """Where nothing is forgotten nothing is written, and the gradients are finite."""
+    x = randn(2, 40, 3, dtype=torch.float32)
+    for level in (-200.0, -20.0, 0.0, 20.0, 200.0):
+        gates = torch.full((1, 2, 40, 6), level).requires_grad_()
+        for decay in (-40.0, 0.0, 40.0):
+            given_ = [x.clone().requires_grad_(), gates, torch.full((3,), decay).requires_grad_()]
+            with ops.backend(form):
+                h = rg_lru(*given_, torch.ones(2, 3))
+            if level == -200:
+                assert_close(h, torch.ones_like(h), atol=1e-4, rtol=0)
+            for slope in torch.autograd.grad(h.sum(), given_):
+                assert slope.isfinite().all()
+
+
+def mamba3_tokens(T: int, dtype: torch.dtype = torch.float64) -> tuple[Tokens, list[torch.Tensor]]:
+    """Two heads of 6 keys and 5 values, two angles; a state with the token before it; skip."""
+    q, k, v = (randn(2, 2, T, size, seed=size) for size in (7, 6, 5))
+    weights = [randn(2, 2, T, seed=seed).sigmoid() for seed in (1, 2, 3)]
+    angle = 2 * randn(2, 2, T, 2, seed=8)
+    state = [randn(2, 2, *size, seed=9 + i) for i, size in enumerate(((6, 5), (6,), (5,)))]
+    state.append(randn(2, seed=13))
+    given_ = q[..., :6], k, v, -weights[0], *weights[1:], angle, *state
+    given_ = [x.to(dtype).requires_grad_() for x in given_]
+    return Tokens(*given_[:7]), given_[7:]
+
+
+@pytest.mark.parametrize("T", (1, 5, 70))
+def test_mamba3_is_a_complex_recurrence_of_two_writes(T: int) -> None:
+    """Lahoti et al. 2026: pairs of rows are complex numbers, and a token writes twice, once with
+    its own step and once with the next one's."""
+    tokens, state = mamba3_tokens(T)
+
+    def pairs(x: torch.Tensor, dim: int) -> torch.Tensor:
+        a, b, rest = x.split([2, 2, 2], dim)
+        return torch.cat((torch.complex(a, b), torch.complex(rest, 0 * rest)), dim)
+
+    q, k, h, last = (pairs(x, -1) for x in (tokens.q, tokens.k, state[0].mT, state[1]))
+    v, value, ys = tokens.v, state[2], []
+    for t in range(T):
+        h = h + tokens.before[:, :, t, None, None] * value[..., None] * last[:, :, None]
+        angle = F.pad(tokens.angle[:, :, t], (0, 2))
+        h = h * (tokens.log_a[:, :, t, None] - 1j * angle).exp()[:, :, None]
+        last, value = k[:, :, t], v[:, :, t]
+        h = h + tokens.own[:, :, t, None, None] * value[..., None] * last[:, :, None]
+        ys.append((h * q[:, :, t, None].conj()).real.sum(-1) + state[3][:, None] * value)
+    expected = torch.stack(ys, 2)
+    end = torch.cat((h.real[..., :2], h.imag[..., :2], h.real[..., 2:]), -1).mT
+    weights, given_ = randn(*expected.shape, seed=12), [*tokens, *state]
+    slopes = torch.autograd.grad((expected * weights).sum() + end.sum(), given_)
+    for form in ("naive", "native", "chunked", "blocked"):
+        with ops.backend(form):
+            y, S = trapezoidal(tokens, *state)
+        assert_close(y, expected)
+        assert_close(S, end)
+        for one, other in zip(
+            torch.autograd.grad((y * weights).sum() + S.sum(), given_), slopes, strict=True
+        ):
+            assert_close(one, other)
+
+
+@pytest.mark.parametrize("form", ("native", "chunked"))
+def test_mamba3_angles_after_a_million_tokens(form: str) -> None:
+    """Tokens that see only what is near give the same outputs wherever they stand."""
+    T, near = 1_000_000, 40
+    tokens, state = mamba3_tokens(near, torch.float32)
+    tokens = Tokens(*(x.detach()[:1, :1] for x in tokens))._replace(log_a=-torch.ones(1, 1, near))
+    many = Tokens(*(x.repeat(1, 1, T // near, *[1] * (x.dim() - 3)) for x in tokens))
+    zeros = [*(torch.zeros_like(x[:1, :1]) for x in state[:3]), torch.zeros(1)]
+    with ops.backend(form):
+        y, _ = trapezoidal(many, *zeros)
+        twice, _ = trapezoidal(Tokens(*(x[:, :, : 2 * near] for x in many)), *zeros)
+    assert_close(y[:, :, -near:], twice[:, :, near:], atol=1e-5, rtol=0)

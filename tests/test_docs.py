@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,7 +87,7 @@ def understand(line: str) -> None:
     assert name in COMMANDS, line
     if not given:  # its name alone, in a sentence
         return
-    if name not in ("train", "bench", "info"):
+    if name not in ("train", "bench", "exam", "info"):
         if "--help" not in given:
             command_parser(name).parse_args(given)
         return
@@ -94,10 +95,9 @@ def understand(line: str) -> None:
     if name == "info":
         options.overrides = [text for text in options.overrides if "=" in text]
     overrides = parse(options.overrides, multirun=getattr(options, "multirun", False))
-    for config in compose(overrides, "bench" if name == "bench" else "train"):
-        if name == "bench":
-            from seqzoo.bench import plan
-
+    for config in compose(overrides, name if name in ("bench", "exam") else "train"):
+        if name in ("bench", "exam"):
+            plan = import_module(f"seqzoo.{name}.plan")
             plan.make({k: v for k, v in config.items() if k != "hydra"})
         else:
             check_config(config)

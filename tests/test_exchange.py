@@ -1,6 +1,7 @@
 """Official checkpoints imported and exported, with random weights of their shapes."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,13 @@ def test_formats_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "rwkv7" in capsys.readouterr().err
     assert status("export", tmp_path / "run", "--format", "rwkv", "--out", out) == 2
     assert ".pth" in capsys.readouterr().err
+    written = tmp_path / "run/config.yaml"
+    for rate, status_ in ((2.0, 2), (1.0, 0)):
+        written.write_text(re.sub("beta_max: .*", f"beta_max: {rate}", written.read_text()))
+        assert (
+            status("export", tmp_path / "run", "--format", "rwkv", "--out", f"{out}.pth") == status_
+        )
+    assert "beta_max=2.0" in capsys.readouterr().err
     assert status("eval", tmp_path / "run") == 2
     assert "--path FILE" in capsys.readouterr().err
     assert status("eval", tmp_path / "run", "--path", tmp_path / "a.pth", "--cache", "") == 2

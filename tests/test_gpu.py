@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from calls import GROWING
 from seqzoo import laws, ops
 from seqzoo.decoding.graph import GraphStep
 from seqzoo.decoding.sampling import generate
@@ -27,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # of Triton and fla
 ]
 CUDA = torch.device("cuda")
-BOUNDED = sorted(set(FAMILIES) - {"transformer"})
+BOUNDED = sorted(set(FAMILIES) - GROWING)
 
 
 @pytest.fixture(autouse=True)

@@ -155,7 +155,7 @@ def test_families_with_weights(name: str) -> None:
     """A map a layer, of every family but those whose state is not a weighted sum."""
     model = seqzoo.build(name, vocab_size=5, dim=16, n_layers=2).eval()
     maps = attention_weights(model, torch.zeros(1, 6, dtype=torch.long))
-    if name in ("rnn", "lstm", "gru", "mingru", "minlstm"):
+    if name in ("rnn", "lstm", "gru", "mingru", "minlstm", "rglru"):
         assert not maps
     else:
         assert [weights.shape[1:] for weights in maps.values()] == [(6, 6)] * 2

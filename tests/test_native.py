@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.native.compiler import build as build_kernels
 from seqzoo.ops.native.program import Recorder, Unrecordable, narrow
 from seqzoo.ops.outputs import head_norm
+from seqzoo.ops.rg_lru import rg_lru
 from seqzoo.ops.rwkv7 import LowRank, Projections, Weights, rwkv7
 from seqzoo.ops.wkv4 import WKVState, empty_state, wkv4
 from seqzoo.state import leaves
@@ -132,7 +134,7 @@ def rwkv7_inputs(B: int, T: int, H: int, N: int, dtype: torch.dtype, first: bool
     return [*rows, S, *weights, *up]
 
 
-def run_rwkv7(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+def run_rwkv7(*inputs: Tensor, beta_max: float = 1.0) -> tuple[Tensor, Tensor]:
     first = len(inputs) == 17
     n, parts = (6, 7) if first else (8, 8)
     rows, S, weights = list(inputs[:n]), inputs[n], inputs[n + 1 : n + 1 + parts]
@@ -140,7 +142,8 @@ def run_rwkv7(*inputs: Tensor) -> tuple[Tensor, Tensor]:
     for i, W in zip((1, 4, 5, 6)[: len(up)], up, strict=True):
         rows[i] = LowRank(rows[i], W)
     given = Projections(*rows, *[None] * (8 - n))
-    return rwkv7(given, S, Weights(*weights, *[None] * first), eps=1e-3)
+    weights_ = Weights(*weights, *[None] * first)
+    return rwkv7(given, S, weights_, eps=1e-3, beta_max=beta_max)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -149,7 +152,8 @@ def run_rwkv7(*inputs: Tensor) -> tuple[Tensor, Tensor]:
 def test_rwkv7(dtype, N, first) -> None:
     for T in (1, 33, 70):
         inputs = rwkv7_inputs(2, T, 2, N, dtype, first)
-        compare(run_rwkv7, [x.requires_grad_() for x in inputs])
+        run = partial(run_rwkv7, beta_max=1.7 if T == 33 else 1.0)
+        compare(run, [x.requires_grad_() for x in inputs])
 
 
 def test_rwkv7_reads_projections_in_bfloat16() -> None:
@@ -178,13 +182,18 @@ def test_rwkv7_keeps_no_product_of_low_rank() -> None:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("K", [5, 16, 32, 80])
-def test_delta_net(dtype, K) -> None:
+@pytest.mark.parametrize("K, V", [(5, 5), (16, 16), (32, 64), (80, 80), (24, 9)])
+@pytest.mark.parametrize("decay", [None, "head", "channel"])
+def test_delta_net(dtype, K, V, decay) -> None:
     B, H = 2, 3
     for T in (1, 33, 70):
-        shapes = (B, T, 3 * H * K), (B, T, H), (B, H, K, K)
+        shapes = (B, T, H * (2 * K + V)), (B, T, H), (B, H, K, V)
         inputs = [randn(*shape, seed=i, dtype=dtype) for i, shape in enumerate(shapes)]
-        compare(delta_net, [x.requires_grad_() for x in inputs])
+        if decay:
+            width = H * K if decay == "channel" else H
+            inputs.append(-randn(B, T, width, seed=4, dtype=dtype).exp())
+        run = partial(delta_net, beta_max=1.7 if T == 33 else 1.0)
+        compare(run, [x.requires_grad_() for x in inputs])
 
 
 def test_delta_net_reads_projections_in_bfloat16() -> None:
@@ -194,7 +203,7 @@ def test_delta_net_reads_projections_in_bfloat16() -> None:
     for cast in (False, True):
         shapes = (B, T, 3 * H * K), (B, T, H)
         halves = [randn(*s, seed=2, dtype=torch.bfloat16).requires_grad_() for s in shapes]
-        y, end = delta_net(*(x.float() if cast else x for x in halves), S)
+        y, end = delta_net(*(x.float() if cast else x for x in halves), S, beta_max=1.0)
         found.append([y, end, *torch.autograd.grad(y.square().sum() + end.sum(), halves)])
     assert all(map(torch.equal, *found))
 
@@ -320,6 +329,32 @@ def test_wkv4_and_linear_scan(dtype, D, spread) -> None:
         compare(gated, [x.requires_grad_() for x in (r, k, v, w, u, *start)])
         a, h = randn(B, T, D, seed=8, dtype=dtype).sigmoid(), start[0]
         compare(lambda *xs: (linear_scan(*xs),), [x.requires_grad_() for x in (a, v, h)])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("size", [5, 16, 40])
+def test_rg_lru(dtype, size) -> None:
+    """Also where almost nothing is forgotten, so that 1 - a^2 is small."""
+    for T in (1, 70):
+        x, h = (randn(2, *n, 3 * size, seed=1, dtype=dtype) for n in ((T,), ()))
+        gates, decay = (
+            randn(3, 2, T, 2 * size, seed=2, dtype=dtype),
+            randn(3 * size, seed=3, dtype=dtype),
+        )
+        for slow in (0, 8):
+            inputs = [y.clone().requires_grad_() for y in (x, gates - slow, decay - slow, h)]
+            compare(lambda *xs: (rg_lru(*xs),), inputs)
+
+
+def test_rg_lru_reads_gates_in_bfloat16() -> None:
+    x, h = randn(2, 40, 48, seed=1, dtype=torch.float32), torch.ones(2, 48)
+    gates, decay = (
+        randn(3, 2, 40, 32, seed=2, dtype=torch.bfloat16).requires_grad_(),
+        torch.ones(48),
+    )
+    found = [rg_lru(x, g, decay, h) for g in (gates, gates.float())]
+    slopes = [torch.autograd.grad(y.square().sum(), gates)[0] for y in found]
+    assert torch.equal(*found) and torch.equal(*slopes) and slopes[0].any()
 
 
 @pytest.mark.parametrize("D", [5, 16, 70])

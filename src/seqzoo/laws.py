@@ -16,13 +16,25 @@ import torch
 from torch import Tensor, nn
 
 from seqzoo import ops
+from seqzoo.config.schema import declared
 from seqzoo.config.values import CACHE_POLICIES
 from seqzoo.models.encoder_decoder import EncoderDecoder
 from seqzoo.models.language_model import LanguageModel, run_layers
-from seqzoo.models.zoo import build, declaration, model_keys
+from seqzoo.models.zoo import build, declaration, family, model_keys
 from seqzoo.state import State, grows, initial, leaves, map_leaves, nbytes, select
 
 ONE_TOKEN = ("norm", "activation")  # choices that concern one token at a time
+PATTERNS = (  # of hybrids: what a mixer hands on passes others by; residual and pre-norm blocks
+    ("rwkv7", "transformer", "rwkv7"),
+    ("mamba2", "gru", "rwkv4"),
+)
+NUMBERS: dict[str, tuple[Any, ...]] = {  # values of keys without a list of choices
+    "n_kv_heads": (1,),
+    "window": (5,),
+    "softcap": (2.0,),
+    "beta_max": (1.0, 2.0),
+    "steps": (1, 2, 3),
+}
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
@@ -59,17 +71,26 @@ class Layers(nn.Module):
 
 
 def variants(name: str) -> Iterator[dict[str, Any]]:
-    """The keys of each variant of a family: its defaults, and every value of every choice on its
-    own. Norms and the MLP's activation are left out, as they see one token at a time."""
+    """The keys of each variant of a family: its defaults, and on its own every value of every
+    choice, every flag of its mixer, and some values of NUMBERS. Norms and the MLP's activation are
+    left out, as they see one token at a time."""
     yield {}
     defaults = model_keys(name)
     for key, annotation in declaration(name).keys.items():
         if get_origin(annotation) is Literal and key not in ONE_TOKEN:
             yield from ({key: value} for value in get_args(annotation) if value != defaults[key])
-    if "n_kv_heads" in defaults:
-        yield {"n_kv_heads": 1}
+    for key, values in NUMBERS.items():
+        if key in defaults:
+            yield from ({key: value} for value in values if value != defaults[key])
+    mixer = family(name).mixer
+    flags = {} if mixer is None else declared(mixer).keys
+    yield from (
+        {key: not defaults[key]} for key, kind in flags.items() if kind is bool and key in defaults
+    )
     if "cache" in defaults:
         yield from ({"cache": f"{policy}:5"} for policy in CACHE_POLICIES)
+    if defaults.get("layers") == {}:
+        yield from ({"pattern": list(pattern)} for pattern in PATTERNS)
 
 
 def encoder_decoder_variants(name: str) -> Iterator[dict[str, Any]]:
@@ -84,8 +105,9 @@ def example(name: str, dtype: torch.dtype = torch.float64, seed: int = 0, **keys
     """Small layers of a family with random weights: the initial weights of some families are all
     zero."""
     torch.manual_seed(seed)
-    small: dict[str, Any] = {"dim": 16, "n_layers": 2, "n_heads": 2, "max_len": 600}
     known = model_keys(name)
+    depth = len({**known, **keys}.get("pattern", "12"))  # of a hybrid, each layer of the pattern
+    small: dict[str, Any] = {"dim": 16, "n_layers": depth, "n_heads": 2, "max_len": 600}
     model = build(name, vocab_size=11, **{k: v for k, v in small.items() if k in known}, **keys)
     with torch.no_grad():
         for parameter in model.parameters():

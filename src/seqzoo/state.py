@@ -5,9 +5,10 @@ a block the tuple of its mixers' states, a model the tuple of its blocks'. ``Non
 state, of a whole model as of any part; ``()`` is the state of a mixer without memory. Every leaf
 has the batch as its first dimension.
 
-A ``NamedTuple`` may have three methods: ``last(n)``, which marks a part that grows with every token
-and keeps its newest n; ``accumulated()``, the leaves that sum over time, where not all do; and
-``initial()``, the state before the first token, where that is not zero.
+A ``NamedTuple`` may have four methods: ``last(n)``, which marks a part that grows with every token
+and keeps its newest n; ``newest(n)``, which marks a part with a fixed number of places, one for a
+token, and keeps those of the newest n; ``accumulated()``, the leaves that sum over time, where not
+all do; and ``initial()``, the state before the first token, where that is not zero.
 """
 
 from __future__ import annotations
@@ -72,12 +73,30 @@ def nbytes(state: State) -> int:
 
 def trim(state: S, n: int) -> S:
     """The state with at most `n` tokens in every part that grows; other parts are unchanged."""
+    return _cut(state, "last", n)
+
+
+def newest(state: S, n: int) -> S:
+    """The state without the places that are empty after `n` tokens; other parts are unchanged."""
+    return _cut(state, "newest", n)
+
+
+def _cut(state: S, method: str, n: int) -> S:
     if state is None or isinstance(state, Tensor):
         return state
-    last = getattr(state, "last", None)  # a method; a field of that name is none
-    if callable(last):
-        return cast(S, last(n))
-    return _like(state, [trim(part, n) for part in cast(tuple[State, ...], state)])
+    cut = getattr(state, method, None)  # a method; a field of that name is none
+    if callable(cut):
+        return cast(S, cut(n))
+    return _like(state, [_cut(part, method, n) for part in cast(tuple[State, ...], state)])
+
+
+def windows(state: State) -> set[int]:
+    """How many tokens each part with one place a token sees: those of its places, and its own."""
+    if state is None or isinstance(state, Tensor):
+        return set()
+    if callable(getattr(state, "newest", None)):
+        return {1 + state[0].shape[2]}
+    return set().union(*(windows(part) for part in state))
 
 
 def grows(state: State) -> bool:

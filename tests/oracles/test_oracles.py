@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from delta_family import their_deltaproduct, their_gated_deltanet, their_kda
 from torch import Tensor, nn
 
 import golden
@@ -21,14 +22,20 @@ import seqzoo
 from seqzoo import ops
 from seqzoo.exchange import hf, rwkv
 from seqzoo.mixers.attention import CausalAttention
+from seqzoo.mixers.fox import ForgettingAttention
+from seqzoo.mixers.hgrn2 import HGRN2
 from seqzoo.mixers.linear_attention import LinearAttention
 from seqzoo.mixers.mamba2 import Mamba2
+from seqzoo.mixers.mamba3 import Mamba3
 from seqzoo.mixers.minimal import MinGRU, MinLSTM
 from seqzoo.mixers.mlp import MLP
+from seqzoo.mixers.mlstm import MLSTM
 from seqzoo.mixers.recurrent import GRU, LSTM, RNN
 from seqzoo.mixers.retention import Retention
+from seqzoo.mixers.rglru import RGLRU
+from seqzoo.mixers.slstm import SLSTM
 from seqzoo.models.language_model import LanguageModel
-from seqzoo.ops.attention import causal_attention
+from seqzoo.ops.attention import causal_attention, forgetting_attention
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.runs.directory import RunDirectory
 from seqzoo.runs.run import Run
@@ -355,6 +362,187 @@ def test_minimal(kind: Any, B: int, T: int, seed: int) -> None:
     same(ours(x)[0], theirs(x), x)
 
 
+def their_mlstm(ours: MLSTM) -> Any:
+    """Theirs has the gates' matrices apart, and norms that begin from 1."""
+    from xlstm.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig
+
+    dim = ours.out.out_features
+    keys = {"embedding_dim": dim, "num_heads": ours.n_heads, "round_proj_up_to_multiple_of": 4}
+    theirs = mLSTMLayer(mLSTMLayerConfig(context_length=130, **keys))
+    cell = theirs.mlstm_cell
+    with torch.no_grad():
+        theirs.proj_up.weight.copy_(ours.project.weight)
+        for projection, blocks in zip("qkv", ours.blocks, strict=True):
+            getattr(theirs, f"{projection}_proj").weight.copy_(blocks)
+        theirs.conv1d.conv.weight.copy_(ours.conv[:, None])
+        theirs.conv1d.conv.bias.copy_(ours.conv_bias)
+        for gate, W, b in zip((cell.igate, cell.fgate), ours.gates, ours.gates_bias, strict=True):
+            gate.weight.copy_(W)
+            gate.bias.copy_(b)
+        cell.outnorm.weight.copy_(ours.norm - 1)
+        theirs.learnable_skip.copy_(ours.skip)
+        theirs.proj_down.weight.copy_(ours.out.weight)
+    return theirs
+
+
+def their_slstm(ours: SLSTM) -> Any:
+    """Theirs calls the matrix of the input gate `fgate`, and that of the forget gate `igate`."""
+    from xlstm.blocks.slstm.layer import sLSTMLayer, sLSTMLayerConfig
+
+    heads, K = ours.recurrent.shape[::2]
+    config = sLSTMLayerConfig(
+        embedding_dim=heads * K, num_heads=heads, backend="vanilla", dtype="float32"
+    )
+    theirs = sLSTMLayer(config)
+    i, f, z, o = (W for pair in ours.weights for W in pair.mT.chunk(2, 1))  # (H, K, K)
+    cell = theirs.slstm_cell
+    with torch.no_grad():
+        gates = (theirs.fgate, theirs.igate, theirs.zgate, theirs.ogate)
+        for gate, W in zip(gates, (i, f, z, o), strict=True):
+            gate.weight.copy_(W)
+        theirs.conv1d.conv.weight.copy_(ours.conv[:, None])
+        theirs.conv1d.conv.bias.copy_(ours.conv_bias)
+        cell._recurrent_kernel_.copy_(ours.recurrent)
+        cell._bias_.copy_(cell._bias_ext2int(ours.bias.unflatten(1, (4, K))))
+        theirs.group_norm.weight.copy_(ours.norm - 1)
+    return theirs
+
+
+@everywhere
+@seeded
+def test_mlstm(B: int, T: int, seed: int) -> None:
+    ours = moved(MLSTM(dim=16, n_heads=4, input_gate="exp", n_layers=2), seed)
+    x = torch.randn(B, T, 16, requires_grad=True)
+    same(ours(x)[0], their_mlstm(ours)(x), x)
+
+
+@everywhere
+@seeded
+def test_slstm(B: int, T: int, seed: int) -> None:
+    keys = {"forget_gate": "sigmoid", "layer": 1, "n_layers": 2}
+    ours = moved(SLSTM(dim=16, n_heads=4, **keys), seed, scale=0.3)
+    x = torch.randn(B, T, 16, requires_grad=True)
+    same(ours(x)[0], their_slstm(ours)(x), x)
+
+
+def their_hgrn2(ours: HGRN2) -> Any:
+    """fla's naive gated linear attention, with the gates of the paper."""
+    naive = fla("gla/naive").naive_recurrent_gla
+
+    def forward(x: Tensor) -> Tensor:
+        bound = ours.bound.sigmoid()
+        f = bound + (1 - bound) * ours.forget(x).sigmoid()
+        parts = F.silu(ours.query(x)), 1 - f, ours.input(x), f.log()
+        q, k, i, log_f = (t.unflatten(2, (ours.n_heads, -1)) for t in parts)
+        y, _ = naive(q * q.shape[-1] ** 0.5, k, i, log_f)
+        return ours.out(F.rms_norm(y.flatten(2), (x.shape[2],), ours.norm, 1e-5))
+
+    return forward
+
+
+@everywhere
+@seeded
+def test_hgrn2(B: int, T: int, seed: int) -> None:
+    ours = moved(HGRN2(dim=16, n_heads=2, layer=2, n_layers=3), seed)
+    x = torch.randn(B, T, 16, requires_grad=True)
+    same(ours(x)[0], their_hgrn2(ours)(x), x, *ours.parameters())
+
+
+def their_rglru(ours: RGLRU) -> Any:
+    """Positions from 1: at position 0 theirs does not scale the input."""
+    from transformers import RecurrentGemmaConfig
+    from transformers.models.recurrent_gemma.modeling_recurrent_gemma import (
+        RecurrentGemmaRecurrentBlock,
+    )
+
+    inner, dim = ours.project.weight.shape
+    config = RecurrentGemmaConfig(
+        hidden_size=dim,
+        lru_width=inner,
+        num_attention_heads=len(ours.gates),
+        conv1d_width=4,
+        hidden_activation="gelu",
+    )
+    theirs = RecurrentGemmaRecurrentBlock(config, 0)
+    r, i = ours.gates.chunk(2, -1)
+    r_bias, i_bias = ours.gates_bias.squeeze(1).chunk(2, -1)
+    places = {
+        "linear_y": ours.gate,
+        "linear_x": ours.project,
+        "linear_out": ours.out,
+        "conv_1d.weight": ours.conv[:, None],
+        "conv_1d.bias": ours.conv_bias,
+        "rg_lru.recurrent_param": ours.decay,
+        "rg_lru.recurrent_gate_weight": r,
+        "rg_lru.recurrent_gate_bias": r_bias,
+        "rg_lru.input_gate_weight": i,
+        "rg_lru.input_gate_bias": i_bias,
+    }
+    with torch.no_grad():
+        for name, part in places.items():
+            if isinstance(part, nn.Linear):
+                theirs.get_submodule(name).load_state_dict(part.state_dict())
+            else:
+                theirs.get_parameter(name).copy_(part)
+
+    def forward(x: Tensor) -> Tensor:
+        positions = torch.arange(1, x.shape[1] + 1).expand(len(x), -1)
+        return theirs(x, positions, None, use_cache=False)[0]
+
+    return forward
+
+
+@everywhere
+@seeded
+def test_rglru(B: int, T: int, seed: int) -> None:
+    ours = moved(RGLRU(dim=12, n_heads=2, expand=1.5, n_layers=1), seed)
+    x = torch.randn(B, T, 12, requires_grad=True)
+    same(ours(x)[0], their_rglru(ours)(x), x)
+
+
+def their_mamba3(ours: Mamba3) -> Any:
+    """The paper's equations with complex numbers: a pair of rows that turns is one number."""
+
+    def forward(x: Tensor) -> Tensor:
+        (H, N), P, pi = ours.B_bias.shape, ours.out.in_features // len(ours.skip), torch.pi
+        z, v, B, C, dt, A, share, theta = ours.project(x).split(ours.sizes, -1)
+        angles = theta.shape[-1]
+        B, C = (
+            (F.rms_norm(t, (N,), weight, 1e-5)[:, :, None] + bias).to(torch.complex128)
+            for t, weight, bias in ((B, ours.B_norm, ours.B_bias), (C, ours.C_norm, ours.C_bias))
+        )
+        pairs = slice(0, angles), slice(angles, 2 * angles), slice(2 * angles, N)
+        B, C = (
+            torch.cat((t[..., pairs[0]] + 1j * t[..., pairs[1]], t[..., pairs[2]]), -1)
+            for t in (B, C)
+        )  # (B, T, H, N - A)
+        dt, share, v = F.softplus(dt + ours.dt_bias), share.sigmoid(), v.unflatten(2, (H, P))
+        real = (-F.softplus(A)).clamp(max=-1e-4)[..., None].expand(B.shape)
+        imaginary = F.pad(-pi * theta.tanh(), (0, N - 2 * angles))[:, :, None].expand(B.shape)
+        rate = (dt[..., None] * torch.complex(real, imaginary)).exp()[..., None]
+        writes = dt[..., None, None] * B[..., None] * v[..., None, :]  # (B, T, H, N - A, P)
+        h, before, ys = torch.zeros_like(writes[:, 0]), torch.zeros_like(writes[:, 0]), []
+        for t in range(x.shape[1]):
+            now, half = writes[:, t], share[:, t, :, None, None]
+            if t:
+                before = writes[:, t - 1] / dt[:, t - 1, :, None, None] * dt[:, t, :, None, None]
+            h = rate[:, t] * (h + (1 - half) * before) + half * now
+            ys.append((C[:, t, :, :, None].conj() * h).real.sum(2))
+        y = torch.stack(ys, 1) + ours.skip[:, None] * v
+        return ours.out((y.flatten(2) * F.silu(z)).to(x.dtype))
+
+    return forward
+
+
+@everywhere
+@seeded
+@pytest.mark.parametrize("rotary", ("half", "full", "none"))
+def test_mamba3(B: int, T: int, seed: int, rotary: Any) -> None:
+    ours = moved(Mamba3(dim=12, n_heads=2, expand=2, state_size=8, rotary=rotary), seed)
+    x = torch.randn(B, T, 12, requires_grad=True)
+    same(ours(x)[0], their_mamba3(ours)(x), x)
+
+
 @everywhere
 @seeded
 @pytest.mark.parametrize("shared", (1, 2, 4))
@@ -374,7 +562,69 @@ def test_attention(B: int, T: int, seed: int, shared: int) -> None:
     same(ours(x)[0], theirs(x), x)
 
 
-@pytest.mark.parametrize("activation", ("gelu", "relu", "relu2", "swiglu"))
+TRANSFORMERS = {  # options of ours, the module and class of theirs, and their settings
+    "mistral": ({"window": 5}, "MistralAttention", {"sliding_window": 5}),
+    "qwen3": ({"qk_norm": True}, "Qwen3Attention", {}),
+    "gemma2": (
+        {"softcap": 3.0},
+        "Gemma2Attention",
+        {"attn_logit_softcapping": 3.0, "query_pre_attn_scalar": 8},
+    ),
+    "gpt_oss": ({"sinks": True}, "GptOssAttention", {"layer_types": ["full_attention"]}),
+}
+
+
+@everywhere
+@seeded
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_options_of_attention(kind: str, B: int, T: int, seed: int) -> None:
+    """Attention layers of `transformers`, with rotary positions and shared keys."""
+    from importlib import import_module
+
+    from transformers import AutoConfig
+    from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+    keys, name, settings = TRANSFORMERS[kind]
+    config = AutoConfig.for_model(
+        kind,
+        hidden_size=32,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_hidden_layers=1,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        attention_bias=False,
+        attn_implementation="eager",
+        **settings,
+    )
+    module: Any = import_module(f"transformers.models.{kind}.modeling_{kind}")
+    theirs = getattr(module, name)(config, layer_idx=0).eval()
+    sizes = {"dim": 32, "n_heads": 4, "n_kv_heads": 2, "n_layers": 1}
+    ours = moved(CausalAttention(**sizes, position="rope", **keys), seed)
+    pairs = {"out.weight": "o_proj.weight", "sinks": "sinks"}
+    pairs |= {f"{letter}_norm": f"{letter}_norm.weight" for letter in "qk"}
+    with torch.no_grad():
+        for letter, part in zip("qkv", ours.qkv.weight.split((32, 16, 16)), strict=True):
+            getattr(theirs, f"{letter}_proj").weight.copy_(part)
+        for one, parameter in ours.named_parameters():
+            if one in pairs:
+                theirs.get_parameter(pairs[one]).copy_(parameter)
+    x = torch.randn(B, T, 32, requires_grad=True)
+    rotary = next(cls for cls in vars(module).values() if str(cls).endswith("RotaryEmbedding'>"))
+    places = torch.arange(T)[None]
+    mask_of = create_sliding_window_causal_mask if kind == "mistral" else create_causal_mask
+    mask = mask_of(
+        config=config,
+        inputs_embeds=x,
+        attention_mask=None,
+        past_key_values=None,
+        position_ids=places,
+    )
+    y, *_ = theirs(x, rotary(config)(x, places), mask)
+    same(ours(x)[0], y, x)
+
+
+@pytest.mark.parametrize("activation", ("gelu", "relu", "relu2", "swiglu", "geglu"))
 def test_mlp(activation: str) -> None:
     from torch.nn import SiLU
     from x_transformers.x_transformers import FeedForward
@@ -384,6 +634,7 @@ def test_mlp(activation: str) -> None:
         "relu": {"custom_activation": nn.ReLU()},
         "relu2": {"relu_squared": True},
         "swiglu": {"glu": True, "custom_activation": SiLU()},
+        "geglu": {"glu": True, "custom_activation": nn.GELU()},
     }
     theirs = FeedForward(12, mult=3, **kinds[activation])
     ours = moved(MLP(dim=12, mlp_ratio=3, n_layers=1, activation=activation), 0)
@@ -411,6 +662,27 @@ def test_recurrent(kind: str, B: int, T: int) -> None:
         same(mixer(x)[0], theirs, x)
 
 
+def forgetting(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+    naive = fla("forgetting_attn/naive").naive_forgetting_attn
+    y: Tensor = naive(*by_time(q, k, v, log_f)).transpose(1, 2)
+    return y
+
+
+@everywhere
+@seeded
+def test_forgetting_attention(B: int, T: int, seed: int) -> None:
+    q, k, v, gate = heads(B, T, seed, 8, 8, 8, 1)
+    log_f = F.logsigmoid(gate + 2)
+    ours, *_ = forgetting_attention(q, k, v, log_f, None)
+    same(ours, forgetting(q, k, v, log_f[..., 0]), q, k, v, gate)
+
+    mixer = moved(ForgettingAttention(dim=16, n_heads=2, pro=False, n_layers=1), seed)
+    x = torch.randn(B, T, 16, requires_grad=True)
+    q, k, v = mixer.qkv(x).view(B, T, 3, 2, 8).transpose(1, 3).unbind(2)
+    theirs = forgetting(q, k, v, F.logsigmoid(mixer.forget(x)).transpose(1, 2))
+    same(mixer(x)[0], mixer.out(theirs.transpose(1, 2).flatten(2)), x)
+
+
 def test_attention_is_torchs() -> None:
     q, k, v = heads(2, 40, 0, 8, 8, 8)
     with ops.backend("naive"):
@@ -421,12 +693,28 @@ def test_attention_is_torchs() -> None:
 # ---- the numbers that `make test` holds us to without the oracles
 
 
+DELTA_PRODUCT = "gated_delta_product/naive"
+THEIRS = {
+    "mamba2": their_mamba2,
+    "gated_deltanet": their_gated_deltanet,
+    "kda": their_kda,
+    "hgrn2": their_hgrn2,
+    "rglru": their_rglru,
+    "mlstm": their_mlstm,
+    "slstm": their_slstm,
+    "mamba3": their_mamba3,
+    "deltaproduct": lambda ours: their_deltaproduct(
+        ours, fla(DELTA_PRODUCT).naive_recurrent_gated_delta_product
+    ),
+}
+
+
 @torch.no_grad()
 def theirs_of(case: str, folder: Path) -> Tensor:
     if case in golden.MIXERS:
         mixer = golden.mixer(case)
-        other = their_mamba2(mixer) if case == "mamba2" else their_minimal(mixer)
-        return golden.excerpt(other(golden.wave(golden.B, golden.T, mixer.out.out_features)))
+        other = THEIRS.get(case, their_minimal)(mixer)
+        return golden.excerpt(other(golden.mixer_input(mixer)))
     if case in golden.MODELS:
         name, keys = golden.MODELS[case]
         model = golden.fill(seqzoo.build(name, vocab_size=256, **keys))
@@ -441,6 +729,8 @@ def theirs_of(case: str, folder: Path) -> Tensor:
     q, k, v = x["q"], x["k"], x["v"]
     if case == "retention":
         y = fla("retention/naive").naive_retention(q, k, v)
+    elif case == "forgetting_attention":
+        y = forgetting(q, k, v, x["log_w"][..., 0])
     elif case == "gla":
         y, _ = fla("gla/naive").naive_recurrent_gla(*by_time(q, k, v, x["log_w"]))
         y = y.transpose(1, 2)

@@ -77,20 +77,19 @@ def machine(settings: BenchSettings) -> dict[str, Any]:
 def survey(keys: Mapping[str, Any], settings: BenchSettings) -> dict[str, Any]:
     """A model's size and cost; its width is solved for where `parameters` is set.
 
-    FLOPs of token t are ``flops_first + (t - 1) * flops_growth``. They are counted on the
-    definition, read token by token, which spends none on what a mask removes.
+    FLOPs of token t are those of `TokenFlops`, with `flops_` before the names. They are counted on
+    the definition, read token by token, which spends none on what a mask removes.
     """
     whole = {**keys, "vocab_size": settings.vocab_size}
     whole = solved(whole, parameters=settings.parameters)
     model = build(**whole).eval()
     keys = {key: whole[key] for key in keys}
-    first, growth = flops_of_token(model)
+    flops = flops_of_token(model)
     return {
         "keys": keys,
         "parameters": model.n_parameters(),
         "grows": model.state_grows,
-        "flops_first": first,
-        "flops_growth": growth,
+        **{f"flops_{name}": value for name, value in flops._asdict().items()},
     }
 
 

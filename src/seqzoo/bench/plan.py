@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from seqzoo.config import files, schema
 from seqzoo.config.values import Count, Described, Device, Dtype, Flag, Seconds, check_device, shown
 from seqzoo.errors import UserError
+from seqzoo.models import hybrid
 from seqzoo.models.zoo import check_model, families, family, full_name
 
 SETTINGS = "seqzoo.bench.plan:BenchSettings"  # as `declared` reads it
@@ -147,10 +148,15 @@ def make(cfg: Mapping[str, Any]) -> Plan:
             f"model.dim={overrides['dim']}: bench.parameters={settings.parameters} gives the width "
             "of every model: give bench.parameters=null"
         )
-    return Plan(_models(_names(cfg["models"]), overrides, longest), settings)
+    return Plan(_models(model_names(cfg["models"]), overrides, longest), settings)
 
 
-def _names(given: Any) -> list[str]:
+def model_names(given: Any) -> list[str]:
+    """What `models=` names: all, a name, or a list; aliases as the names they stand for.
+
+    Raises:
+        UserError: something else.
+    """
     names = list(families()) if given == "all" else [given] if isinstance(given, str) else given
     if not isinstance(names, Sequence) or not names:
         raise UserError(f"models={shown(given)}: give all, a name, or a list: [lstm,transformer]")
@@ -169,7 +175,8 @@ def _models(
         family(name)  # refuses an unknown one
         defaults = files.defaults("model", name)
         del defaults["parameters"]  # bench.parameters is that of all of them
-        keys = {**defaults, **{k: v for k, v in overrides.items() if k in defaults}, "name": name}
+        own = {k: v for k, v in overrides.items() if k in defaults}
+        keys = hybrid.merged(defaults, {**own, "name": name})
         check_model(keys)
         if keys.get("position") in ("learned", "sinusoidal") and longest > keys["max_len"]:
             raise UserError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from seqzoo.models.flops import TokenFlops
 from seqzoo.report.statistics import t_quantile
 
 Row = Mapping[str, Any]
@@ -92,10 +93,11 @@ def _row(point: Row, about: Row, peak_flops: float) -> dict[str, Any]:
 def _work(point: Row, about: Row) -> tuple[int, int]:
     """Tokens and FLOPs of one call."""
     T, B = point["length"], point["batch_size"]
-    first, growth = about["flops_first"], about["flops_growth"]
+    bends = about.get("flops_bends", ())  # older results have none
+    flops = TokenFlops(about["flops_first"], about["flops_growth"], bends)
     if point["mode"] == "decode":
-        return B, B * (first + (T - 1) * growth)
-    forward = B * (T * first + T * (T - 1) // 2 * growth)  # the sum over tokens 1 to T
+        return B, B * flops.at(T)
+    forward = B * flops.total(T)
     return B * T, forward * (3 if point["mode"] == "train" else 1)  # backward: twice a forward pass
 
 

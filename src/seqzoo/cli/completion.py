@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from seqzoo.bench import plan
+from seqzoo.bench import plan as bench_plan
 from seqzoo.cli import help as helps
 from seqzoo.cli.compose import GROUPS, add_search_path
 from seqzoo.cli.main import COMMANDS, command_parser
@@ -17,9 +17,11 @@ from seqzoo.config import files, plugins
 from seqzoo.config.schema import declared
 from seqzoo.config.values import choices, shown
 from seqzoo.errors import UserError
+from seqzoo.exam import plan as exam_plan
 from seqzoo.models.zoo import families, full_name
 
 CONFIG_DIR = ("--config-dir", "-cd")
+MEASURED = {"bench": bench_plan.SETTINGS, "exam": exam_plan.SETTINGS}  # they measure models=
 FLAGS = ("-m", "--multirun", "--cfg", "--config-dir", "--config-name", "--info", "--help")
 
 # bash replaces what follows the last break character, which `=` usually is: the rest is taken off.
@@ -51,14 +53,14 @@ def candidates(line: str) -> list[str]:
     before = [text for text in before if text][1:]
     if not before:
         found: Iterable[str] = COMMANDS
-    elif before[0] in ("train", "info", "bench"):
+    elif before[0] in ("train", "info", *MEASURED):
         _use_what_is_named(before[1:])
         if before[-1] in CONFIG_DIR:
             found = _paths(word)
         else:
-            bench = before[0] == "bench"
-            keys = _keys_of_bench() if bench else _keys(before[1:])
-            found = _overrides(("models",) if bench else (*GROUPS, "resume"), keys, word)
+            several = before[0] in MEASURED
+            keys = _keys_of_section(before[0]) if several else _keys(before[1:])
+            found = _overrides(("models",) if several else (*GROUPS, "resume"), keys, word)
     elif before[0] in COMMANDS:
         found = _arguments(command_parser(before[0]), before, word)
     else:
@@ -134,10 +136,11 @@ def _keys(before: list[str]) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _keys_of_bench() -> dict[str, tuple[Any, Any]]:
-    annotations = declared(plan.SETTINGS).keys
-    values = files.defaults("bench", "default")
-    return {f"bench.{key}": (value, annotations.get(key)) for key, value in values.items()}
+def _keys_of_section(name: str) -> dict[str, tuple[Any, Any]]:
+    """The keys of the section of `bench` or `exam`."""
+    annotations = declared(MEASURED[name]).keys
+    values = files.defaults(name, "default")
+    return {f"{name}.{key}": (value, annotations.get(key)) for key, value in values.items()}
 
 
 def _values(key: str, begun: str, keys: Mapping[str, tuple[Any, Any]]) -> Iterable[str]:
@@ -145,6 +148,8 @@ def _values(key: str, begun: str, keys: Mapping[str, tuple[Any, Any]]) -> Iterab
         return files.names(key)
     if key == "models":
         return ["all", *families()]
+    if key == "exam.abilities":
+        return files.names("ability")
     if key == "resume":
         return ["auto", *(_runs(begun) or _paths(begun))]
     value, annotation = keys.get(key, (None, None))

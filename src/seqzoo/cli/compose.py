@@ -239,6 +239,12 @@ def _combinations(overrides: Sequence[Any], loader: Any) -> Iterator[list[str]]:
     return map(list, product(*choices))
 
 
+def text_for_hydra(override: Any) -> str:
+    """An override as Hydra itself takes it: a key of one family's layers in a hybrid is added."""
+    text: str = override.input_line
+    return f"++{text}" if override.get_key_element().startswith("model.layers.") else text
+
+
 def _of_named(key: str) -> bool:
     """Whether a key is one that a logger or hook has."""
     section, _, rest = key.partition(".")

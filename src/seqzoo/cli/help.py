@@ -13,6 +13,7 @@ from seqzoo.cli.compose import GROUPS, NAMED
 from seqzoo.config import files
 from seqzoo.config.schema import Declaration, declared
 from seqzoo.config.values import choices, shown
+from seqzoo.exam import plan as exam_plan
 from seqzoo.models import zoo
 from seqzoo.tasks import declaration as task_declaration
 from seqzoo.training.tables import path_of
@@ -45,6 +46,22 @@ seqzoo bench [-m] [--cfg job] [KEY=VALUE ...]: speed, memory and state against s
   hydra.run.dir=D  the directory of the results (default: runs/bench/TIME)
 
 Afterwards: seqzoo dashboard, or open report.html; seqzoo compare A B compares two benches.
+"""
+EXAM = """\
+seqzoo exam [--cfg job] [KEY=VALUE ...]: what several models can learn, and what it costs.
+
+  seqzoo exam
+  seqzoo exam models=[lstm,gla,hybrid] exam.abilities=[recall,parity] exam.seeds=3
+  seqzoo exam models=all exam.text=my.txt hydra.run.dir=runs/exam/all
+
+  --cfg job        print the configuration and leave
+  models=          all, a name, or a list
+  model.KEY=       for every model that has the key
+  hydra.run.dir=D  the directory of the results (default: runs/exam/TIME); an exam that was
+                   interrupted goes on there, and cells that are finished are not run again
+
+Each cell is a seqzoo train of its own. An ability is a file of configs/ability: {abilities}.
+Afterwards: open report.html; seqzoo dashboard; seqzoo compare A B compares two exams.
 """
 INFO = """\
 seqzoo info [RUN | KEY=VALUE ...]: parameters, FLOPs a token and state bytes of a model.
@@ -95,6 +112,14 @@ def bench_help(values: Mapping[str, Any]) -> str:
     """The help of `seqzoo bench`."""
     comments = files.comments("bench", "default")
     return BENCH + "\n".join(section_help("bench", comments, values, declared(plan.SETTINGS)))
+
+
+def exam_help(values: Mapping[str, Any]) -> str:
+    """The help of `seqzoo exam`."""
+    abilities = ", ".join(files.names("ability"))
+    comments = files.comments("exam", "default")
+    section = section_help("exam", comments, values, declared(exam_plan.SETTINGS))
+    return EXAM.format(abilities=abilities) + "\n".join(section)
 
 
 def section_help(

@@ -23,6 +23,7 @@ Sequence models as state machines: train them, compare them, generate text with 
   seqzoo generate RUN --prompt "ROMEO:"         generate text with a trained model
   seqzoo translate RUN "forty-two"              translate with a trained model
   seqzoo bench models=[lstm,transformer]        speed and memory against sequence length
+  seqzoo exam models=[lstm,gla,transformer]     recall, copying, tracking, language of each
   seqzoo compare RUN RUN                        curves and tables of several runs
   seqzoo dashboard                              look at all runs in TensorBoard
 
@@ -35,7 +36,8 @@ COMMANDS = {
     "translate": "translate sentences, or the lines of standard input",
     "classify": "classify texts, or the lines of standard input",
     "bench": "speed, memory and state against sequence length",
-    "compare": "compare training runs, or two benches, side by side",
+    "exam": "what several models can learn and remember, and what it costs",
+    "compare": "compare training runs, two benches, or two exams, side by side",
     "inspect": "look inside a model: dependence on the past, attention, embeddings",
     "info": "parameters, FLOPs and state of a configured model",
     "verify": "check the laws of the state protocol on this machine",

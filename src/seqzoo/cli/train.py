@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqzoo.cli import launch, resume, sweep
 from seqzoo.cli.checks import check_config, check_folder
-from seqzoo.cli.compose import compose, parse, print_yaml, run_hydra
+from seqzoo.cli.compose import compose, parse, print_yaml, run_hydra, text_for_hydra
 from seqzoo.cli.help import train_help
 from seqzoo.cli.parser import read_options
 from seqzoo.errors import UserError
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     for config in configs:
         check_config(config)
         check_folder(config["hydra"]["sweep" if options.multirun else "run"]["dir"])
-    texts = [override.input_line for override in overrides]
+    texts = [text_for_hydra(override) for override in overrides]
     if options.multirun and options.cfg == "job":
         if options.package:
             raise UserError(f"--package {options.package}: leave it out with -m, or leave -m out")

@@ -33,6 +33,16 @@ def heads_divide_inner_width(keys: Keys, where: str) -> None:
         _divides(f"{where}n_heads", keys["n_heads"], f"{where}expand * {where}dim", inner)
 
 
+def heads_of_blocks(keys: Keys, where: str) -> None:
+    """Every head has 2 dim / n_heads numbers, a multiple of 4."""
+    if _known(keys, "dim", "n_heads") and keys["dim"] % (2 * keys["n_heads"]):
+        dim, heads = keys["dim"], keys["n_heads"]
+        raise UserError(
+            f"2 * {where}dim ({2 * dim}) / {where}n_heads ({heads}) must be a multiple of 4: "
+            f"try {where}dim={max(1, dim // (2 * heads)) * 2 * heads}"
+        )
+
+
 def head_size_is_even(keys: Keys, where: str) -> None:
     """dim / n_heads is a multiple of 2."""
     if not _known(keys, "dim", "n_heads"):
@@ -42,6 +52,19 @@ def head_size_is_even(keys: Keys, where: str) -> None:
         raise UserError(
             f"{where}dim ({dim}) / {where}n_heads ({heads}) must be a multiple of 2: "
             f"try {where}dim={max(1, dim // (2 * heads)) * 2 * heads}"
+        )
+
+
+def angles_divide_state(keys: Keys, where: str) -> None:
+    """Angles turn pairs of all numbers of a head's state, or of half of them."""
+    if not _known(keys, "state_size", "rotary"):
+        return
+    size, rotary = keys["state_size"], keys["rotary"]
+    unit = {"half": 4, "full": 2, "none": 1}[rotary]
+    if size % unit:
+        raise UserError(
+            f"{where}state_size ({size}) must be a multiple of {unit} for {where}rotary={rotary}: "
+            f"try {where}state_size={size - size % unit or unit}"
         )
 
 
@@ -71,6 +94,33 @@ def kv_heads_divide_heads(keys: Keys, where: str) -> None:
     heads, shared = keys.get("n_heads"), keys.get("n_kv_heads")
     if heads and shared:
         _divides(f"{where}n_kv_heads", shared, f"{where}n_heads", heads)
+
+
+def window_or_cache(keys: Keys, where: str) -> None:
+    """A window already bounds the state, and says what is kept."""
+    if keys.get("window") is not None and keys.get("cache") is not None:
+        raise UserError(
+            f"{where}window={keys['window']} with {where}cache={keys['cache']}: the state of a "
+            f"window has a fixed size already: give {where}cache=null, or {where}window=null"
+        )
+
+
+def value_residual_has_layers(keys: Keys, where: str) -> None:
+    """The first layer hands its values to later ones."""
+    if keys.get("value_residual") and keys.get("n_layers") == 1:
+        raise UserError(
+            f"{where}value_residual=true: no layer follows the first one with {where}n_layers=1: "
+            f"give {where}value_residual=false, or {where}n_layers=2"
+        )
+
+
+def window_reads_forwards(keys: Keys, where: str) -> None:
+    """A text that is read both ways is seen whole by every token."""
+    if keys.get("window") is not None and keys.get("bidirectional"):
+        raise UserError(
+            f"{where}bidirectional=true: every token sees the whole text, and no window of "
+            f"{keys['window']}: give {where}bidirectional=false, or {_of_model(where)}window=null"
+        )
 
 
 def source_heads_divide_width(keys: Keys, where: str) -> None:

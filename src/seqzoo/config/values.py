@@ -27,7 +27,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Smoothing = Annotated[float, Field(ge=0, le=0.99)]
 Dropout = Annotated[float, Field(ge=0, le=0.95)]
 Beta = Annotated[float, Field(ge=0, le=0.99999)]
+LargestRate = Annotated[float, Field(ge=1, le=2)]  # of a delta rule: above 1, it can reverse signs
 Seconds = Annotated[float, Field(ge=1e-3, allow_inf_nan=False)]
+Alphabet = Annotated[int, Field(ge=2, le=26)]  # letters, of the Latin ones
 Flag = bool
 Text = str
 Path = str  # of a file or folder: completion offers those there are
@@ -125,6 +127,8 @@ def shown(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(shown, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{shown(each)}" for key, each in value.items()) + "}"
     if isinstance(value, float):
         return repr(value)
     return value if isinstance(value, str) and value.isprintable() else repr(value)

@@ -3,7 +3,9 @@ is a `GraphStep`."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,61 +43,104 @@ class PreparedStep(ReplayedStep):
         self, model: TokenModel, state: State, rows: int, room: int, weights: str = "float32"
     ) -> None:
         super().__init__(state, rows, room)
-        self._caches: dict[int, Tensor] = {}  # by the addresses of their memory
+        self._cache_of: list[_Cache | None] = []  # of each leaf
+        self._caches: dict[int, _Cache] = {}  # by the addresses of their memory
         with torch.inference_mode(False), torch.no_grad():
             self._tokens = torch.zeros(rows, 1, dtype=torch.int64)
-            self._length = torch.zeros(1, dtype=torch.int64)  # of every cache
+            self._read = torch.zeros(1, dtype=torch.int64)  # tokens since the beginning
             own = [leaf.clone() for leaf in leaves(state)]
             self._record(model, own, Recorder(WEIGHTS[weights]))
-        self._first_length = int(self._length)
 
     def _record(self, model: TokenModel, own: list[Tensor], recorder: Recorder) -> None:
         with recorder, ops.backend("naive"):
-            recorder.follow(self._tokens, self._length, *own)
-            token = attention.one_token_reader.set(lambda *given: self._attend(recorder, *given))
+            recorder.follow(self._tokens, self._read, *own)
+            token = attention.one_token_reader.set(partial(self._attend, recorder))
             try:
                 logits, after = model(self._tokens, rebuild(self._template, own))
             finally:
                 attention.one_token_reader.reset(token)
             moved = before_writing(own, leaves(after))
-        self._leaves = []
+        self._leaves, self._cache_of = [], []
         for before, leaf in zip(own, moved, strict=True):
             cache = self._caches.get(leaf.data_ptr())
             if cache is None and before.shape != leaf.shape:
                 raise Unrecordable("a state that grows")
             if cache is None:
                 recorder.copy(before, leaf)
-            self._leaves.append(before if cache is None else cache)
-        recorder.add("affine", 1, 1, 1, 1, self._length, self._length, 1.0, 1.0)
+            self._leaves.append(before)
+            self._cache_of.append(cache)
+        recorder.add("affine", 1, 1, 1, 1, self._read, self._read, 1.0, 1.0)
         self._logits = logits[:, -1]
         self._replay = recorder.finish()
 
     def _attend(
-        self, recorder: Recorder, q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor
+        self,
+        recorder: Recorder,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        past: Sequence[Tensor],
+        scoring: attention.Scoring = attention.PLAIN,
+        position: Tensor | None = None,
+        log_f: Tensor | None = None,
     ) -> attention.Cached:
-        """Attention to a cache with room for all tokens to come, as one instruction."""
-        (B, H, _, K), (G, S) = q.shape, past_k.shape[1:3]
+        """Attention to a cache with room for all tokens to come, or for those of a window, as one
+        instruction."""
+        (B, H, _, K), (G, S) = q.shape, past[0].shape[1:3]
         if q.dtype != torch.float32:
             raise Unrecordable(f"attention in {q.dtype}")
         with recorder.paused():
-            self._length.fill_(S)
-            memory = q.new_zeros(2, B, G, S + self.room, K)
-            memory[0, :, :, :S], memory[1, :, :, :S] = past_k, past_v
+            memory = q.new_zeros(2, B, G, scoring.window or S + self.room, K)
+            memory[0, :, :, :S], memory[1, :, :, :S] = past[:2]
             y = q.new_zeros(B, H, 1, K)
-        recorder.follow(memory, y)
-        recorder.add("attend", B, H, G, K, y, q, k, v, memory[0], memory[1], self._length)
-        self._caches |= {part.data_ptr(): part for part in memory.unbind(0)}
-        return y, memory[0], memory[1]
+            caches = list(memory.unbind(0))
+            if log_f is not None:
+                caches.append(log_f.new_zeros(B, H, memory.shape[3], 1))
+                caches[2][:, :, :S] = past[2]
+        recorder.follow(y, *caches)
+        sizes = B, H, G, K, S, scoring.window or 0
+        own = self._read, position, scoring.sinks, log_f, caches[2] if log_f is not None else None
+        recorder.add("attend", *sizes, y, q, k, v, *caches[:2], *own, float(scoring.softcap or 0))
+        self._caches |= {part.data_ptr(): _Cache(part, S, scoring.window) for part in caches}
+        return y, *caches
 
     def rewind(self) -> None:
         """Have room again for as many tokens as at first, by forgetting those in the caches."""
         super().rewind()
-        self._length.fill_(self._first_length)
+        self._read.zero_()
+
+    def state(self) -> State:
+        read = int(self._read)
+        pairs = zip(self._leaves, self._cache_of, strict=True)
+        return rebuild(
+            self._template, [x.clone() if cache is None else cache.kept(read) for x, cache in pairs]
+        )
 
     def _seen(self) -> list[Tensor]:
         """Caches without the memory for tokens to come."""
-        length = int(self._length)
-        return [x[:, :, :length] if x.data_ptr() in self._caches else x for x in self._leaves]
+        read = int(self._read)
+        pairs = zip(self._leaves, self._cache_of, strict=True)
+        return [x if cache is None else cache.filled(read) for x, cache in pairs]
+
+
+class _Cache(NamedTuple):
+    """Memory (B, G, capacity, K) for keys or values, of which `before` are older than the step; of
+    a window, whose places are used in turn, W."""
+
+    memory: Tensor
+    before: int
+    window: int | None
+
+    def filled(self, read: int) -> Tensor:
+        """The places that hold something after `read` tokens."""
+        return self.memory if self.window else self.memory[:, :, : self.before + read]
+
+    def kept(self, read: int) -> Tensor:
+        """A copy of what a state holds after `read` tokens."""
+        if self.window is None:
+            return self.filled(read).clone()
+        places = (self.before + read - torch.arange(self.window - 1, 0, -1)) % self.window
+        return self.memory[:, :, places]
 
 
 def prepare(

@@ -88,6 +88,10 @@ def _to_transformer(keys: Keys, tensors: Tensors, context_length: int) -> Conver
     """A Llama or a GPT-2, whichever has the same form."""
     if keys.get("cache"):
         raise UserError("--format hf: transformers keeps the whole cache: model.cache=null")
+    for key in ("window", "qk_norm", "softcap", "sinks", "value_residual"):
+        if keys.get(key):
+            off = "null" if key in ("window", "softcap") else "false"
+            raise UserError(f"--format hf: neither Llama nor GPT-2 has it: model.{key}={off}")
     if keys["block"] != "prenorm":
         raise UserError("--format hf: neither Llama nor GPT-2 has a norm after the residual")
     forms: dict[str, dict[str, Any]] = {

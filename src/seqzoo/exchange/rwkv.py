@@ -154,7 +154,8 @@ def export_rwkv(run: Run, path: Path) -> None:
     """Write the weights in the form that the `rwkv` package reads.
 
     Raises:
-        UserError: not an RWKV with its own channel mixing, or a name that does not end in .pth.
+        UserError: not an RWKV with its own channel mixing and rates up to 1, or a name that does
+            not end in .pth.
     """
     keys = run.config["model"]
     if keys["name"] not in MARKS or keys["block"] != "classic":
@@ -162,6 +163,11 @@ def export_rwkv(run: Run, path: Path) -> None:
             f"--format rwkv: {run.folder} is a {keys['name']} with "
             f"block={keys.get('block', 'prenorm')}: only {', '.join(sorted(MARKS))} with "
             "block=classic have that form"
+        )
+    if keys.get("beta_max", 1) > 1:
+        raise UserError(
+            f"--format rwkv: {run.folder} has beta_max={keys['beta_max']}, and the rwkv package "
+            "knows only rates up to 1"
         )
     if path.suffix != ".pth":
         raise UserError(f"--out {path}: the rwkv package reads names that end in .pth")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from seqzoo.config import combinations
 from seqzoo.config.schema import checked
-from seqzoo.config.values import Count
+from seqzoo.config.values import Count, LargestRate
 from seqzoo.ops.delta_net import delta_net
 from seqzoo.ops.local import causal_conv
 from seqzoo.ops.outputs import head_norm
@@ -24,8 +24,8 @@ TAPS = 4
 class DeltaMemory(NamedTuple):
     """The last tokens of the convolution, and the matrix of every head, in float32 or wider."""
 
-    conv: Tensor  # (B, W - 1, 3 D)
-    S: Tensor  # (B, H, K, K)
+    conv: Tensor  # (B, W - 1, channels of queries, keys and values): here 3 D
+    S: Tensor  # (B, H, K, V): here V = K
 
 
 class DeltaNet(nn.Module):
@@ -35,18 +35,22 @@ class DeltaNet(nn.Module):
         S_t = S_{t-1} + beta_t k_t (v_t - k_t^T S_{t-1})^T        y_t = q_t S_t / sqrt(K)
 
     Queries, keys and values pass a causal convolution over 4 tokens and silu; queries and keys then
-    have length 1; beta = sigmoid(x W). Each head's output is divided by its root mean square, which
-    cancels 1 / sqrt(K), kept as in the authors' code.
+    have length 1; beta = beta_max sigmoid(x W). Each head's output is divided by its root mean
+    square, which cancels 1 / sqrt(K), kept as in the authors' code.
 
     Args:
         dim: width D, divisible by n_heads.
         n_layers: layers of the model, for GPT-2's initialisation of the output projection.
+        beta_max: the paper's is 1. With 2 the eigenvalues of what multiplies the state reach -1
+            (Grazzi et al. 2024, arXiv 2411.12537, section 4.2), and a layer can count modulo two.
     """
 
     @checked(combinations.heads_divide_width)
-    def __init__(self, *, dim: Count, n_heads: Count, n_layers: Count) -> None:
+    def __init__(
+        self, *, dim: Count, n_heads: Count, n_layers: Count, beta_max: LargestRate
+    ) -> None:
         super().__init__()
-        self.n_heads = n_heads
+        self.n_heads, self.beta_max = n_heads, beta_max
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.conv = nn.Parameter(torch.empty(3 * dim, TAPS).uniform_(-(TAPS**-0.5), TAPS**-0.5))
         self.beta = nn.Linear(dim, n_heads, bias=False)
@@ -63,7 +67,7 @@ class DeltaNet(nn.Module):
             (qkv,) = float32_or_wider(qkv)
             qkv, conv = causal_conv(qkv, self.conv, state and state.conv)
             S = state.S if state else accumulator(qkv, B, H, D // H, D // H)
-            y, S = delta_net(qkv, beta, S)
+            y, S = delta_net(qkv, beta, S, beta_max=self.beta_max)
             y = head_norm(y, self.norm, None, gate=None, eps=None, centred=False)
         y = self.out(y.to(x.dtype))
         return y.to(x.dtype), DeltaMemory(conv, S)

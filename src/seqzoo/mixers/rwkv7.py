@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seqzoo.config import combinations
 from seqzoo.config.schema import checked
-from seqzoo.config.values import Count, Natural, Positive
+from seqzoo.config.values import Count, Flag, LargestRate, Natural, Positive
 from seqzoo.ops.channel import relu2_product
 from seqzoo.ops.local import shift_products
 from seqzoo.ops.rwkv7 import LowRank, Projections, Weights, rwkv7
@@ -51,8 +51,15 @@ class TimeMix(nn.Module):
     Args:
         dim: width D, divisible by n_heads.
         decay_rank, rate_rank, value_rank, gate_rank: R of w, a, v and g; None: `official_ranks`.
+        beta_max: the paper's is 1. Above, a is multiplied by 1 + (beta_max - 1) w in S_t. The
+            eigenvalues of diag(w) - (a * kappa) kappa^T, which are real, then reach down to
+            (2 - beta_max) w - 1, instead of w - 1: to -1 with 2, so that a layer can count modulo
+            two (arXiv 2411.12537), and never below, where a factor of 2 alone could reach w - 2.
         layer: index of the block, from 0; the initial decays and mixes depend on it and n_layers.
+        first: whether it is the first of its family, whose values the others read.
     """
+
+    hands_on = True  # the first layer's values
 
     x_r: Tensor
     x_w: Tensor
@@ -82,10 +89,13 @@ class TimeMix(nn.Module):
         rate_rank: Count | None,
         value_rank: Count | None,
         gate_rank: Count | None,
+        beta_max: LargestRate,
         layer: Natural,
         n_layers: Count,
+        first: Flag,
     ) -> None:
         super().__init__()
+        self.beta_max = beta_max
         depth = layer / max(1, n_layers - 1)  # 0 to 1
         height = 1 - layer / n_layers  # 1 to almost 0
         channel = torch.arange(dim)
@@ -102,7 +112,7 @@ class TimeMix(nn.Module):
             "v": 0.73 - 0.4 * linear,
             "g": None,
         }
-        if layer == 0:
+        if first:
             del base["v"]
         ranks = (decay_rank, rate_rank, value_rank, gate_rank)
         official = official_ranks(dim)
@@ -152,7 +162,7 @@ class TimeMix(nn.Module):
         heads = self.r_k.shape
         S = state.wkv if state else accumulator(r, B, *heads, heads[1])
         with torch.autocast(x.device.type, enabled=False):
-            y, S = rwkv7(given, S, Weights(*parts), eps=norm.eps)
+            y, S = rwkv7(given, S, Weights(*parts), eps=norm.eps, beta_max=self.beta_max)
         y = self.output(y)
         return y.to(x.dtype), TimeState(shift, S), v if v_first is None else v_first
 

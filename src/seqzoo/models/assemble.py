@@ -1,4 +1,4 @@
-"""From a family and its keys to a model: one function an architecture.
+"""From a model's keys to the model: one function an architecture.
 
 Every key reaches the constructors that have a parameter of its name; `zoo` has refused keys that
 none has.
@@ -15,6 +15,7 @@ from seqzoo.config import combinations
 from seqzoo.config.schema import accepted, checked, load
 from seqzoo.config.values import Count, Flag
 from seqzoo.errors import UserError
+from seqzoo.models import zoo
 from seqzoo.models.block import ARRANGEMENTS, NORMS, WithCrossAttention
 from seqzoo.models.classifier import Classifier
 from seqzoo.models.encoder_decoder import Encoder, EncoderDecoder, StepwiseDecoder
@@ -28,28 +29,58 @@ CROSS_ATTENTION = "seqzoo.mixers.cross_attention:CrossAttention"
 MLP = "seqzoo.mixers.mlp:MLP"
 
 
-class Backbone:
-    """A family's layers: how many, in which arrangement, with what around them.
+class Layer:
+    """One layer of a model before it is built: a family's, with all its keys.
 
     Args:
-        n_layers: blocks, the position embedding aside.
         block: `classic` is the paper's arrangement, `prenorm` GPT-2's with an MLP.
     """
 
     @checked()
     def __init__(
-        self, family: Family, keys: Keys, *, n_layers: Count, block: Literal["classic", "prenorm"]
+        self, family: Family, keys: Keys, *, block: Literal["classic", "prenorm"] = "classic"
     ) -> None:
-        self.family, self.keys = family, {**keys, "n_layers": n_layers}
-        classic = block == "classic"
-        self.arrangement = family.classic if classic else "prenorm"
-        self.channel = family.channel if classic else MLP
+        self.family, self.keys = family, keys
+        self.arrangement = family.classic if block == "classic" else "prenorm"
+        self.channel = family.channel if block == "classic" else MLP
 
-    @classmethod
-    def of(cls, family: Family, keys: Keys, **other: Any) -> Backbone:
-        """From a model's keys; a family without the key `block` has the classic one."""
-        keys = {"block": "classic", **keys, **other}
-        return cls(family, keys, n_layers=keys["n_layers"], block=keys["block"])
+    def build(self, *, encoder: bool, encoded_dim: int | None, **place: Any) -> nn.Module:
+        """The layer.
+
+        Args:
+            encoder: with the family's mixer that sees the whole sequence.
+            encoded_dim: width of an encoded source, for attention to it.
+            **place: the `layer`'s index of `n_layers`; whether it is the `first` of its family.
+        """
+        given = {**self.keys, **place, "encoded_dim": encoded_dim}
+        given["mixer"] = _construct(self.family.encoder if encoder else self.family.mixer, given)
+        if encoded_dim is not None:
+            given["cross"] = _construct(CROSS_ATTENTION, given)
+        if self.arrangement in ("prenorm", "postnorm"):
+            given["channel"] = _construct(self.channel, given)
+        layer = _construct(ARRANGEMENTS[self.arrangement], given)
+        if encoded_dim is not None and self.arrangement in ("stack", "residual"):
+            return _construct(WithCrossAttention, {**given, "layer": layer})
+        return layer
+
+
+class Backbone:
+    """The layers of a model, and what is around them.
+
+    Args:
+        keys: the model's.
+        n_layers: the layers there are, the position embedding aside.
+        source_heads: of the attention to an encoded source.
+    """
+
+    @checked()
+    def __init__(self, keys: Keys, *, n_layers: Count, source_heads: Count | None = None) -> None:
+        self.keys = {**keys, "n_layers": n_layers, "source_heads": source_heads}
+        self.family = zoo.family(keys["name"])
+        self.plan = [
+            Layer(family, own, **{key: own[key] for key in ("block",) if key in own})
+            for family, own in zoo.layers(self.keys)
+        ]
 
     @property
     def adds_positions(self) -> bool:
@@ -58,7 +89,12 @@ class Backbone:
     @property
     def needs_final_norm(self) -> bool:
         """Whether the last layer leaves its output unnormalised."""
-        return self.arrangement in ("prenorm", "residual")
+        return self.plan[-1].arrangement in ("prenorm", "residual")
+
+    @property
+    def sees_both_ways(self) -> bool:
+        """Whether each family has a mixer that sees the whole sequence."""
+        return all(layer.family.encoder for layer in self.plan)
 
     def final_norm(self) -> nn.Module:
         """What follows the last of the layers."""
@@ -70,40 +106,27 @@ class Backbone:
     def initialise(self, embedding: nn.Embedding, head: nn.Linear) -> None:
         load(self.family.init)(embedding, head)
 
-    def layers(self, mixer: str | None = None, encoded_dim: int | None = None) -> list[nn.Module]:
-        """The layers in order.
-
-        Args:
-            mixer: in place of the family's.
-            encoded_dim: width of an encoded source, for attention to it in every layer.
-        """
+    def layers(self, encoded_dim: int | None = None, *, encoder: bool = False) -> list[nn.Module]:
+        """The layers in order, as `Layer.build`."""
         keys = self.keys
         layers: list[nn.Module] = []
         if self.adds_positions:
             kind = {"kind": keys["position"], "max_len": keys["max_len"]}
             layers.append(PositionEmbedding(dim=keys["dim"], **kind))
-        for number in range(keys["n_layers"]):
-            layers.append(self._layer(number, mixer or self.family.mixer, encoded_dim))
+        names = [layer.keys["name"] for layer in self.plan]
+        for number, layer in enumerate(self.plan):
+            place = {"layer": number, "first": names[number] not in names[:number]}
+            place |= {key: keys[key] for key in ("n_layers", "source_heads")}
+            layers.append(layer.build(encoder=encoder, encoded_dim=encoded_dim, **place))
         return layers
-
-    def _layer(self, number: int, mixer: str, encoded_dim: int | None) -> nn.Module:
-        given = {**self.keys, "layer": number, "encoded_dim": encoded_dim}
-        given["mixer"] = _construct(mixer, given)
-        if encoded_dim is not None:
-            given["cross"] = _construct(CROSS_ATTENTION, given)
-        if self.arrangement in ("prenorm", "postnorm"):
-            given["channel"] = _construct(self.channel, given)
-        layer = _construct(ARRANGEMENTS[self.arrangement], given)
-        if encoded_dim is not None and self.arrangement in ("stack", "residual"):
-            return _construct(WithCrossAttention, {**given, "layer": layer})
-        return layer
 
     def reader(self, vocab_size: int, both_ways: bool) -> dict[str, Any]:
         """What `Encoder` and `Classifier` take: embedding, and one stack of layers; for both
-        directions two, unless the family has a mixer that sees the whole sequence."""
+        directions two, unless it `sees_both_ways`."""
         dim = self.keys["dim"]
-        mixer = self.family.encoder if both_ways else None
-        stacks = [self.layers(mixer) for _ in range(1 if mixer or not both_ways else 2)]
+        at_once = both_ways and self.sees_both_ways
+        count = 2 if both_ways and not at_once else 1
+        stacks = [self.layers(encoder=at_once) for _ in range(count)]
         embedding = nn.Embedding(vocab_size, dim)
         self.initialise(embedding, nn.Linear(dim, vocab_size, bias=False))
         return {
@@ -127,9 +150,9 @@ class Backbone:
         }
 
 
-def decoder_only(family: Family, keys: Keys, *, vocab_size: int) -> LanguageModel:
+def decoder_only(keys: Keys, *, vocab_size: int) -> LanguageModel:
     """A language model: one stack of layers."""
-    backbone = Backbone.of(family, keys)
+    backbone = Backbone(keys, n_layers=keys["n_layers"])
     model = LanguageModel(
         vocab_size=vocab_size,
         layers=backbone.layers(),
@@ -142,7 +165,6 @@ def decoder_only(family: Family, keys: Keys, *, vocab_size: int) -> LanguageMode
 
 @checked(combinations.source_heads_divide_width, combinations.state_bridge_fits)
 def encoder_decoder(
-    family: Family,
     keys: Keys,
     *,
     vocab_size: int,
@@ -164,9 +186,9 @@ def encoder_decoder(
     """
     attends = bridge == "attention"
     both_ways = attends if bidirectional == "auto" else bidirectional
-    two_stacks = both_ways and family.encoder is None
     stepwise = attention if attends and attention != "dot" else None
-    decoder = Backbone.of(family, keys, source_heads=source_heads)
+    decoder = Backbone(keys, n_layers=keys["n_layers"], source_heads=source_heads)
+    two_stacks = both_ways and not decoder.sees_both_ways
     encoded_dim = keys["dim"] * (2 if two_stacks else 1)
     layers = decoder.layers(encoded_dim=encoded_dim if attends and stepwise is None else None)
     if stepwise is not None:
@@ -179,8 +201,7 @@ def encoder_decoder(
                 encoded_dim=encoded_dim,
             )
         ]
-    other = {"n_layers": encoder_layers or keys["n_layers"]}
-    encoder_backbone = Backbone.of(family, keys, **other)
+    encoder_backbone = Backbone(keys, n_layers=encoder_layers or keys["n_layers"])
     encoder = Encoder(**encoder_backbone.reader(source_vocab_size or vocab_size, both_ways))
     model = EncoderDecoder(
         encoder=encoder,
@@ -201,8 +222,8 @@ def encoder_decoder(
     return model
 
 
+@checked(combinations.window_reads_forwards)
 def classifier(
-    family: Family,
     keys: Keys,
     *,
     vocab_size: int,
@@ -211,7 +232,7 @@ def classifier(
     bidirectional: Flag,
 ) -> Classifier:
     """Layers whose outputs are pooled into one vector, and a head over the classes."""
-    backbone = Backbone.of(family, keys)
+    backbone = Backbone(keys, n_layers=keys["n_layers"])
     return Classifier(
         **backbone.reader(vocab_size, bidirectional),
         pooling=pooling,

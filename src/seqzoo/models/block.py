@@ -70,8 +70,11 @@ class PreNorm(nn.Module):
     """x + mixer(norm(x)), then x + channel(norm(x)): GPT-2's and RWKV's block.
 
     State: the states of the two mixers, and in a decoder the source of `cross`, the attention to it
-    that stands between the two. A mixer may take and return further tensors (RWKV-7: the values of
-    the first layer), which go from layer to layer as `extra`.
+    that stands between the two.
+
+    Attributes:
+        hands_on: the class of a mixer that takes and returns further tensors, `extra` (RWKV-7: the
+            values of the first layer), which go to the next layer with a mixer of this class.
     """
 
     norms_are_read_by_mixers = True
@@ -91,6 +94,7 @@ class PreNorm(nn.Module):
         readers = (mixer, channel) if self.norms_are_read_by_mixers else (None, None)
         self.norm, self.channel_norm = (NORMS[norm](dim, reader) for reader in readers)
         self.mixer, self.channel = mixer, channel
+        self.hands_on = type(mixer) if getattr(mixer, "hands_on", False) else None
         self.dropout = Dropout(dropout)
         self.cross = cross
         self.cross_norm = nn.Identity() if cross is None else NORMS[norm](dim)

@@ -15,10 +15,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from seqzoo import ops
+from seqzoo.config.values import shown
+from seqzoo.models.flops import TokenFlops
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.width import solved
 from seqzoo.models.zoo import build
-from seqzoo.state import State, nbytes
+from seqzoo.state import State, nbytes, newest, windows
 
 LENGTHS = (1, 64, 256, 1024, 4096)
 
@@ -41,7 +43,7 @@ def describe(
     keys = {key: whole[key] for key in keys}
     model = build(**sizes, **keys).eval()
     lines = [
-        f"{keys['name']}: " + ", ".join(f"{k} {v}" for k, v in keys.items() if k != "name"),
+        f"{keys['name']}: " + ", ".join(f"{k} {shown(v)}" for k, v in keys.items() if k != "name"),
         f"parameters          {model.n_parameters():>14,}   (vocabulary {vocab_size})",
         *(f"  {part:<18}{count:>14,}" for part, count in parameters_of(model).items()),
         f"FLOPs a token       {flops_per_token(model, 64):>14,}   (read in parallel, T = 64)",
@@ -68,11 +70,25 @@ def parameters_of(model: LanguageModel) -> dict[str, int]:
     return parts
 
 
-def flops_of_token(model: LanguageModel) -> tuple[int, int]:
-    """FLOPs of the first token, and by how many more each token needs than the one before it, read
-    token by token."""
-    (_, first), (_, second) = step_at(model, 1), step_at(model, 2)
-    return first, second - first
+@torch.no_grad()
+def flops_of_token(model: LanguageModel) -> TokenFlops:
+    """FLOPs of each token, read token by token; with an encoder, after a source of one token."""
+    return _of_tokens(model, _tokens(model, 1), _initial_state(model, 1))
+
+
+def _of_tokens(model: LanguageModel, token: torch.Tensor, state: State) -> TokenFlops:
+    first, (_, state) = _counted(lambda: model(token, state))
+
+    def after(n: int) -> int:
+        """FLOPs of the second token, with n filled places in every window that has so many."""
+        flops, _ = _counted(lambda: model(token, newest(state, n)))
+        return flops
+
+    bends = []
+    for W in sorted(windows(state) - {1}):
+        before, last, full = (after(n) for n in (W - 2, W - 1, W))
+        bends.append((W, (last - before) - (full - last)))
+    return TokenFlops(first, after(1) - first, tuple(bends))
 
 
 @torch.no_grad()
@@ -83,12 +99,10 @@ def flops_of_training(model: LanguageModel, length: int) -> float:
     if model.reads_both_ways:
         return 3 * flops_per_token(model, length)
     if not model.reads_source:
-        return 3 * _mean_of_tokens(*flops_of_token(model), length)
+        return 3 * flops_of_token(model).total(length) / length
     half = max(1, length // 2)
     encoding, (prompt, state) = _counted(lambda: model.start(_tokens(model, half), 0))
-    first, (_, state) = _counted(lambda: model(prompt, state))
-    second, _ = _counted(lambda: model(prompt, state))
-    return 3 * (encoding / half + _mean_of_tokens(first, second - first, half)) / 2
+    return 3 * (encoding + _of_tokens(model, prompt, state).total(half)) / half / 2
 
 
 @torch.no_grad()
@@ -107,7 +121,7 @@ def step_at(model: LanguageModel, length: int) -> tuple[int, int]:
     encoder, after a source of as many tokens."""
     state = _initial_state(model, length)
     if length > 1:
-        state = model(_tokens(model, length - 1), state)[1]
+        state = newest(model(_tokens(model, length - 1), state)[1], length - 1)
     flops, (_, state) = _counted(lambda: model(_tokens(model, 1), state))
     return nbytes(state), flops
 
@@ -115,12 +129,6 @@ def step_at(model: LanguageModel, length: int) -> tuple[int, int]:
 def _initial_state(model: LanguageModel, length: int) -> State:
     """The state before the first token; with an encoder, after a source of `length` tokens."""
     return model.start(_tokens(model, length), 0)[1] if model.reads_source else None
-
-
-def _mean_of_tokens(first: float, growth: float, length: int) -> float:
-    """The mean over tokens of which the first needs `first` and each `growth` more than the
-    last."""
-    return first + growth * (length - 1) / 2
 
 
 def _tokens(model: LanguageModel, length: int) -> torch.Tensor:
@@ -140,6 +148,5 @@ def _outer(a: Any, b: Any, *, out_shape: Sequence[int], **_: Any) -> int:
     added once to where it goes. Other products: none."""
     if not all(isinstance(each, Sequence) and len(each) > 2 for each in (a, b)):
         return 0
-    size = math.prod(out_shape)
-    outer = (a[-1] == b[-2] == 1 or a[-2] == b[-1] == 1) and max(map(math.prod, (a, b))) < size
-    return 2 * size if outer else 0
+    outer = a[-1] == b[-2] == 1 and min(a[-2], b[-1]) > 1
+    return 2 * math.prod(out_shape) if outer else 0

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,9 +73,12 @@ def run_layers(layers: nn.ModuleList, x: Tensor, state: State) -> tuple[Tensor, 
     """The output (B, T, D) of a stack of layers for x (B, T, D), and the states after the last
     token."""
     after: list[State] = []
-    extra: list[Tensor] = []  # what a layer returns for the next one besides x
+    handed: dict[type, list[Tensor]] = {}  # by a mixer to the next of its class, besides x
     for layer, before in zip(layers, state or (None,) * len(layers), strict=True):
-        x, new, *extra = layer(x, before, *extra)
+        kind: Any = getattr(layer, "hands_on", None)
+        x, new, *more = layer(x, before, *handed.get(kind, ()))
+        if kind is not None:
+            handed[kind] = more
         after.append(new)
     return x, tuple(after)
 

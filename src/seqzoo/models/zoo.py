@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from seqzoo.config import files, plugins
 from seqzoo.config.schema import Declaration, check, check_keys, declared, load
 from seqzoo.errors import UserError, is_out_of_memory
+from seqzoo.models import hybrid
 
 if TYPE_CHECKING:
     from seqzoo.models.language_model import LanguageModel
@@ -25,7 +26,8 @@ class Family:
     """How a family is built.
 
     Attributes:
-        mixer: where its time mixer is, ``package.module:Class``.
+        mixer: where its time mixer is, ``package.module:Class``; None of a hybrid, whose layers are
+            those of other families.
         classic: the arrangement its paper has: `stack`, `residual`, `postnorm` or `prenorm`.
         channel: the channel mixer of its classic block; block=prenorm always has the MLP.
         norm_in: whether there is a layer norm after the embedding, which some `init` need.
@@ -33,8 +35,8 @@ class Family:
         encoder: the mixer of an encoder that reads both ways in one stack, where there is one.
     """
 
-    mixer: str
-    classic: str
+    mixer: str | None
+    classic: str = "prenorm"
     channel: str = "seqzoo.mixers.mlp:MLP"
     norm_in: bool = False
     init: str = "seqzoo.models.init:normal"
@@ -75,6 +77,16 @@ FAMILIES: dict[str, Family] = {
     "mamba2": Family("seqzoo.mixers.mamba2:Mamba2", "residual"),
     "mingru": Family("seqzoo.mixers.minimal:MinGRU", "prenorm"),
     "minlstm": Family("seqzoo.mixers.minimal:MinLSTM", "prenorm"),
+    "gated_deltanet": Family("seqzoo.mixers.gated_deltanet:GatedDeltaNet", "prenorm"),
+    "kda": Family("seqzoo.mixers.kda:KimiDeltaAttention", "prenorm"),
+    "deltaproduct": Family("seqzoo.mixers.deltaproduct:DeltaProduct", "prenorm"),
+    "hgrn2": Family("seqzoo.mixers.hgrn2:HGRN2", "prenorm"),
+    "rglru": Family("seqzoo.mixers.rglru:RGLRU", "prenorm"),
+    "mamba3": Family("seqzoo.mixers.mamba3:Mamba3", "prenorm"),
+    "mlstm": Family("seqzoo.mixers.mlstm:MLSTM", "residual"),
+    "slstm": Family("seqzoo.mixers.slstm:SLSTM", "prenorm"),
+    "fox": Family("seqzoo.mixers.fox:ForgettingAttention", "prenorm"),
+    **dict.fromkeys(("hybrid", "griffin", "samba", "gated_deltanet_hybrid", "xlstm"), Family(None)),
 }
 ALIASES = {"rwkv": "rwkv7"}  # the newest of a line; configs/model/rwkv.yaml is the alias for Hydra
 
@@ -112,7 +124,7 @@ def declaration(name: str) -> Declaration:
         UserError: its YAML has a key that none of them takes.
     """
     entry, keys = family(name), files.defaults("model", full_name(name))
-    parts = [entry.mixer, entry.channel, Family.channel, *_SHARED]
+    parts = [entry.mixer or hybrid.LAYERS, entry.channel, Family.channel, *_SHARED]
     whole = declared(parts[0])
     for path in parts[1:]:
         whole |= declared(path)
@@ -124,6 +136,7 @@ def declaration(name: str) -> Declaration:
 
 _SHARED = (
     "seqzoo.models.assemble:Backbone",
+    "seqzoo.models.assemble:Layer",
     "seqzoo.models.block:PreNorm",
     "seqzoo.models.language_model:PositionEmbedding",
     "seqzoo.models.language_model:LanguageModel",
@@ -141,6 +154,25 @@ def check_model(keys: Mapping[str, Any]) -> None:
     family(name)  # refuses an unknown one
     check_keys(keys, files.defaults("model", full_name(name)), "model.")
     check(declaration(name), keys, "model.")
+    for entry, own, whole in hybrid.entries(keys):
+        if family(whole["name"]).mixer is None:
+            raise UserError(
+                f"model.pattern: {entry} is a hybrid itself: give the families of its layers"
+            )
+        found = declaration(whole["name"])
+        where = f"model.layers.{entry}."
+        check_keys(own, files.defaults("model", whole["name"]), where)
+        check(Declaration(found.keys), own, where)
+        check(Declaration({}, found.rules), whole, "model.")
+
+
+def layers(keys: Mapping[str, Any]) -> list[tuple[Family, dict[str, Any]]]:
+    """The family of each layer of a model, and the whole keys of that family."""
+    families = {entry: (family(whole["name"]), whole) for entry, _, whole in hybrid.entries(keys)}
+    if not families:
+        return [(family(keys["name"]), dict(keys))] * keys["n_layers"]
+    pattern = keys["pattern"]
+    return [families[pattern[i % len(pattern)]] for i in range(keys["n_layers"])]
 
 
 def check_architecture(keys: Mapping[str, Any], model: Mapping[str, Any]) -> None:
@@ -166,7 +198,7 @@ def complete(
     model = files.defaults("model", name) if family(name) else {}
     whole = files.defaults("architecture", architecture)
     own = {key: value for key, value in keys.items() if key not in whole}
-    model |= {**own, "name": name}
+    model = hybrid.merged(model, {**own, "name": name})
     whole |= {key: value for key, value in keys.items() if key in whole}
     check_model(model)
     check_architecture(whole, model)
@@ -232,7 +264,7 @@ def build(
     model, whole = complete(name, architecture, **keys)
     options = {key: value for key, value in whole.items() if key != "name"} | sizes
     assemble: Callable[[], LanguageModel] = partial(
-        load(ARCHITECTURES[architecture]), family(name), model, vocab_size=vocab_size, **options
+        load(ARCHITECTURES[architecture]), model, vocab_size=vocab_size, **options
     )
     try:
         return assemble()

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from seqzoo.config.values import N_SINKS
+from seqzoo.ops.attention import PLAIN, Scoring, capped, weights_of
 
 
 class CachePolicy(NamedTuple):
@@ -72,28 +73,35 @@ def empty(policy: CachePolicy, k: Tensor) -> BoundedCache:
 
 
 def attend(
-    policy: CachePolicy, q: Tensor, k: Tensor, v: Tensor, cache: BoundedCache
+    policy: CachePolicy,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cache: BoundedCache,
+    scoring: Scoring = PLAIN,
 ) -> tuple[Tensor, BoundedCache]:
     """The outputs of T tokens, and the cache after the last.
 
     Args:
         q: (B, H, T, K); k, v: (B, G, T, K), where G divides H.
+        scoring: its cap and sinks.
 
     Returns:
         (B, H, T, K), and the cache.
     """
     if policy.reading == "prompt":
-        return _attend_and_cut(policy, q, k, v, cache)
+        return _attend_and_cut(policy, q, k, v, cache, scoring)
     ys = []
     for t in range(q.shape[2]):
-        token = slice(t, t + 1)
-        y, cache = _attend_and_cut(policy, q[:, :, token], k[:, :, token], v[:, :, token], cache)
+        one = slice(t, t + 1)
+        token = q[:, :, one], k[:, :, one], v[:, :, one]
+        y, cache = _attend_and_cut(policy, *token, cache, scoring)
         ys.append(y)
     return torch.cat(ys, 2), cache
 
 
 def _attend_and_cut(
-    policy: CachePolicy, q: Tensor, k: Tensor, v: Tensor, cache: BoundedCache
+    policy: CachePolicy, q: Tensor, k: Tensor, v: Tensor, cache: BoundedCache, scoring: Scoring
 ) -> tuple[Tensor, BoundedCache]:
     (B, H, T, K), G = q.shape, k.shape[1]
     k, v = torch.cat((cache.k.to(k.dtype), k), 2), torch.cat((cache.v.to(v.dtype), v), 2)
@@ -103,7 +111,9 @@ def _attend_and_cut(
     queries = torch.unflatten(q, 1, (G, H // G)) * K**-0.5
     scores = queries @ k[:, :, None].transpose(-1, -2)  # (B, G, H / G, T, M + T)
     hidden = (slot[:, :, None] < 0) | (slot[:, :, None] > new[:, None, :, None])
-    weights = scores.masked_fill(hidden[:, :, None], -torch.inf).softmax(-1)
+    scores = capped(scores, scoring.softcap).masked_fill(hidden[:, :, None], -torch.inf)
+    sinks = None if scoring.sinks is None else scoring.sinks.view(G, H // G, 1, 1)
+    weights = weights_of(scores, sinks)
     y = (weights @ v[:, :, None]).flatten(1, 2)
 
     got = weights.detach().float().sum(2)  # (B, G, T, M + T)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,3 +33,11 @@ def naive_norm(
     if centred:
         return F.layer_norm(x, weight.shape, weight, bias, eps)
     return F.rms_norm(x, weight.shape, weight, eps)
+
+
+def rms(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
+    """x divided by the root mean square of its last dimension, times a weight of a shape that
+    expands to that of x; computed in float32 or wider, in the type of x."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    y = wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt() * weight
+    return y.to(x.dtype)

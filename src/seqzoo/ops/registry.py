@@ -165,6 +165,11 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "chunked": Backend("seqzoo.ops.matrix_state:chunked", when=on_cpu),
         "blocked": Backend("seqzoo.ops.matrix_state:blocked"),
     },
+    "mlstm": {
+        "native": Backend("seqzoo.ops.native.mlstm:mlstm", when=available),
+        "naive": Backend("seqzoo.ops.mlstm:naive", when=one_token),
+        "parallel": Backend("seqzoo.ops.mlstm:parallel"),
+    },
     "norm": {
         "naive": Backend("seqzoo.ops.norms:naive_norm", when=one_token),
         "native": Backend("seqzoo.ops.native.norms:norm", when=available),
@@ -179,14 +184,27 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "native": Backend("seqzoo.ops.native.local:relu2_product", when=takes("gate_forward")),
         "naive": Backend("seqzoo.ops.channel:naive_relu2_product"),
     },
+    "rg_lru": {
+        "native": Backend("seqzoo.ops.native.scans:rg_lru", when=takes("rg_lru_forward")),
+        "naive": Backend("seqzoo.ops.rg_lru:naive"),
+    },
     "shift_products": {
         "native": Backend("seqzoo.ops.native.local:shift_products", when=available),
         "naive": Backend("seqzoo.ops.local:naive_shift_products"),
     },
     "rwkv7": around_a_recurrence("seqzoo.ops.native.matrix_states:rwkv7", "seqzoo.ops.rwkv7:naive"),
+    "slstm": {
+        "naive": Backend("seqzoo.ops.slstm:naive", when=one_token),
+        "native": Backend("seqzoo.ops.native.slstm:slstm", when=available),
+        "torch": Backend("seqzoo.ops.slstm:naive"),
+    },
     "token_shift": {
         "native": Backend("seqzoo.ops.native.local:token_shift", when=available),
         "naive": Backend("seqzoo.ops.local:naive_shift_mixes"),
+    },
+    "trapezoidal": {
+        "naive": Backend("seqzoo.ops.mamba3:naive", when=one_token),
+        **dict.fromkeys(("native", "chunked", "blocked"), Backend("seqzoo.ops.mamba3:turned")),
     },
     "wkv4": {
         "native": Backend("seqzoo.ops.native.scans:wkv4", when=takes("gate_forward")),

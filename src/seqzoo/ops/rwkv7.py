@@ -76,7 +76,9 @@ class Weights(NamedTuple):
     v0: Tensor | None
 
 
-def rwkv7(given: Projections, S: Tensor, weights: Weights, *, eps: float) -> tuple[Tensor, Tensor]:
+def rwkv7(
+    given: Projections, S: Tensor, weights: Weights, *, eps: float, beta_max: float
+) -> tuple[Tensor, Tensor]:
     """The outputs of T tokens, and the state after the last.
 
         kappa = k * k_k, of length 1 in each head        a = sigmoid(a0 + a)
@@ -85,32 +87,35 @@ def rwkv7(given: Projections, S: Tensor, weights: Weights, *, eps: float) -> tup
         S_t = diag(w_t) S_{t-1} - (a_t * kappa_t) (kappa_t^T S_{t-1}) + k_t v_t^T    y_t = r_t S_t
 
     Then y is normalised in each head, (r . (r_k * k)) v is added, and the sum multiplied by the
-    gate.
+    gate. In S_t, a is first multiplied by 1 + (beta_max - 1) w (`seqzoo.mixers.rwkv7`).
 
     Args:
         S: (B, H, N, N), the state before the first token; float32 or wider.
         eps: of the group norm.
+        beta_max: from 1, the paper's, to 2.
 
     Returns:
         (B, T, D), in the type of the gate, and S.
     """
-    watch(lambda: _weights_of_values(given, S, weights))
+    watch(lambda: _weights_of_values(given, S, weights, beta_max))
     with unwatched():
         run = choose("rwkv7", S, given.r.shape[1])
-        out: tuple[Tensor, Tensor] = run(given, S, weights, eps=eps)
+        out: tuple[Tensor, Tensor] = run(given, S, weights, eps=eps, beta_max=beta_max)
     return out
 
 
-def _weights_of_values(given: Projections, S: Tensor, weights: Weights) -> Tensor:
+def _weights_of_values(given: Projections, S: Tensor, weights: Weights, beta_max: float) -> Tensor:
     """The weight of each value in each output, before the norm, for the first row of the batch:
     (H, T, T)."""
-    return matrix_state.weights(_tokens(given.rows(slice(1)), S[:1], weights), None)
+    return matrix_state.weights(_tokens(given.rows(slice(1)), S[:1], weights, beta_max), None)
 
 
-def naive(given: Projections, S: Tensor, weights: Weights, *, eps: float) -> tuple[Tensor, Tensor]:
+def naive(
+    given: Projections, S: Tensor, weights: Weights, *, eps: float, beta_max: float
+) -> tuple[Tensor, Tensor]:
     """The definition, in the type of S."""
     H, N = weights.r_k.shape
-    q, k, v, log_w, a, b = _tokens(given, S, weights)
+    q, k, v, log_w, a, b = _tokens(given, S, weights, beta_max)
     y, S = matrix_state.matrix_state(q, k, v, S, log_w, a=a, b=b, min_log_w=-FASTEST_DECAY)
     r_k, scale, shift = (x.to(S.dtype) for x in (weights.r_k, weights.scale, weights.shift))
     bonus = (q * r_k[:, None] * k).sum(-1, keepdim=True) * v
@@ -120,7 +125,7 @@ def naive(given: Projections, S: Tensor, weights: Weights, *, eps: float) -> tup
     return ((y + bonus) * gate.to(S.dtype)).to(gate.dtype), S
 
 
-def _tokens(given: Projections, S: Tensor, weights: Weights) -> Tokens:
+def _tokens(given: Projections, S: Tensor, weights: Weights, beta_max: float) -> Tokens:
     """What the recurrence reads."""
     projected = given.r, given.w.product(), given.k, given.v, given.a.product()
     r, w, k, v, a = (x.to(S.dtype) for x in projected)
@@ -132,6 +137,8 @@ def _tokens(given: Projections, S: Tensor, weights: Weights) -> Tokens:
         share = torch.sigmoid(weights.v0.flatten().to(S.dtype) + given.share.product().to(S.dtype))
         v = torch.lerp(v, given.v_first.to(S.dtype), share)
     log_w = -FASTEST_DECAY * torch.sigmoid(w0 + w)
+    if beta_max > 1:
+        a = a * (1 + (beta_max - 1) * log_w.exp())
     heads = (
         torch.unflatten(x, 2, S.shape[1:3]).transpose(1, 2) for x in (r, k, v, log_w, a, kappa)
     )

@@ -29,7 +29,8 @@ STYLE: dict[Any, Any] = {
 }
 FAMILIES = (  # in the order of their colours: a new family goes to the end, so that none changes
     "rnn lstm gru transformer linear_transformer rwkv4 rwkv5 rwkv6 rwkv7 retnet gla deltanet "
-    "mamba2 mingru minlstm"
+    "mamba2 mingru minlstm gated_deltanet kda deltaproduct hgrn2 rglru mamba3 mlstm slstm "
+    "hybrid griffin samba gated_deltanet_hybrid xlstm fox"
 ).split()
 LETTER_WIDTH = 0.075  # inches of a letter at 9 points
 Colour = tuple[float, float, float]
@@ -56,7 +57,9 @@ def colours(names: Sequence[str]) -> dict[str, Colour]:
     import matplotlib
 
     tab20: Any = matplotlib.color_sequences["tab20"]
-    palette = [*tab20[::2], *tab20[1::2]]  # ten strong colours, then the same ten pale
+    more: Any = matplotlib.color_sequences["tab20b"]
+    palette = [*tab20[::2], *tab20[1::2]]  # ten strong, the same ten pale; then twenty others
+    palette += [*more[::4], *more[2::4], *more[1::4], *more[3::4]]
     fixed = {name: palette[i] for i, name in enumerate(FAMILIES) if name in names}
     free = [colour for colour in palette if colour not in fixed.values()]
     others = [name for name in names if name not in fixed]

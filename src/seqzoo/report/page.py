@@ -56,5 +56,9 @@ def heading(title: str) -> str:
     return f"<h2>{html.escape(title)}</h2>"
 
 
+def listed(items: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in items) + "</ul>"
+
+
 def preformatted(lines: str) -> str:
     return f"<pre>{html.escape(lines)}</pre>"

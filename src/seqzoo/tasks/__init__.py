@@ -46,8 +46,26 @@ class TaskEntry:
     rules: tuple[Rule, ...] = ()
 
 
+def probe_entry(data: str) -> TaskEntry:
+    """The entry of a probe.
+
+    Args:
+        data: the function that gives its `seqzoo.data.probes.probe.Probe`, as in `TaskEntry`.
+    """
+    return TaskEntry(
+        data,
+        "seqzoo.tasks.probe:ProbeTask",
+        architectures=("decoder_only",),
+        sources=(),
+        rules=(fit.probe_can_be_made,),
+    )
+
+
 _PARTS = [f"{part}{side}" for part in ("", "val_", "test_") for side in ("source", "target")]
 _PATHS = ("path", "val_path", "test_path")
+PROBES = (  # each is `load` of a file of its name in data/probes
+    "mqar needle copying selective_copying induction parity modular_arithmetic group mad"
+).split()
 
 TASKS: dict[str, TaskEntry] = {
     "charlm": TaskEntry(
@@ -73,6 +91,7 @@ TASKS: dict[str, TaskEntry] = {
         sources=("corpus", *_PATHS),
         length="max_len",
     ),
+    **{name: probe_entry(f"seqzoo.data.probes.{name}:load") for name in PROBES},
 }
 
 

@@ -25,6 +25,26 @@ def vocabularies_fit(config: Mapping[str, Any], where: str = "") -> None:
         )
 
 
+def probe_can_be_made(config: Mapping[str, Any], where: str = "") -> None:
+    """Refuse a probe that cannot be made of its keys, whose test is longer than the positions of
+    the model, or that would never end."""
+    from seqzoo.tasks import prepare  # which imports this module
+
+    model, task, trainer = config["model"], config["task"], config["trainer"]
+    needed = prepare(task).longest
+    if model.get("position") in ("learned", "sinusoidal") and needed > model["max_len"]:
+        raise UserError(
+            f"task={task['name']} reads up to {needed} tokens, with task.test_lengths, and there "
+            f"are positions for model.max_len={model['max_len']}: try model.max_len={needed} or "
+            "model.position=rope"
+        )
+    if trainer.get("max_epochs") is not None and task["examples"] is None:
+        raise UserError(
+            "trainer.max_epochs: every batch is new, so there are no epochs: give "
+            "trainer.max_steps, or a number of task.examples"
+        )
+
+
 def positions_suffice(config: Mapping[str, Any], length_key: str) -> None:
     """Refuse sequences longer than the positions a model has.
 

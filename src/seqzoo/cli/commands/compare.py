@@ -1,4 +1,4 @@
-"""`seqzoo compare`: training runs, or two benches."""
+"""`seqzoo compare`: training runs, two benches, or two exams."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from seqzoo.errors import UserError
 from seqzoo.runs.directory import RunDirectory
 
 FILES = "report.html, and its parts as .md, .csv, .json, .png, .svg; curves.csv: every point"
-BENCH, RUN = "bench.json", "metrics.jsonl"  # the files that tell a bench from a training run
+# The files that tell a bench, an exam and a training run from each other.
+BENCH, EXAM, RUN = "bench.json", "exam.json", "metrics.jsonl"
 
 
 def add(parser: ArgumentParser) -> None:
@@ -26,6 +27,12 @@ def add(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     folders = [Path(folder) for folder in options.folders]
+    if any((folder / EXAM).exists() for folder in folders):
+        _refuse_options(options, "exams")
+        from seqzoo.analysis.compare.exams import compare_exams
+
+        print(compare_exams(folders), end="")
+        return
     has_runs, has_benches = (any(_holds(f, marker) for f in folders) for marker in (RUN, BENCH))
     if has_runs and any((folder / BENCH).exists() for folder in folders):
         raise UserError("benches and training runs do not mix: give two benches, or runs")
@@ -56,14 +63,18 @@ def _holds(folder: Path, marker: str) -> bool:
 
 
 def _compare_benches(options: Namespace) -> None:
-    for option in ("metric", "out"):
-        if getattr(options, option):
-            raise UserError(
-                f"--{option} {getattr(options, option)}: only for training runs; two benches are "
-                f"compared on the terminal: leave --{option} out"
-            )
+    _refuse_options(options, "benches")
     from seqzoo.analysis.compare.benches import compare_benches
 
     found = RunDirectory.find(options.folders, BENCH)
     table, agree, points = compare_benches([directory.path for directory in found])
     print(f"{table}\n{agree} of {points} points agree within the noise of both")
+
+
+def _refuse_options(options: Namespace, what: str) -> None:
+    for option in ("metric", "out"):
+        if getattr(options, option):
+            raise UserError(
+                f"--{option} {getattr(options, option)}: only for training runs; two {what} are "
+                f"compared on the terminal: leave --{option} out"
+            )

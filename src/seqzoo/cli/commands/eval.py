@@ -37,6 +37,8 @@ def run(options: Namespace) -> None:
     directory = RunDirectory.open(Path(options.folder))
     task = directory.config["task"]
     check_requirements(directory.config, directory.path, "model", "task")
+    if options.path and not tasks.entry(task["name"]).sources:
+        raise UserError(f"--path {options.path}: task={task['name']} makes its data: leave it out")
     search = search_keys(options)
     for key in search:
         if key not in tasks.declaration(task["name"]).keys:

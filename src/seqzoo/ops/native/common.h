@@ -240,6 +240,12 @@ inline Vec<T> sigmoid(Vec<T> x) {
   return parts.numerator / parts.denominator;
 }
 
+template <class T>
+inline Vec<T> tanh(Vec<T> x) {
+  const Vec<T> e = exp_of_negative<T>(x < T(0) ? x + x : -x - x);
+  return (x < T(0) ? e - T(1) : T(1) - e) / (T(1) + e);
+}
+
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // Memory that begins at a cache line, filled with zeros.

@@ -1,6 +1,6 @@
 // Linear attention from a token's projections: seqzoo/ops/linear_attention.py. Features are made
 // from them beside the recurrence and never kept; the normaliser is one more column of the state.
-#include "matrix_state.h"
+#include "matrix_state_groups.h"
 
 namespace {
 
@@ -81,7 +81,7 @@ void forward(Arguments from) {
   LinearAttention<T> in;
   in.given(from);
   in.end = from.tensor<T>(), in.kept = from.tensor<T>();
-  matrix_state::forward<T, false, false>(in, true);
+  matrix_state::grouped_forward<T>(in, true);
 }
 
 template <class T>
@@ -93,7 +93,7 @@ void backward(Arguments from) {
   in.of_qkv = Rows<T>(from, 1, -8);
   in.of_S = from.tensor<T>();
   in.out.ahead = -in.out.ahead;  // read from the last token on
-  matrix_state::backward<T, false, false>(in);
+  matrix_state::grouped_backward<T>(in);
 }
 
 }  // namespace

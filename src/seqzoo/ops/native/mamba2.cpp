@@ -1,7 +1,7 @@
 // The Mamba-2 block from its projection to its normalised output: seqzoo/ops/mamba2.py.
 #include <cmath>
 
-#include "matrix_state.h"
+#include "matrix_state_groups.h"
 
 namespace {
 
@@ -301,7 +301,7 @@ void forward(Arguments from) {
   Block<T> in(from);
   in.norm.out = Rows<T>(from, 1), in.sums.end = from.tensor<T>();
   in.conv.forward();
-  matrix_state::forward<T, false, false>(in.sums, true);
+  matrix_state::grouped_forward<T>(in.sums, true);
   in.norm.forward(in.parts);
 }
 
@@ -318,7 +318,7 @@ void backward(Arguments from) {
   in.sums.of_shared = Rows<T>(from, 2, -8);
   for (auto* rows : {&in.sums.of_y, &in.sums.of_xBC}) rows->ahead = -rows->ahead;  // from the last token on
   in.norm.backward(in.parts);
-  matrix_state::backward<T, false, false>(in.sums);
+  matrix_state::grouped_backward<T>(in.sums);
   in.sums.add_shared();
   in.conv.backward();
 }

@@ -1,5 +1,5 @@
 // Recurrences of a matrix state whose tokens are given as they are: seqzoo/ops/matrix_state.py.
-#include "matrix_state.h"
+#include "matrix_state_groups.h"
 
 namespace {
 
@@ -68,7 +68,7 @@ void forward(Arguments from) {
   if (in.delta && in.bonus) matrix_state::forward<T, true, true>(in, false);
   else if (in.delta) matrix_state::forward<T, true, false>(in, false);
   else if (in.bonus) matrix_state::forward<T, false, true>(in, false);
-  else matrix_state::forward<T, false, false>(in, false);
+  else matrix_state::grouped_forward<T>(in, false);
 }
 
 template <class T>
@@ -84,7 +84,7 @@ void backward(Arguments from) {
   if (in.delta && in.bonus) matrix_state::backward<T, true, true>(in);
   else if (in.delta) matrix_state::backward<T, true, false>(in);
   else if (in.bonus) matrix_state::backward<T, false, true>(in);
-  else matrix_state::backward<T, false, false>(in);
+  else matrix_state::grouped_backward<T>(in);
 }
 
 }  // namespace

@@ -196,6 +196,22 @@ template <class T>
   for (int64_t j = 0; j < V; ++j) of.v[j] += of_keys * of.y[j];
 }
 
+// What the delta rule of a token adds to the gradients of the state before it and of b, once the
+// gradient of x is known.
+template <class T>
+[[gnu::noinline]] void add_delta(const Token<T>& token, const T* of_x, const T* before, int64_t V,
+                                 int64_t padded, T* D, T* of_b) {
+  for (int64_t p = 0; p < padded; p += Lanes<T>::n) {
+    const Vec<T> b = load(token.b + p);
+    Vec<T> b_sum = {};
+    for (int64_t j = 0; j < V; ++j) {
+      store(D + j * padded + p, load(D + j * padded + p) + b * of_x[j]);
+      b_sum += of_x[j] * load(before + j * padded + p);
+    }
+    store(of_b + p, b_sum);
+  }
+}
+
 template <class T, int N, bool DELTA, bool BONUS, bool DECAY>
 void backward_head(const Family<T>& in, int64_t i, int64_t h) {
   constexpr int n = Lanes<T>::n, width = N * n;
@@ -203,7 +219,7 @@ void backward_head(const Family<T>& in, int64_t i, int64_t h) {
   const int64_t most = std::min(SEGMENT, in.L), wide = round_up(std::max(K, V), width);
   std::vector<Token<T>> tokens;
   for (int64_t t = 0; t < most; ++t) tokens.emplace_back(wide, in.more);
-  Gradients<T> of(wide);
+  Gradients<T> grads[] = {Gradients<T>(wide), Gradients<T>(wide)};  // of a token, and of the next one
   Buffer<T> states((most + 1) * size), D(size), of_u(padded);
   const int64_t values = round_up(V, n);
   Buffer<T> partial(2 * values * n), of_x(values);  // sums over keys, lane by lane: of v, then of x
@@ -218,17 +234,22 @@ void backward_head(const Family<T>& in, int64_t i, int64_t h) {
       const T* x = DELTA ? in.x.at(i, h, start + t) : nullptr;
       advance<T, DELTA>(token, x, states + t * size, states + (t + 1) * size, V, padded);
     }
+    if (DELTA) std::fill_n(static_cast<T*>(of_x), values, T(0));  // the last token has none after it
     for (int64_t t = length - 1; t >= 0; --t) {
       Token<T>& token = tokens[t];
+      const Token<T>& next = tokens[std::min(t + 1, length - 1)];
+      const Gradients<T>&of = grads[t % 2], &of_next = grads[(t + 1) % 2];
       in.read_gradient(i, h, start + t, token, of.y);
       const T *before = states + t * size, *after = before + size;
       const T *v = token.v, *dy = of.y;
       const T* x = DELTA ? in.x.at(i, h, start + t) : nullptr;
       for (int64_t p = 0; p < padded; p += width) {
-        Vec<T> q[N], k[N], w[N], a[N], q_sum[N] = {}, k_sum[N] = {}, w_sum[N] = {}, a_sum[N] = {};
+        Vec<T> q[N], k[N], w[N], a[N], b[N];
+        Vec<T> q_sum[N] = {}, k_sum[N] = {}, w_sum[N] = {}, a_sum[N] = {}, b_sum[N] = {};
         for (int c = 0; c < N; ++c) {
           q[c] = load(token.q + p + c * n), k[c] = load(token.k + p + c * n);
           w[c] = load(token.w + p + c * n), a[c] = load(token.a + p + c * n);
+          b[c] = load(next.b + p + c * n);
         }
         for (int64_t j = 0; j < V; ++j) {
           Vec<T> of_v = {}, of_xj = {};
@@ -237,6 +258,10 @@ void backward_head(const Family<T>& in, int64_t i, int64_t h) {
             const int64_t place = j * padded + p + c * n;
             Vec<T> d = load(D + place);
             const Vec<T> s = load(before + place);
+            if (DELTA) {
+              d += b[c] * of_x[j];
+              b_sum[c] += of_x[j] * load(after + place);
+            }
             if (!BONUS) {
               d += q[c] * dy[j];
               q_sum[c] += dy[j] * load(after + place);
@@ -260,27 +285,19 @@ void backward_head(const Family<T>& in, int64_t i, int64_t h) {
         for (int c = 0; c < N; ++c) {
           store(of.q + p + c * n, q_sum[c]), store(of.k + p + c * n, k_sum[c]);
           if (DECAY) store(of.log_w + p + c * n, w_sum[c] * w[c]);
-          if (DELTA) store(of.a + p + c * n, a_sum[c]);
+          if (DELTA) store(of.a + p + c * n, a_sum[c]), store(of_next.b + p + c * n, b_sum[c]);
         }
       }
       for (int64_t j = 0; j < V; j += n) store(of.v + j, sums<T>(partial + j * n));
-      if (DELTA) {
+      if (DELTA && t + 1 < length) in.write_gradients(i, h, start + t + 1, next, of_next);
+      if (DELTA)
         for (int64_t j = 0; j < V; j += n) store(of_x + j, sums<T>(partial + (values + j) * n));
-        for (int64_t p = 0; p < padded; p += width) {
-          Vec<T> b[N], b_sum[N] = {};
-          for (int c = 0; c < N; ++c) b[c] = load(token.b + p + c * n);
-          for (int64_t j = 0; j < V; ++j)
-            for (int c = 0; c < N; ++c) {
-              const int64_t place = j * padded + p + c * n;
-              store(D + place, load(D + place) + b[c] * of_x[j]);
-              b_sum[c] += of_x[j] * load(before + place);
-            }
-          for (int c = 0; c < N; ++c) store(of.b + p + c * n, b_sum[c]);
-        }
-      }
       if (BONUS) add_bonus<T>(token, in.u.at(h), K, V, of, of_u);
-      in.write_gradients(i, h, start + t, token, of);
+      if (!DELTA) in.write_gradients(i, h, start + t, token, of);
     }
+    if (!DELTA) continue;
+    add_delta<T>(tokens[0], of_x, states, V, padded, D, grads[0].b);
+    in.write_gradients(i, h, start, tokens[0], grads[0]);
   }
   if (BONUS) copy<T>(of_u, K, in.of_u.at(i, h));
   transpose<T>(D, padded, V, K, in.of_S.at(i, h), in.of_S.stride[2]);

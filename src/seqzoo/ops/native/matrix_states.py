@@ -87,7 +87,9 @@ def typed(*tensors: Tensor | None) -> Iterator[Tensor | int | None]:
         yield from (int(x is not None and x.dtype == torch.bfloat16), x)
 
 
-def rwkv7(given: Projections, S: Tensor, weights: Weights, *, eps: float) -> tuple[Tensor, Tensor]:
+def rwkv7(
+    given: Projections, S: Tensor, weights: Weights, *, eps: float, beta_max: float
+) -> tuple[Tensor, Tensor]:
     """What the recurrence reads is made in it, token by token, and the output is in the type of the
     gate. Products of low rank are computed again in the backward pass."""
     rows = (given.r, given.k, given.v, given.v_first)
@@ -97,13 +99,14 @@ def rwkv7(given: Projections, S: Tensor, weights: Weights, *, eps: float) -> tup
         x = None if one is None else readable(one.x, S.dtype)
         low += [x, None if one is None or x is None else one.W.to(x.dtype)]
     parts = torch.stack([x.flatten().to(S.dtype) for x in weights if x is not None])
-    out: tuple[Tensor, Tensor] = run(_RWKV7, eps, r, k, v, first, parts, in_rows(S), *low)
+    numbers = eps, FASTEST_DECAY, beta_max - 1.0
+    out: tuple[Tensor, Tensor] = run(_RWKV7, numbers, r, k, v, first, parts, in_rows(S), *low)
     return out
 
 
 class _RWKV7(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, eps: float, *inputs: Any) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, numbers: tuple[float, ...], *inputs: Any) -> tuple[Tensor, Tensor]:
         r, k, v, first, weights, S, *low = inputs
         tokens = _rwkv7_tokens(r, k, v, first, low)
         (B, T, D), (H, K), training = r.shape, S.shape[1:3], any(ctx.needs_input_grad)
@@ -111,7 +114,7 @@ class _RWKV7(torch.autograd.Function):
         y = S.new_empty(B, H, T, K) if training else None  # of the recurrence
         read = S.new_empty(B, H, T, K) if training else None  # b_t^T S_{t-1}
         kept = S.new_empty(B, H, -(-T // SEGMENT), K * K) if training else None
-        ctx.head = B, H, T, K, eps, FASTEST_DECAY
+        ctx.head = B, H, T, K, *numbers
         into = *typed(out), end, *typed(y), read, kept
         call("rwkv7_forward", *ctx.head, S, weights, *typed(*tokens), *into)
         if training:
@@ -147,38 +150,45 @@ def _rwkv7_tokens(
     return r, w, k, v, a, gate, share, first
 
 
-def delta_net(qkv: Tensor, beta: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+def delta_net(
+    qkv: Tensor, beta: Tensor, S: Tensor, log_w: Tensor | None, *, beta_max: float
+) -> tuple[Tensor, Tensor]:
     """What the recurrence reads is made in it, token by token."""
-    given = readable(qkv, S.dtype), readable(beta, S.dtype), in_rows(S)
-    out: tuple[Tensor, Tensor] = run(_DeltaNet, *given)
+    log_w = None if log_w is None else in_rows(log_w)
+    given = readable(qkv, S.dtype), readable(beta, S.dtype), in_rows(S), log_w
+    out: tuple[Tensor, Tensor] = run(_DeltaNet, float(beta_max), *given)
     return out
 
 
 class _DeltaNet(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, beta: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
-        (B, H, K, _), T, training = S.shape, qkv.shape[1], any(ctx.needs_input_grad)
-        y, end = S.new_empty(B, T, H, K).transpose(1, 2), torch.empty_like(S)
-        read = S.new_empty(B, H, T, K) if training else None  # b_t^T S_{t-1}
-        kept = S.new_empty(B, H, -(-T // SEGMENT), K * K) if training else None
-        given = S, *typed(qkv, beta)
-        call("delta_net_forward", B, H, T, K, *given, *typed(y), end, read, kept)
+    def forward(ctx: Any, beta_max: float, *inputs: Any) -> tuple[Tensor, Tensor]:
+        (qkv, beta, S, log_w), training = inputs, any(ctx.needs_input_grad)
+        (B, H, K, V), T = S.shape, qkv.shape[1]
+        y, end = S.new_empty(B, T, H, V).transpose(1, 2), torch.empty_like(S)
+        read = S.new_empty(B, H, T, V) if training else None  # b_t^T S_{t-1}
+        kept = S.new_empty(B, H, -(-T // SEGMENT), K * V) if training else None
+        channels = 0 if log_w is None else log_w.shape[2] // H  # with a decay of their own
+        ctx.head = B, H, T, K, V, channels, beta_max
+        into = *typed(y), end, read, kept
+        call("delta_net_forward", *ctx.head, S, *typed(qkv, beta, log_w), *into)
         if training:
-            ctx.save_for_backward(qkv, beta, S, read, kept)
+            ctx.save_for_backward(*inputs, read, kept)
             ctx.set_materialize_grads(False)
         return y, end
 
     @staticmethod
     @backward_pass
-    def backward(ctx: Any, of_y: Tensor | None, of_end: Tensor | None) -> tuple[Tensor, ...]:
-        qkv, beta, S, read, kept = ctx.saved_tensors
-        (B, H, K, _), T = S.shape, qkv.shape[1]
-        of_y = S.new_zeros(B, H, T, K) if of_y is None else in_rows(of_y)
+    def backward(ctx: Any, of_y: Tensor | None, of_end: Tensor | None) -> tuple[Any, ...]:
+        qkv, beta, S, log_w, read, kept = ctx.saved_tensors
+        B, H, T, _, V = ctx.head[:5]
+        of_y = S.new_zeros(B, H, T, V) if of_y is None else in_rows(of_y)
         of_end = torch.zeros_like(S) if of_end is None else in_rows(of_end)
-        to = torch.empty_like(qkv), torch.empty_like(beta), torch.empty_like(S)
-        given = S, *typed(qkv, beta, of_y), of_end, read, kept
-        call("delta_net_backward", B, H, T, K, *given, *typed(*to[:2]), to[2])
-        return to
+        to = [None if x is None else torch.empty_like(x) for x in (qkv, beta, log_w)]
+        of_S = torch.empty_like(S)
+        given = S, *typed(qkv, beta, log_w, of_y), of_end, read, kept
+        call("delta_net_backward", *ctx.head, *given, *typed(*to), of_S)
+        return None, *to[:2], of_S, to[2]
 
 
 def mamba2(

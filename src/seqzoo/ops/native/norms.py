@@ -37,11 +37,14 @@ class _Norm(torch.autograd.Function):
         ctx.sizes, ctx.to = (*x.shape, int(centred), eps), to
         call("norm_forward" + TO[to], *ctx.sizes, x, weight, bias, kept, y)
         ctx.save_for_backward(x, weight, bias, kept)
+        ctx.set_materialize_grads(False)
         return y
 
     @staticmethod
     @backward_pass
-    def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, of_y: Tensor | None) -> tuple[Tensor | None, ...]:
+        if of_y is None:  # what reads y has no gradient itself
+            return (None,) * 6
         x, weight, bias, kept = ctx.saved_tensors  # once: checkpointing hands them out once
         of_x, of_weight = torch.empty_like(x), weight.new_zeros(PARTS, len(weight))
         of_bias = None if bias is None else torch.zeros_like(of_weight)

@@ -1,6 +1,7 @@
 // Replays the operations of one decoding step on the memory in which they were recorded.
 // A program is a list of words: for each instruction its code, the number of its words, and those.
 #include <cmath>
+#include <limits>
 
 #include "common.h"
 
@@ -547,27 +548,44 @@ void embed(Words w) {
 }
 
 // Softmax attention of one query a row to a cache (B, G, capacity, K) that the token's own key and
-// value are written to first, at the place that `length` points to.
+// value are written to first: behind the `before` keys of the beginning and those of the `read` tokens
+// since. With a window its places are used in turn, and a row has filled those of as many tokens as
+// `position` (B) says. With forget gates log_f (B, H) they are kept as keys are.
 void attend(Words w) {
   const int64_t B = w.number(), H = w.number(), G = w.number(), K = w.number();
+  const int64_t before = w.number(), window = w.number();
   const Operand out = w.operand(), q = w.operand(), k = w.operand(), v = w.operand();
-  const Operand keys = w.operand(), values = w.operand(), length = w.operand();
-  const int64_t S = *reinterpret_cast<const int64_t*>(length.data);
+  const Operand keys = w.operand(), values = w.operand(), read = w.operand(), position = w.operand();
+  const Operand sinks = w.operand(), log_f = w.operand(), forgets = w.operand();
+  const float softcap = w.real();
+  const int64_t all = before + *reinterpret_cast<const int64_t*>(read.data);
+  const int64_t at = window ? all % window : all, S = window ? window : all + 1;
   const float scale = 1 / std::sqrt(float(K));
   for (int64_t b = 0; b < B; ++b)
     for (int64_t g = 0; g < G; ++g)
       for (int64_t i = 0; i < K; ++i) {
-        typed<float>(keys, b, g, S)[i] = typed<float>(k, b, g, 0)[i * k.stride[3]];
-        typed<float>(values, b, g, S)[i] = typed<float>(v, b, g, 0)[i * v.stride[3]];
+        typed<float>(keys, b, g, at)[i] = typed<float>(k, b, g, 0)[i * k.stride[3]];
+        typed<float>(values, b, g, at)[i] = typed<float>(v, b, g, 0)[i * v.stride[3]];
       }
 #pragma omp parallel for if (B * H * S * K > SMALL)
   for (int64_t job = 0; job < B * H; ++job) {
     const int64_t b = job / H, h = job % H, g = h / (H / G);
-    Buffer<float> query(round_up(K, Lanes<float>::n)), weights(round_up(S + 1, Lanes<float>::n));
+    Buffer<float> query(round_up(K, Lanes<float>::n)), weights(round_up(S + 1, Lanes<float>::n));  // 1: a sink
     for (int64_t i = 0; i < K; ++i) query[i] = typed<float>(q, b, h, 0)[i * q.stride[3]] * scale;
-    rows_times(typed<float>(keys, b, g, 0), keys.stride[2], query, K, 0, S + 1, weights, 1);
-    exponentials(weights, weights, S + 1);
-    columns_times(typed<float>(values, b, g, 0), values.stride[2], weights, 1, S + 1, 0, K, typed<float>(out, b, h, 0));
+    rows_times(typed<float>(keys, b, g, 0), keys.stride[2], query, K, 0, S, weights, 1);
+    if (forgets.data) {
+      float *gates = typed<float>(forgets, b, h, 0), since = 0;
+      gates[all] = *typed<float>(log_f, b, h, 0);
+      for (int64_t j = all; j > 0; --j) weights[j - 1] += since += gates[j];
+    }
+    if (softcap > 0)
+      for (int64_t j = 0; j < S; ++j) weights[j] = softcap * std::tanh(weights[j] / softcap);
+    if (window)
+      for (int64_t age = *typed<int64_t>(position, b, 0, 0) + 1; age < window; ++age)
+        weights[(at + window - age) % window] = -std::numeric_limits<float>::infinity();
+    if (sinks.data) weights[S] = *typed<float>(sinks, h, 0, 0);
+    exponentials(weights, weights, S + (sinks.data ? 1 : 0));
+    columns_times(typed<float>(values, b, g, 0), values.stride[2], weights, 1, S, 0, K, typed<float>(out, b, h, 0));
   }
 }
 

@@ -17,7 +17,7 @@ template <class T>
 struct RWKV7 : matrix_state::Family<T> {
   static constexpr int n = Lanes<T>::n;
   static constexpr T SHORTEST = T(1e-24);  // squared length of kappa below which it is kept short
-  T eps, fastest;  // of the norm; the largest -log w
+  T eps, fastest, more_rate;  // of the norm; the largest -log w; beta_max - 1
   int64_t padded;
   View<T> weights, of_weights;
   Rows<T> r, w, k, v, a, gate, share, v_first, out, y;  // y: of the recurrence, if it is kept
@@ -28,7 +28,7 @@ struct RWKV7 : matrix_state::Family<T> {
   void given(Arguments& from) {
     this->B = from.number(), this->H = from.number(), this->L = from.number();
     this->K = this->V = from.number();
-    eps = from.real(), fastest = from.real();
+    eps = from.real(), fastest = from.real(), more_rate = from.real();
     this->S = from.tensor<T>(), weights = from.tensor<T>();
     for (auto* rows : {&r, &w, &k, &v, &a, &gate, &share, &v_first}) *rows = Rows<T>(from, 1);
     this->more = ROWS + 1;
@@ -77,9 +77,9 @@ struct RWKV7 : matrix_state::Family<T> {
       bonus += load(token.q + p) * load(weight(h, R_K) + p) * key;
       store(token.more(RATE) + p, rate), store(token.more(SPEED) + p, speed);
       store(token.more(KAPPA) + p, kappa);
-      store(token.w + p, exp_of_negative<T>(-fastest * speed));
-      store(token.k + p, key);
-      store(token.a + p, Vec<T>(rate * kappa)), store(token.b + p, Vec<T>(-kappa));
+      const Vec<T> w = exp_of_negative<T>(-fastest * speed);
+      store(token.w + p, w), store(token.k + p, key);
+      store(token.a + p, Vec<T>(rate * (T(1) + more_rate * w) * kappa)), store(token.b + p, Vec<T>(-kappa));
     }
     numbers[BONUS] = sum<T>(bonus);
     if (!share) return;
@@ -161,7 +161,8 @@ struct RWKV7 : matrix_state::Family<T> {
     for (int64_t p = 0; p < padded; p += n) {
       const Vec<T> rate = load(token.more(RATE) + p), speed = load(token.more(SPEED) + p);
       const Vec<T> kappa = load(token.more(KAPPA) + p), raw = load(token.more(KEY) + p);
-      const Vec<T> q = load(token.q + p), key = load(token.k + p), of_a = load(of.a + p);
+      const Vec<T> q = load(token.q + p), key = load(token.k + p), w = load(token.w + p);
+      const Vec<T> of_rates = load(of.a + p), of_a = of_rates * (T(1) + more_rate * w);
       const Vec<T> r_k = load(weight(h, R_K) + p), k_a = load(weight(h, K_A) + p);
       add(i, h, R_K, p, of_bonus * q * key);
       store(of.q + p, Vec<T>(load(of.q + p) + of_bonus * r_k * key));
@@ -174,7 +175,8 @@ struct RWKV7 : matrix_state::Family<T> {
       const Vec<T> to_rate = (kappa * of_a + of_key * raw * k_a) * rate * (T(1) - rate);
       store(of.a + p, to_rate);
       add(i, h, A0, p, to_rate);
-      const Vec<T> to_speed = -fastest * load(of.log_w + p) * speed * (T(1) - speed);
+      const Vec<T> of_log_w = load(of.log_w + p) + of_rates * rate * kappa * more_rate * w;
+      const Vec<T> to_speed = -fastest * of_log_w * speed * (T(1) - speed);
       store(of.log_w + p, to_speed);
       add(i, h, W0, p, to_speed);
     }

@@ -1,4 +1,4 @@
-"""Recurrences of channels in C++: RWKV-4's wkv, and the linear scan."""
+"""Recurrences of channels in C++: RWKV-4's wkv, the linear scan, and the RG-LRU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seqzoo.ops.native import backward_pass, call, in_rows, run
+from seqzoo.ops.rg_lru import LEAST, log_decay
 from seqzoo.ops.wkv4 import WKVState
 
 SEGMENT = 32  # tokens between two states of wkv4 that are kept, as in its kernel
@@ -75,3 +76,32 @@ class _LinearScan(torch.autograd.Function):
         to = states.new_empty(a.shape), states.new_empty(a.shape), states.new_empty(h.shape)
         call("linear_scan_backward", *a.shape, a, h, states, in_rows(of_states), *to)
         return to
+
+
+def rg_lru(x: Tensor, gates: Tensor, decay: Tensor, h: Tensor) -> Tensor:
+    """Token by token, some channels at once; of a token x, the gates and h are kept."""
+    half = gates.dtype == torch.bfloat16 and h.dtype == torch.float32
+    gates = gates if half else gates.to(h.dtype)
+    states: Tensor = run(_RGLRU, *map(in_rows, (x.to(h.dtype), gates, log_decay(decay, h), h)))
+    return states
+
+
+class _RGLRU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gates: Tensor, rate: Tensor, h: Tensor) -> Tensor:
+        states, ctx.sizes = x.new_empty(x.shape), (*gates.shape[:3], gates.shape[3] // 2, LEAST)
+        name = "rg_lru_forward" + _OF_HALF[gates.dtype]
+        call(name, *ctx.sizes, x, gates, rate, h, states)
+        ctx.save_for_backward(x, gates, rate, h, states)
+        return states
+
+    @staticmethod
+    @backward_pass
+    def backward(ctx: Any, of_states: Tensor) -> tuple[Tensor, ...]:
+        x, gates, rate, h, states = ctx.saved_tensors
+        of_x, of_gates, of_h = torch.empty_like(x), torch.empty_like(gates), torch.empty_like(h)
+        of_rate = torch.empty_like(h)  # for each row of the batch
+        given = x, gates, rate, h, states, in_rows(of_states)
+        name = "rg_lru_backward" + _OF_HALF[gates.dtype]
+        call(name, *ctx.sizes, *given, of_x, of_gates, of_rate, of_h)
+        return of_x, of_gates, of_rate.sum(0), of_h

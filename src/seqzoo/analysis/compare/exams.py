@@ -1,0 +1,57 @@
+"""Two exams side by side: the score of each model in each ability, and whether it changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from seqzoo.errors import UserError
+from seqzoo.exam.words import overlap, shown
+from seqzoo.report.text import markdown, number
+
+EXAM = "exam.json"
+SETTINGS = ("parameters", "rates", "seeds", "steps", "seconds", "language_seconds", "text")
+
+
+def compare_exams(folders: Sequence[Path]) -> str:
+    """The scores that two exams share, side by side, in Markdown.
+
+    Raises:
+        UserError: not two exams, or no score in common.
+    """
+    if len(folders) != 2:
+        raise UserError(f"{', '.join(map(str, folders))}: give two exams, or training runs")
+    first, second = map(_read, folders)
+    ours, theirs = map(_scores, (first, second))
+    rows = []
+    for key in (key for key in ours if key in theirs):
+        row, other = ours[key], theirs[key]
+        apart = row["low"] is not None and other["low"] is not None and not overlap(row, other)
+        change = f"{'+' * (other['mean'] >= row['mean'])}{number(other['mean'] - row['mean'])}"
+        rows.append([*key, shown(row), shown(other), change, "apart" if apart else ""])
+    if not rows:
+        raise UserError(f"{folders[0]} and {folders[1]} have no model and ability in common")
+    head = ["model", "ability", "first", "second", "change", "intervals"]
+    return _differences(first, second) + markdown(head, rows)
+
+
+def _scores(exam: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    return {(row["model"], row["ability"]): row for row in exam["scores"]}
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / EXAM
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {error}: give the directory of an exam") from None
+
+
+def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """A line for each difference in machine and settings."""
+    both = [("machine", first["machine"], second["machine"])]
+    both += [(key, first["exam"].get(key), second["exam"].get(key)) for key in SETTINGS]
+    lines = [f"They differ in {key}: {a}; {b}\n" for key, a, b in both if a != b]
+    return "".join(lines) + "\n" * bool(lines)

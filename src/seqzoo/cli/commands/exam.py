@@ -1,0 +1,87 @@
+"""`seqzoo exam`: families down, abilities across; the results in a directory that the same command
+goes on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seqzoo.cli import launch
+from seqzoo.cli.checks import check_config, check_folder
+from seqzoo.cli.compose import compose, parse, print_yaml
+from seqzoo.cli.help import exam_help
+from seqzoo.cli.parser import read_options
+from seqzoo.errors import UserError
+
+if TYPE_CHECKING:
+    from seqzoo.exam.plan import Cell, Plan
+
+
+def main(arguments: list[str]) -> int:
+    options = read_options("exam", arguments)
+    overrides = parse(options.overrides, multirun=options.multirun)
+    for override in overrides:
+        if override.key_or_group == "model":
+            given = override.input_line.partition("=")[2]
+            raise UserError(f"model={given}: give models={given}; model.KEY=VALUE sets a key")
+    configs = compose(overrides, options.config_name or "exam")
+    if options.help:
+        print(exam_help(configs[0]["exam"]))
+        return 0
+    if options.multirun:
+        raise UserError("-m: an exam is a sweep itself: leave it out")
+    config = configs[0]
+    wanted = Path(config.pop("hydra")["run"]["dir"])
+    if options.cfg:
+        print_yaml([config])
+        return 0
+    from seqzoo.exam import plan
+
+    one = plan.make(config)
+    names = _names(one)
+    check_folder(str(wanted))
+    folder = launch.short(wanted.absolute())
+    print(f"{len(one.models)} models, {len(one.abilities)} abilities, {folder}", flush=True)
+    from seqzoo.exam import runner, write
+
+    command = shlex.join(["seqzoo", "exam", *arguments])
+    found = runner.run(one, folder, names, command, lambda line: print(line, flush=True))
+    print(write.write(found, folder), end="")
+    print(
+        f"\nwritten to {folder}:\n  report.html, exam.md, exam.csv, exam.json, figures\n"
+        f"next:\n  {launch.command()} dashboard {shlex.quote(str(folder))}"
+    )
+    if found["stopped"]:
+        return launch.INTERRUPTED
+    return launch.FAILED if any(cell["status"] == "failed" for cell in found["cells"]) else 0
+
+
+def _names(one: Plan) -> Any:
+    """A function from a cell to a name that stands for its whole configuration.
+
+    Each model is composed with each ability once, which also refuses what cannot run before the
+    first cell is trained.
+    """
+    composed: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def config(cell: Cell) -> dict[str, Any]:
+        at = cell.model, cell.ability
+        if at not in composed:
+            composed[at] = compose(parse(one.overrides(cell)))[0]
+            composed[at].pop("hydra")
+            check_config(composed[at])
+        return composed[at]
+
+    def name(cell: Cell) -> str:
+        whole = json.loads(json.dumps(config(cell)))
+        whole["optim"]["lr"], whole["trainer"]["seed"] = cell.rate, cell.seed
+        digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{cell.ability}/{cell.model}_rate{cell.rate:g}_seed{cell.seed}_{digest}"
+
+    for ability in one.abilities:
+        for cell in one.cells(ability):
+            name(cell)
+    return name

@@ -1,0 +1,159 @@
+"""Runs the cells of an exam: each a `seqzoo train` of its own, some at a time. What was finished
+before is read, a cell that fails is said, and the rest runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqzoo.exam.plan import Ability, Cell, Plan, unit
+from seqzoo.runs.directory import RunDirectory
+
+FINISHED, FAILED, SKIPPED = "finished", "failed", "not measured"
+POLL_SECONDS = 0.05
+Name = Callable[[Cell], str]  # a name that is the same for the same configuration only
+
+
+@dataclass
+class Answer:
+    """What a cell gave.
+
+    Attributes:
+        summary: of its run; {} if that did not finish.
+        note: why it did not.
+    """
+
+    cell: Cell
+    status: str
+    folder: Path
+    summary: dict[str, Any]
+    note: str = ""
+
+    def score(self, metric: str) -> float | None:
+        return self.summary.get(metric)
+
+
+class Cells:
+    """All cells of an exam, in one folder.
+
+    Args:
+        folder: of the cells' run directories.
+        name: of the directory of a cell. One that is finished is not run again.
+        show: is given a line for each cell.
+    """
+
+    def __init__(
+        self, plan: Plan, folder: Path, name: Name, show: Callable[[str], None] = print
+    ) -> None:
+        self.plan, self.folder, self.name, self.show = plan, folder, name, show
+        self.answers: dict[Cell, Answer] = {}
+        self.stopped = False
+
+    def measure(self) -> None:
+        """Run every cell: a rate each, then the other seeds of the best rate. Ctrl-C ends it
+        early, and what is finished is kept."""
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            for ability in sorted(self.plan.abilities, key=lambda each: each.timed):
+                self._run(ability, self.plan.cells(ability))
+                best = [self.best(model, ability) for model in self.plan.models]
+                chosen = [answer.cell for answer in best if answer is not None]
+                others = (self.plan.further(cell) for cell in chosen)
+                self._run(ability, [cell for group in zip(*others, strict=True) for cell in group])
+        except KeyboardInterrupt:
+            self.stopped = True
+            self.show("stopped: what was finished is kept; the same command goes on from here")
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def best(self, model: str, ability: Ability) -> Answer | None:
+        """The first seed of the learning rate with the best score; None where every rate failed."""
+        sign = 1 if unit(ability.score)[1] else -1
+        scored = [
+            (sign * score, -answer.cell.rate, answer)
+            for answer in self.answers.values()
+            if (answer.cell.model, answer.cell.ability, answer.cell.seed)
+            == (model, ability.name, 1)
+            and (score := answer.score(ability.score)) is not None
+        ]
+        return max(scored, key=lambda each: each[:2])[2] if scored else None
+
+    def _run(self, ability: Ability, cells: Iterable[Cell]) -> None:
+        """Run cells, as many at a time as there are workers; of a timed ability one."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        workers = 1 if ability.timed else self.plan.settings.workers or cores
+        threads = max(1, cores // workers)
+        waiting = list(cells)
+        running: list[tuple[Cell, Path, subprocess.Popen[bytes], float]] = []
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    cell = waiting.pop(0)
+                    folder = self.folder / self.name(cell)
+                    if RunDirectory(folder).summary.get("status") == FINISHED:
+                        self._keep(ability, cell, folder, "")
+                        continue
+                    process = self._start(cell, folder, threads)
+                    running.append((cell, folder, process, time.perf_counter()))
+                for each in [one for one in running if one[2].poll() is not None]:
+                    running.remove(each)
+                    cell, folder, _, start = each
+                    self._keep(ability, cell, folder, f"  ({time.perf_counter() - start:.0f} s)")
+                time.sleep(POLL_SECONDS)
+        finally:
+            for _, _, process, _ in running:
+                process.terminate()
+            for _, _, process, _ in running:
+                process.wait()
+
+    def _start(self, cell: Cell, folder: Path, threads: int) -> subprocess.Popen[bytes]:
+        """A process that trains a cell from its beginning."""
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "seqzoo", "train", *self.plan.overrides(cell)]
+        command += [f"trainer.threads={threads}", f"hydra.run.dir={folder}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        with _log(folder).open("wb") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches us alone
+            )
+
+    def _keep(self, ability: Ability, cell: Cell, folder: Path, took: str) -> None:
+        summary = RunDirectory(folder).summary
+        answer = Answer(cell, FINISHED, folder, summary)
+        if summary.get("status") != FINISHED:
+            answer = Answer(cell, FAILED, folder, {}, _reason(folder, summary))
+        self.answers[cell] = answer
+        score = answer.score(ability.score)
+        value = f"{score:.4g} {unit(ability.score)[0]}".rstrip() if score is not None else ""
+        self.show(f"{cell}: {value or f'{FAILED}: {answer.note}'}{took}")
+
+
+def _log(folder: Path) -> Path:
+    """What the process of a cell printed."""
+    return folder.with_name(f"{folder.name}.log")
+
+
+def _reason(folder: Path, summary: dict[str, Any]) -> str:
+    """Why a cell did not finish, in a line."""
+    if error := str(summary.get("error", "")).strip():
+        return error.splitlines()[-1]
+    try:
+        lines = _log(folder).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1] if lines else "it left no word"

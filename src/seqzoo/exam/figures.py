@@ -1,0 +1,156 @@
+"""The figures of an exam: a heat map of all scores, scores against the bytes of the state, and
+scores against length."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from seqzoo.exam.results import (
+    COSTS,
+    Results,
+    columns,
+    cost,
+    front,
+    higher_is_better,
+    quality,
+    score,
+)
+from seqzoo.report import figures as look
+from seqzoo.report import text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def all_figures(results: Results) -> dict[str, Figure]:
+    """Every figure that there are numbers for, by the name of its file."""
+    found = {"exam": heat_map(results)}
+    if any(quality(results, column, "state_bytes") for column in columns(results)):
+        found["state"] = against_cost(results, "state_bytes")
+        found["speed"] = against_cost(results, "train_tokens_per_second")
+    if results["curves"]:
+        found["length"] = against_length(results)
+    return found
+
+
+@look.style()
+def heat_map(results: Results) -> Figure:
+    """Models by abilities and costs; the text is the value, the colour of a percentage the value
+    too, and of other columns the place between the worst and the best."""
+    models, names = list(results["models"]), columns(results)
+    heads = [*names, *(f"{title}, {unit}" for title, unit, *_ in _costs(results).values())]
+    shades, texts = [], []
+    for model in models:
+        values = [_value(results, model, name) for name in names]
+        cells = ["" if value is None else _cell(value) for value in values]
+        for column, (_, _, scale, _) in _costs(results).items():
+            value = cost(results, model, column)
+            values.append(value)
+            cells.append("" if value is None else text.number(value / scale))
+        shades.append(values)
+        texts.append(cells)
+    ups = [higher_is_better(results, name) for name in names]
+    ups += [up for *_, up in _costs(results).values()]
+    logs = [False] * len(names) + [True] * len(_costs(results))
+    ranks = [_shade([row[i] for row in shades], ups[i], logs[i]) for i in range(len(heads))]
+    for i, name in enumerate(names):
+        if _unit(results, name) == "%":
+            percent = (row[i] for row in shades)
+            ranks[i] = [math.nan if value is None else value / 100 for value in percent]
+    figure = look.new_figure(1.6 + 0.95 * len(heads), 1.1 + 0.32 * len(models))
+    axes = figure.subplots()
+    matrix = [[ranks[i][j] for i in range(len(heads))] for j in range(len(models))]
+    look.heat_map(axes, matrix, models, heads, cmap="RdYlGn", vmin=-0.15, vmax=1.15, aspect="auto")
+    axes.set_xticks(range(len(heads)), heads, rotation=30, ha="left")
+    for j, row in enumerate(texts):
+        for i, cell in enumerate(row):
+            axes.text(i, j, cell, ha="center", va="center", fontsize=8)
+    return figure
+
+
+def _costs(results: Results) -> dict[str, tuple[str, str, int, bool]]:
+    return COSTS if results["costs"] else {}
+
+
+def _value(results: Results, model: str, column: str) -> float | None:
+    row = score(results, model, column)
+    return None if row is None else float(row["mean"])
+
+
+def _cell(value: float) -> str:
+    return f"{value:.3f}" if value < 10 else f"{value:.0f}"
+
+
+def _shade(values: list[float | None], higher_is_better: bool, log: bool) -> list[float]:
+    """Each value's place between the worst, 0, and the best, 1; NaN where there is none."""
+    known = [math.log(v) if log and v > 0 else v for v in values if v is not None]
+    low, high = min(known, default=0), max(known, default=0)
+    places = []
+    for v in values:
+        if v is None:
+            places.append(math.nan)
+            continue
+        value = math.log(v) if log and v > 0 else v
+        place = (value - low) / (high - low) if high > low else 1.0
+        places.append(place if higher_is_better or high == low else 1 - place)
+    return places
+
+
+@look.style()
+def against_cost(results: Results, against: str) -> Figure:
+    """A panel for each ability: score against a cost, with the Pareto front as a line."""
+    names = [name for name in columns(results) if quality(results, name, against)]
+    across = min(3, len(names))
+    figure = look.new_figure(3.9 * across, 3.1 * -(-len(names) // across) + 0.5)
+    title, unit, scale, _ = COSTS[against]
+    colours = look.colours(list(results["models"]))
+    for axes, name in zip(look.grid(figure, len(names), across), names, strict=True):
+        points = quality(results, name, against)
+        for model in points:
+            row = score(results, model, name)
+            assert row is not None
+            x = abs(points[model][1]) / scale
+            ends = (
+                [[row["mean"] - row["low"]], [row["high"] - row["mean"]]] if row["n"] > 1 else None
+            )
+            axes.errorbar(
+                [x], [row["mean"]], ends, fmt="o", color=colours[model], label=model, elinewidth=0.8
+            )
+        line = [(abs(points[m][1]) / scale, abs(points[m][0])) for m in front(points)]
+        axes.plot(*zip(*line, strict=True), color="0.6", lw=0.9, zorder=0)
+        axes.set(xscale="log", title=name, xlabel=f"{title}, {unit}", ylabel=_unit(results, name))
+        if _unit(results, name) == "%":
+            axes.set_ylim(0, 103)
+        axes.xaxis.set_major_formatter(lambda value, _: text.number(value))
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
+    look.legend_below(figure, 6)
+    return figure
+
+
+def _unit(results: Results, column: str) -> str:
+    return str(next(row["unit"] for row in results["scores"] if row["ability"] == column))
+
+
+@look.style()
+def against_length(results: Results) -> Figure:
+    """A panel for each ability: accuracy against the length, or the number of pairs."""
+    names = list(dict.fromkeys(curve["ability"] for curve in results["curves"]))
+    across = min(3, len(names))
+    figure = look.new_figure(3.9 * across, 3.1 * -(-len(names) // across) + 0.5)
+    colours = look.colours(list(results["models"]))
+    for axes, name in zip(look.grid(figure, len(names), across), names, strict=True):
+        own = [curve for curve in results["curves"] if curve["ability"] == name]
+        for curve in own:
+            _draw(axes, curve["points"], colours[curve["model"]], curve["model"])
+        lengths = sorted({length for curve in own for length, _ in curve["points"]})
+        axes.set(xscale="log", title=name, xlabel=own[0]["axis"], ylabel="%", ylim=(0, 103))
+        axes.set_xticks(lengths, [text.length(each) for each in lengths], minor=False)
+        axes.set_xticks([], minor=True)
+    look.legend_below(figure, 6)
+    return figure
+
+
+def _draw(axes: Axes, points: list[tuple[int, float]], colour: look.Colour, name: str) -> None:
+    axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=name)

@@ -1,0 +1,178 @@
+"""What an exam measures: its settings, whose defaults and meanings stand in
+configs/exam/default.yaml, and its cells. Loads no torch, so that a wrong request is refused at
+once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from seqzoo.bench.plan import model_names
+from seqzoo.config import files, schema
+from seqzoo.config.values import Count, Described, Flag, Positive, Seconds, Text, shown
+from seqzoo.errors import UserError, nearest
+from seqzoo.models.zoo import family
+from seqzoo.tasks import metric
+
+SETTINGS = "seqzoo.exam.plan:ExamSettings"  # as `declared` reads it
+Rates = Annotated[list[Positive], Described("a list of learning rates: [0.001,0.004]")]
+
+
+@schema.checked()
+@dataclass(frozen=True, kw_only=True)
+class ExamSettings:
+    """The `exam` section of a configuration, as it was given.
+
+    Raises:
+        UserError: a value that is not allowed.
+    """
+
+    abilities: list[Text]
+    text: Text | None
+    parameters: Count | None
+    rates: Rates
+    seeds: Count
+    steps: Count
+    seconds: Seconds
+    language_seconds: Seconds
+    speed: Flag
+    speed_length: Count
+    speed_rounds: Count
+    workers: Count | None
+
+    def __post_init__(self) -> None:
+        for key in ("abilities", "rates"):
+            if not getattr(self, key):
+                raise UserError(f"exam.{key}=[]: give at least one")
+
+
+@schema.checked()
+@dataclass(frozen=True, kw_only=True)
+class Ability:
+    """What a cell tests, as configs/ability/NAME.yaml says it.
+
+    Attributes:
+        name: of the column of its score.
+        train: what `seqzoo train` is given, such as `task=mqar`.
+        score: the metric of the column, which also chooses the learning rate.
+        longer: the metric of a second column, on longer examples than were trained; or null.
+        curve: `accuracy_by_length` has the scores of all lengths, `val/` and `test/`; or null.
+        timed: whether seconds end a cell, so that it needs the machine for itself, and not steps.
+    """
+
+    name: Text
+    train: list[Text]
+    score: Text
+    longer: Text | None
+    curve: Text | None
+    timed: Flag
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Each column's name, and its metric."""
+        both = {self.name: self.score, f"{self.name}, longer": self.longer}
+        return {name: key for name, key in both.items() if key is not None}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run of an exam."""
+
+    model: str
+    ability: str
+    rate: float
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.ability}  {self.model}  rate {self.rate:g}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an exam measures.
+
+    Attributes:
+        models: keys that are given to each model, by its name.
+        abilities: in the order of the columns.
+    """
+
+    models: dict[str, dict[str, Any]]
+    abilities: tuple[Ability, ...]
+    settings: ExamSettings
+
+    def cells(self, ability: Ability) -> list[Cell]:
+        """The first seed of every model, with each learning rate; models take turns."""
+        return [
+            Cell(model, ability.name, rate, 1)
+            for rate in self.settings.rates
+            for model in self.models
+        ]
+
+    def further(self, cell: Cell) -> list[Cell]:
+        """The other seeds of a cell."""
+        return [replace(cell, seed=seed) for seed in range(2, self.settings.seeds + 1)]
+
+    def overrides(self, cell: Cell) -> list[str]:
+        """What `seqzoo train` is given for a cell."""
+        settings = self.settings
+        ability = next(each for each in self.abilities if each.name == cell.ability)
+        given = [f"model={cell.model}", *ability.train]
+        if ability.timed and settings.text is not None:
+            given.append(f"task.path={settings.text}")
+        given += [f"model.{key}={shown(value)}" for key, value in self.models[cell.model].items()]
+        if settings.parameters is not None:
+            given.append(f"model.parameters={settings.parameters}")
+        if ability.timed:
+            given.append(f"trainer.max_seconds={settings.language_seconds}")
+        else:
+            given += [f"trainer.max_steps={settings.steps}"]
+            given += [f"trainer.max_seconds={settings.seconds}"]
+        return [*given, f"optim.lr={cell.rate}", f"trainer.seed={cell.seed}"]
+
+
+def make(cfg: Mapping[str, Any]) -> Plan:
+    """The plan of a configuration with the sections of configs/exam.yaml.
+
+    Raises:
+        UserError: an unknown name or key, or a value that is not allowed.
+    """
+    declaration = schema.declared(SETTINGS)
+    schema.check_keys(cfg, ["models", "model", "exam"])
+    section = {**files.defaults("exam", "default"), **(cfg.get("exam") or {})}
+    schema.check_keys(section, declaration.keys, "exam.")
+    schema.check(declaration, section, "exam.")
+    settings = ExamSettings(**section)
+    abilities = tuple(map(ability, settings.abilities))
+    return Plan(_models(model_names(cfg["models"]), cfg["model"] or {}), abilities, settings)
+
+
+def ability(name: str) -> Ability:
+    """An ability by its name.
+
+    Raises:
+        UserError: there is no such file; the nearest name is offered.
+    """
+    known = files.names("ability")
+    if name not in known:
+        raise UserError(f"exam.abilities: no such ability as {name}{nearest(name, known)}")
+    return Ability(**{"name": name, **files.defaults("ability", name)})
+
+
+def _models(names: Iterable[str], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of each model, those of the given keys that it has."""
+    models: dict[str, dict[str, Any]] = {}
+    known: set[str] = set()
+    for name in names:
+        family(name)  # refuses an unknown one
+        defaults = files.defaults("model", name)
+        known |= defaults.keys()
+        models[name] = {key: value for key, value in overrides.items() if key in defaults}
+    schema.check_keys(overrides, known, "model.")
+    return models
+
+
+def unit(column_metric: str) -> tuple[str, bool]:
+    """The unit of a metric such as `val/accuracy`, and whether higher is better."""
+    found = metric(column_metric)
+    return found.unit, found.higher_is_better

@@ -1,0 +1,106 @@
+"""The layers of the delta family as others have them, with our weights."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqzoo.mixers.deltaproduct import DeltaProduct
+from seqzoo.mixers.gated_deltanet import GatedDeltaNet
+from seqzoo.mixers.kda import KimiDeltaAttention
+
+EPS = float(torch.finfo(torch.float32).eps)  # of our norms
+
+
+def their_gated_deltanet(ours: GatedDeltaNet) -> Any:
+    """That of OLMo Hybrid, whose rates are in (0, 1) or (0, 2)."""
+    from transformers.models.olmo_hybrid.modeling_olmo_hybrid import OlmoHybridGatedDeltaNet
+
+    D, H = ours.out.out_features, ours.n_heads
+    config = SimpleNamespace(
+        hidden_size=D,
+        linear_num_value_heads=H,
+        linear_num_key_heads=H,
+        linear_key_head_dim=D // H,
+        linear_value_head_dim=ours.expand_v * D // H,
+        linear_conv_kernel_dim=4,
+        linear_allow_neg_eigval=ours.beta_max == 2,
+        linear_a_log_min=1.0,
+        linear_a_log_max=16.0,
+        linear_dt_min=1e-3,
+        linear_dt_max=0.1,
+        linear_dt_init_floor=1e-4,
+        rms_norm_eps=EPS,
+        hidden_act="silu",
+        layer_types=["linear_attention"],
+    )
+    q, k, v = ours.qkv.weight.split([D, D, ours.expand_v * D])
+    theirs = OlmoHybridGatedDeltaNet(config, 0)
+    theirs.o_norm.variance_epsilon = EPS
+    decay: Any = ours.decay.project
+    tensors = {"q_proj.weight": q, "k_proj.weight": k, "v_proj.weight": v}
+    tensors |= {"a_proj.weight": decay.weight, "A_log": ours.decay.A_log}
+    tensors |= {"dt_bias": ours.decay.bias, "g_proj.weight": ours.gate.weight}
+    return copied(theirs, ours, tensors)
+
+
+def their_kda(ours: KimiDeltaAttention) -> Any:
+    """That of Kimi Linear."""
+    from transformers.models.kimi_linear.modeling_kimi_linear import KimiLinearDeltaAttention
+
+    D, H = ours.out.out_features, ours.n_heads
+    config = SimpleNamespace(
+        hidden_size=D,
+        linear_num_heads=H,
+        linear_head_dim=D // H,
+        linear_conv_kernel_dim=4,
+        rms_norm_eps=EPS,
+        hidden_act="silu",
+        layer_types=["linear_attention"],
+    )
+    q, k, v = ours.qkv.weight.chunk(3)
+    decay: Any = ours.decay.project
+    tensors = {"q_proj.weight": q, "k_proj.weight": k, "v_proj.weight": v}
+    tensors |= {"forget_gate.f_a_proj.weight": decay[0].weight}
+    tensors |= {"forget_gate.f_b_proj.weight": decay[1].weight}
+    tensors |= {"forget_gate.A_log": ours.decay.A_log, "forget_gate.dt_bias": ours.decay.bias}
+    tensors |= {"g_a_proj.weight": ours.gate[0].weight, "g_b_proj.weight": ours.gate[1].weight}
+    return copied(KimiLinearDeltaAttention(config, 0), ours, tensors)
+
+
+def their_deltaproduct(ours: DeltaProduct, recurrence: Any) -> Callable[[Tensor], Tensor]:
+    """That of fla-core: its naive recurrence, with torch around it."""
+
+    def read(x: Tensor) -> Tensor:
+        (B, T, D), H, n = x.shape, ours.n_heads, ours.steps
+        mixed = F.conv1d(ours.qkv(x).mT, ours.conv[:, None], padding=3, groups=len(ours.conv))
+        parts = F.silu(mixed.mT[:, :T]).split([D, n * D, n * D], 2)
+        q, k, v = (y.reshape(B, -1, H, D // H) for y in parts)  # a step after the other
+        y, _ = recurrence(
+            F.normalize(q, dim=-1),
+            F.normalize(k, dim=-1),
+            v,
+            None if ours.decay is None else ours.decay(x),
+            ours.beta_max * ours.beta(x).sigmoid().reshape(B, -1, H),
+            scale=(D // H) ** -0.5,
+            num_householder=n,
+        )
+        y = F.rms_norm(y, (D // H,), ours.norm, EPS).flatten(2)
+        return ours.out(y if ours.gate is None else y * F.silu(ours.gate(x)))
+
+    return read
+
+
+@torch.no_grad()
+def copied(theirs: nn.Module, ours: Any, tensors: dict[str, Tensor]) -> nn.Module:
+    """`theirs` with these tensors and those that both families have; none is left as it was."""
+    tensors |= {"conv1d.weight": ours.conv, "b_proj.weight": ours.beta.weight}
+    tensors |= {"o_norm.weight": ours.norm, "o_proj.weight": ours.out.weight}
+    assert tensors.keys() == dict(theirs.named_parameters()).keys()
+    for name, tensor in tensors.items():
+        parameter = theirs.get_parameter(name)
+        parameter.copy_(tensor.view_as(parameter))
+    return theirs

@@ -1,0 +1,226 @@
+"""`seqzoo exam`: what is planned, what cells give, what is said of it; a small one from end to
+end."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calls import assert_refused, status
+from seqzoo.config import files
+from seqzoo.exam import plan, results, words
+from seqzoo.exam.cells import Cells
+from seqzoo.exam.plan import Cell
+from seqzoo.runs.directory import RunDirectory
+
+
+def made(**exam: Any) -> plan.Plan:
+    models = exam.pop("models", ["lstm", "gla"])
+    return plan.make({"models": models, "model": exam.pop("model", {}), "exam": exam})
+
+
+# ---- the plan
+
+
+def test_every_ability_has_a_file_that_is_whole() -> None:
+    for name in files.names("ability"):
+        ability = plan.ability(name)
+        assert name in ability.columns and files.comments("ability", name)[0]
+
+
+def test_what_a_cell_is_given() -> None:
+    one = made(abilities=["recall"], steps=7, parameters=5000, model={"n_heads": 2})
+    given = one.overrides(Cell("gla", "recall", 0.004, 3))
+    assert {"model=gla", "task=mqar", "model.n_heads=2", "model.parameters=5000"} <= set(given)
+    assert {"trainer.max_steps=7", "optim.lr=0.004", "trainer.seed=3"} <= set(given)
+    assert "model.n_heads=2" not in one.overrides(Cell("lstm", "recall", 0.004, 3))
+    timed = made(abilities=["language"], language_seconds=9, text="my.txt")
+    given = timed.overrides(Cell("lstm", "language", 0.004, 1))
+    assert {"task.path=my.txt", "trainer.max_seconds=9"} <= set(given)
+
+
+@pytest.mark.parametrize(
+    ("keys", "needed"),
+    [
+        ({"models": ["lstmm"]}, ("model=lstmm", "'lstm'")),
+        ({"models": []}, ("models=[]", "a list")),
+        ({"model": {"n_hads": 2}}, ("model.n_hads", "'n_heads'")),
+        ({"abilities": ["recal"]}, ("exam.abilities", "'recall'")),
+        ({"abilities": []}, ("exam.abilities=[]", "at least one")),
+        ({"rates": []}, ("exam.rates=[]", "at least one")),
+        ({"rates": [-1.0]}, ("exam.rates=[-1.0]", "a list of learning rates")),
+        ({"seeds": 0}, ("exam.seeds=0", "1 up")),
+        ({"sedes": 1}, ("exam.sedes", "'seeds'")),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(keys: dict[str, Any], needed: tuple[str, ...]) -> None:
+    assert_refused(lambda: made(**keys), *needed)
+
+
+# ---- from cells to results, by summaries that are written here
+
+
+def write_summary(folder: Path, cell: Cell, metrics: dict[str, float], state: str) -> None:
+    folder.mkdir(parents=True)
+    directory = RunDirectory(folder)
+    sections = {"model": {"name": cell.model, "dim": 8}, "task": {"name": "mqar"}, "trainer": {}}
+    directory.write_config(sections)
+    directory.write_summary({**metrics, "status": state, "parameters": 99, "steps": 5})
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Cells:
+    """Cells that were all measured before: LSTM is better with the second rate, GLA with the
+    first; one rate of GLA's failed in copying."""
+    one = made(abilities=["recall", "copying"], rates=[0.001, 0.01], seeds=2)
+    scores = {
+        ("lstm", 0.001): (20.0, 40.0),
+        ("lstm", 0.01): (30.0, 50.0),
+        ("gla", 0.001): (99.5, 60.0),
+        ("gla", 0.01): (80.0, None),
+    }
+    for ability in one.abilities:
+        for (model, rate), pair in scores.items():
+            for seed in (1, 2):
+                cell = Cell(model, ability.name, rate, seed)
+                value = pair[ability.name == "copying"]
+                metrics = {"val/accuracy": (value or 0) + seed / 10, "test/accuracy": 10.0 * seed}
+                metrics |= {f"test/{ability.curve}/{size:05}": 50.0 + seed for size in (8, 16)}
+                state = "failed" if value is None else "finished"
+                if value is not None:
+                    write_summary(tmp_path / name(cell), cell, metrics, state)
+    lines: list[str] = []
+    cells = Cells(one, tmp_path, name, lines.append)
+    cells._start = lambda *_: pytest.fail("started")  # type: ignore[method-assign, assignment]
+    return cells
+
+
+def name(cell: Cell) -> str:
+    return f"{cell.ability}/{cell.model}_{cell.rate}_{cell.seed}"
+
+
+class Ended:
+    """A process that has ended."""
+
+    def poll(self) -> int:
+        return 1
+
+
+def test_scores_are_of_the_best_rate_with_intervals(finished: Cells) -> None:
+    finished._start = lambda *_: Ended()  # type: ignore[method-assign, assignment, return-value]
+    finished.measure()
+    rows = {(row["model"], row["ability"]): row for row in results.scores(finished)}
+    assert rows["lstm", "recall"]["rate"] == 0.01 and rows["gla", "recall"]["rate"] == 0.001
+    row = rows["gla", "recall"]
+    assert row["mean"] == pytest.approx(99.65) and row["n"] == 2
+    half = 12.71 * 0.1 / 2  # Student's t with one degree of freedom; two values 0.1 apart
+    assert row["low"] == pytest.approx(99.65 - half, abs=1e-3) and row["high"] == 100
+    assert rows["gla", "copying, longer"]["values"] == [10, 20]
+    failed = [cell for cell, answer in finished.answers.items() if answer.status == "failed"]
+    assert failed == [Cell("gla", "copying", 0.01, 1)]
+    curve = next(iter(results.curves(finished)))
+    assert curve["points"] == [(8, 51.5), (16, 51.5)] and curve["axis"] == "pairs"
+
+
+def test_a_finished_cell_is_not_run_again(finished: Cells) -> None:
+    finished.plan = made(abilities=["recall"], rates=[0.001, 0.01], seeds=2)
+    finished.measure()  # would fail in `_start`
+    assert len(finished.answers) == 2 * 2 + 2
+
+
+def test_the_pareto_front() -> None:
+    points = {"cheap": (3.0, 1.0), "good": (1.0, 9.0), "beaten": (3.0, 2.0), "middle": (2.0, 5.0)}
+    assert results.front(points) == ["cheap", "middle", "good"]
+    twins = {"a": (1.0, 1.0), "b": (1.0, 1.0)}
+    assert results.front(twins) == ["a", "b"]
+
+
+def row(model: str, ability: str, mean: float, half: float | None) -> dict[str, Any]:
+    low, high = (None, None) if half is None else (mean - half, mean + half)
+    metric = "val/loss" if ability == "language" else "val/accuracy"
+    found = {"model": model, "ability": ability, "metric": metric, "mean": mean, "low": low}
+    return {
+        **found,
+        "high": high,
+        "n": 1 if half is None else 3,
+        "unit": "" if "loss" in metric else "%",
+    }
+
+
+def test_sentences_are_made_from_the_numbers() -> None:
+    found = {
+        "models": {"lstm": ["lstm"] * 2, "gla": ["gla"] * 2, "mix": ["gla", "lstm"]},
+        "scores": [
+            row("lstm", "language", 1.5, 0.01),
+            row("gla", "language", 1.6, 0.01),
+            row("mix", "language", 1.495, 0.01),
+            row("lstm", "recall", 40.0, None),
+            row("gla", "recall", 99.2, None),
+            row("mix", "recall", 99.9, None),
+        ],
+        "costs": [
+            {"model": "lstm", "state_bytes": 1024},
+            {"model": "gla", "state_bytes": 2048},
+            {"model": "mix", "state_bytes": 3072},
+        ],
+        "cells": [{"model": "gla", "ability": "copying", "status": "failed"}],
+    }
+    said = "\n".join(words.sentences(found))
+    assert "Language: mix is best with 1.495 (1.485 to 1.505, n 3)" in said
+    assert "the intervals of lstm overlap" in said
+    assert "Recall is solved (99 % or more) by mix and gla; of those gla has the smallest" in said
+    assert "front of recall against state, the cheapest first: lstm (40.0, 1.00 KiB), gla" in said
+    assert (
+        "front of language against state, the cheapest first: lstm (1.500, 1.00 KiB), mix" in said
+    )
+    assert "The hybrid mix is better than each of gla and lstm in language and recall." in said
+    assert "Failed, and therefore not in the table: copying of gla." in said
+
+
+# ---- the whole
+
+
+def test_an_exam_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Two models, two abilities, two seeds; then again, where only the new model is run."""
+    folder = tmp_path / "exam"
+    keys = ["exam.abilities=[recall,parity]", "exam.steps=2", "exam.parameters=4000"]
+    keys += ["exam.rates=[0.01]", "exam.speed_length=16", "exam.speed_rounds=1", "model.n_layers=1"]
+    keys += [f"hydra.run.dir={folder}"]
+    assert status("exam", "models=[gru]", *keys) == 0
+    first = capfd.readouterr().out
+    assert first.count("recall  gru") == 2 and "### Scores" in first and "### Costs" in first
+    assert status("exam", "models=[gru,transformer]", *keys) == 0
+    again = capfd.readouterr().out
+    assert all("s)" not in line for line in again.splitlines() if "  gru  rate" in line)
+    assert all("s)" in line for line in again.splitlines() if "  transformer  rate" in line)
+    found = json.loads((folder / "exam.json").read_text())
+    assert len(found["cells"]) == found["planned"] == 8 and not found["stopped"]
+    assert {row["model"] for row in found["costs"]} == {"gru", "transformer"}
+    names = {path.name for path in folder.iterdir()}
+    figures = {f"{each}.{kind}" for each in ("exam", "state", "length") for kind in ("png", "svg")}
+    assert figures | {"report.html", "exam.md", "exam.csv", "cells", "bench"} <= names
+    assert (folder / "tensorboard/gru").is_dir()
+    assert status("compare", folder, folder) == 0
+    assert capfd.readouterr().out.count("+0") == 6  # three columns of two models
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") == 4 and "What the numbers say" in page and "src=" not in page
+
+
+def test_a_cell_that_fails_is_said_and_the_rest_runs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "more/ability").mkdir(parents=True)
+    text = "train: [task=charlm, task.path=nowhere.txt]\nscore: val/loss\n"
+    text += "longer: null\ncurve: null\ntimed: false\n"
+    (tmp_path / "more/ability/broken.yaml").write_text(text)
+    keys = ["models=[gru]", "exam.abilities=[broken,parity]", "exam.steps=1", "exam.seeds=1"]
+    keys += ["exam.parameters=4000", "exam.rates=[0.01]", "exam.speed=false"]
+    keys += [f"hydra.run.dir={tmp_path / 'exam'}", f"--config-dir={tmp_path / 'more'}"]
+    assert status("exam", *keys) == 1
+    printed = capfd.readouterr().out
+    assert (
+        "broken  gru  rate 0.01, seed 1: failed: seqzoo: " in printed and "nowhere.txt" in printed
+    )
+    assert "parity  gru  rate 0.01, seed 1: " in printed
+    assert "Failed, and therefore not in the table: broken of gru." in printed
