@@ -204,12 +204,11 @@ def closing_lines(summary: Mapping[str, Any], config: Mapping[str, Any], folder:
 
 
 def _flops(summary: Mapping[str, Any]) -> str:
-    """FLOP/s, and the share of the machine's peak where it was measured."""
-    if "flops_per_second" not in summary:
+    """FLOP/s and the share of the machine's peak, of a run that was long enough to measure it."""
+    if "peak_share" not in summary:
         return ""
-    share = summary.get("peak_share")
-    of_peak = "" if share is None else f" ({100 * share:.0f} % of the peak)"
-    return f", {number(summary['flops_per_second'] / 1e9)} GFLOP/s{of_peak}"
+    share = 100 * summary["peak_share"]
+    return f", {number(summary['flops_per_second'] / 1e9)} GFLOP/s ({share:.0f} % of the peak)"
 
 
 def metric_lines(values: Mapping[str, Any]) -> list[str]:

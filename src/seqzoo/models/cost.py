@@ -73,7 +73,7 @@ def parameters_of(model: LanguageModel) -> dict[str, int]:
 @torch.no_grad()
 def flops_of_token(model: LanguageModel) -> TokenFlops:
     """FLOPs of each token, read token by token; with an encoder, after a source of one token."""
-    return _of_tokens(model, _tokens(1), _initial_state(model, 1))
+    return _of_tokens(model, _tokens(model, 1), _initial_state(model, 1))
 
 
 def _of_tokens(model: LanguageModel, token: torch.Tensor, state: State) -> TokenFlops:
@@ -101,7 +101,7 @@ def flops_of_training(model: LanguageModel, length: int) -> float:
     if not model.reads_source:
         return 3 * flops_of_token(model).total(length) / length
     half = max(1, length // 2)
-    encoding, (prompt, state) = _counted(lambda: model.start(_tokens(half), 0))
+    encoding, (prompt, state) = _counted(lambda: model.start(_tokens(model, half), 0))
     return 3 * (encoding + _of_tokens(model, prompt, state).total(half)) / half / 2
 
 
@@ -109,7 +109,7 @@ def flops_of_training(model: LanguageModel, length: int) -> float:
 def flops_per_token(model: LanguageModel, length: int) -> int:
     """FLOPs of reading `length` tokens in parallel, divided by them; with an encoder, of a source
     and a target of `length` tokens each."""
-    tokens = _tokens(length)
+    tokens = _tokens(model, length)
     encoding, state = _counted(lambda: _initial_state(model, length))
     reading, _ = _counted(lambda: model(tokens, state))
     return (encoding + reading) // (length * (2 if model.reads_source else 1))
@@ -121,18 +121,18 @@ def step_at(model: LanguageModel, length: int) -> tuple[int, int]:
     encoder, after a source of as many tokens."""
     state = _initial_state(model, length)
     if length > 1:
-        state = newest(model(_tokens(length - 1), state)[1], length - 1)
-    flops, (_, state) = _counted(lambda: model(_tokens(1), state))
+        state = newest(model(_tokens(model, length - 1), state)[1], length - 1)
+    flops, (_, state) = _counted(lambda: model(_tokens(model, 1), state))
     return nbytes(state), flops
 
 
 def _initial_state(model: LanguageModel, length: int) -> State:
     """The state before the first token; with an encoder, after a source of `length` tokens."""
-    return model.start(_tokens(length), 0)[1] if model.reads_source else None
+    return model.start(_tokens(model, length), 0)[1] if model.reads_source else None
 
 
-def _tokens(length: int) -> torch.Tensor:
-    return torch.zeros(1, length, dtype=torch.long)
+def _tokens(model: LanguageModel, length: int) -> torch.Tensor:
+    return torch.zeros(1, length, dtype=torch.long, device=model.embedding.weight.device)
 
 
 def _counted(call: Callable[[], Any]) -> tuple[int, Any]:
@@ -148,6 +148,5 @@ def _outer(a: Any, b: Any, *, out_shape: Sequence[int], **_: Any) -> int:
     added once to where it goes. Other products: none."""
     if not all(isinstance(each, Sequence) and len(each) > 2 for each in (a, b)):
         return 0
-    size = math.prod(out_shape)
-    outer = (a[-1] == b[-2] == 1 or a[-2] == b[-1] == 1) and max(map(math.prod, (a, b))) < size
-    return 2 * size if outer else 0
+    outer = a[-1] == b[-2] == 1 and min(a[-2], b[-1]) > 1
+    return 2 * math.prod(out_shape) if outer else 0

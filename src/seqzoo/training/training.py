@@ -41,7 +41,6 @@ class Training:
     Attributes:
         model, task, optimizer, schedule, directory, loggers, settings: what the run is made of.
         forward: the model as the task's objective calls it.
-        flops_per_token: of training, by the definition.
         device, dtype: where and how precisely it is computed.
         step, tokens: how many there were.
         batches: micro-batches there were: the number of the task's next one.
@@ -70,8 +69,6 @@ class Training:
     ) -> None:
         settings = self.settings = TrainerSettings(**config["trainer"])
         self.model, self.task, self.config, self.directory = model, task, config, directory
-        with evaluating(model):  # without dropout, whose random numbers training needs
-            self.flops_per_token = flops_of_training(model, task.seq_len)
         self.device = pick_device(settings.device)
         self.dtype = pick_dtype(settings.dtype, self.device)
         keep_freed_memory()
@@ -328,14 +325,20 @@ class Training:
             self.loggers.close(self.summary)
 
     def _flops(self, train_seconds: float) -> dict[str, float]:
-        """FLOPs a token, and FLOP/s in training steps; of a run that took long enough to measure
-        the machine's peak beside it, the share of that."""
-        rate = self.flops_per_token * self.tokens / max(self.meter.step_seconds, 1e-9)
-        found = {"flops_per_token": self.flops_per_token, "flops_per_second": round(rate)}
+        """FLOPs a token by the definition, FLOP/s in training steps, and their share of the
+        machine's peak. {} for a run too short to count and to measure, which take a second."""
         if train_seconds < WORTH_A_PEAK or self.interrupted:
-            return found
+            return {}
+        with evaluating(self.model), self.forward.uncompiled():
+            per_token = flops_of_training(self.model, self.task.seq_len)
+        rate = per_token * self.tokens / max(self.meter.step_seconds, 1e-9)
         peak = measure_peak(self.device, self.dtype, seconds=PEAK_SECONDS).flops
-        return {**found, "peak_flops": round(peak), "peak_share": round(rate / peak, 4)}
+        return {
+            "flops_per_token": per_token,
+            "flops_per_second": round(rate),
+            "peak_flops": round(peak),
+            "peak_share": round(rate / peak, 4),
+        }
 
     def end(self) -> None:
         """Save the last step, and note how the run ended."""
