@@ -23,7 +23,6 @@ from seqzoo.ops.tensors import accumulator
 
 SLOWEST = 1e-4  # -A is at least this, as in the authors' code
 EPS = 1e-5  # of the norms
-ANGLES = {"none": 0, "half": 4, "full": 2}  # N / A
 
 
 class TurningState(NamedTuple):
@@ -42,14 +41,14 @@ class Mamba3(nn.Module):
 
     dt = softplus(. + bias), A = -softplus(.) and l = sigmoid(.) of a head and token. R_t turns
     pairs of rows by dt_t pi tanh(.), the imaginary part of a complex state. B and C pass an RMS
-    norm, whose weight all heads share, then a bias of each head is added. The terms and initial
-    values that the paper leaves open are those of the authors' code, at its first release.
+    norm, whose weight all heads share, then a bias of each head is added. These functions and the
+    initial values are those of the authors' code at its first release.
 
     Args:
         dim: width D.
         n_heads: H, which divides expand * dim.
         expand: E / D.
-        state_size: N, a multiple of 2 or 4 where half or a quarter of it are angles.
+        state_size: N, a multiple of 4, or of 2 with rotary=full.
         rotary: how many of the N rows turn: `half`, the authors' default, `full`, or `none`, which
             makes the state real.
     """
@@ -68,7 +67,7 @@ class Mamba3(nn.Module):
     ) -> None:
         super().__init__()
         inner, N = expand * dim, state_size
-        angles = N // ANGLES[rotary] if rotary != "none" else 0
+        angles = {"half": N // 4, "full": N // 2, "none": 0}[rotary]
         self.sizes = [inner, inner, N, N, n_heads, n_heads, n_heads, angles]
         self.project = nn.Linear(dim, sum(self.sizes), bias=False)  # z, x, B, C, dt, A, l, angles
         dt = torch.exp(torch.empty(n_heads).uniform_(math.log(1e-3), math.log(0.1)))

@@ -51,7 +51,7 @@ class RGLRU(nn.Module):
         size = max(1, round(expand * dim / n_heads))  # of a block
         inner = n_heads * size
         self.gate, self.project = nn.Linear(dim, inner), nn.Linear(dim, inner)
-        self.conv = nn.Parameter(torch.randn(inner, TAPS) * TAPS**-0.5)
+        self.conv = nn.Parameter(torch.randn(inner, TAPS) * 0.05)
         self.conv_bias = nn.Parameter(torch.zeros(inner))
         self.gates = nn.Parameter(torch.randn(n_heads, size, 2 * size) * size**-0.5)  # W_r, W_i
         self.gates_bias = nn.Parameter(torch.zeros(n_heads, 1, 2 * size))
