@@ -1,5 +1,7 @@
 """The laws of the state protocol, for every family of the zoo, in every variant, at odd sizes."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -29,17 +31,28 @@ FORMS = [
 def label(value: object) -> str | None:
     if isinstance(value, dict):
         return "-".join(f"{k}.{v}" for k, v in value.items()) or "default"
-    return None
+    return str(value) if isinstance(value, int | tuple) else None
 
 
 every_variant = pytest.mark.parametrize(("name", "keys"), VARIANTS, ids=label)
 
 
-@every_variant
-@pytest.mark.parametrize(
-    ("T", "B"), ((2, 3), (63, 3), (64, 3), (65, 1), (65, 3), (257, 3)), ids=str
-)
-def test_chunk_law(name: str, keys: dict, T: int, B: int) -> None:
+def at_sizes(cases: list[tuple[Any, ...]], *sizes: Any) -> pytest.MarkDecorator:
+    """Each case, which begins with a family and its keys, at each size. The defaults of a family
+    have all sizes by default, other variants and hybrids the first; the others are slow."""
+    names = ("name", "keys", "form", "size") if len(cases[0]) == 3 else ("name", "keys", "size")
+    found = []
+    for case in cases:
+        plain = not case[1] and FAMILIES[case[0]].mixer is not None
+        for size in sizes:
+            marks = () if plain or size == sizes[0] else pytest.mark.slow
+            found.append(pytest.param(*case, size, marks=marks))
+    return pytest.mark.parametrize(names, found, ids=label)
+
+
+@at_sizes(VARIANTS, (65, 3), (2, 3), (63, 3), (64, 3), (65, 1), (257, 3))
+def test_chunk_law(name: str, keys: dict, size: tuple[int, int]) -> None:
+    T, B = size
     cuts = sorted({1, T // 3, T // 2, T - 1} & set(range(1, T)))
     assert laws.chunk_law(laws.example(name, **keys), inputs(T, B), cuts) <= 1e-9
 
@@ -56,22 +69,21 @@ def test_chunk_law_token_by_token(name: str, keys: dict) -> None:
     assert laws.chunk_law(laws.example(name, **keys), inputs(T, 2), range(1, T)) <= 1e-9
 
 
-@every_variant
-@pytest.mark.parametrize(("T", "t"), ((2, 0), (65, 32), (257, 130)), ids=str)
-def test_causality(name: str, keys: dict, T: int, t: int) -> None:
+@at_sizes(VARIANTS, (65, 32), (2, 0), (257, 130))
+def test_causality(name: str, keys: dict, size: tuple[int, int]) -> None:
+    T, t = size
     assert laws.causality(laws.example(name, **keys), inputs(T), t) == 0
 
 
-@pytest.mark.parametrize(("name", "keys", "form"), FORMS, ids=label)
-@pytest.mark.parametrize("T", (1, 2, 63, 64, 65, 257), ids="T{}".format)
-def test_definition_law(name: str, keys: dict, form: str, T: int) -> None:
-    assert laws.definition_law(laws.example(name, **keys), inputs(T, 2), form) <= 1e-9
+@at_sizes(FORMS, 65, 1, 2, 63, 64, 257)
+def test_definition_law(name: str, keys: dict, form: str, size: int) -> None:
+    assert laws.definition_law(laws.example(name, **keys), inputs(size, 2), form) <= 1e-9
 
 
-@pytest.mark.parametrize(("name", "keys", "form"), FORMS, ids=label)
-def test_definition_law_in_float32(name: str, keys: dict, form: str) -> None:
+@at_sizes(FORMS, 65, 257)
+def test_definition_law_in_float32(name: str, keys: dict, form: str, size: int) -> None:
     f = laws.example(name, torch.float32, **keys)
-    assert laws.definition_law(f, inputs(257, 2, torch.float32), form) <= 1e-4
+    assert laws.definition_law(f, inputs(size, 2, torch.float32), form) <= 1e-4
 
 
 @every_variant
@@ -88,10 +100,9 @@ def test_precision(name: str, keys: dict) -> None:
     assert laws.precision(f, inputs(65, dtype=torch.float32)) == 0
 
 
-@every_variant
-@pytest.mark.parametrize("lengths", ((2, 1, 1), (65, 33, 1), (130, 64, 65)), ids=str)
-def test_padding_law(name: str, keys: dict, lengths: tuple[int, ...]) -> None:
-    assert laws.padding(laws.example(name, **keys), inputs(lengths[0]), lengths) <= 1e-9
+@at_sizes(VARIANTS, (65, 33, 1), (2, 1, 1), (130, 64, 65))
+def test_padding_law(name: str, keys: dict, size: tuple[int, ...]) -> None:
+    assert laws.padding(laws.example(name, **keys), inputs(size[0]), size) <= 1e-9
 
 
 @pytest.mark.parametrize(("name", "keys"), JOINED, ids=label)
