@@ -25,6 +25,7 @@ ORDER = [
     "laws",
     "exchange",
     "bench",
+    "exam",
     "analysis",
     "cli",
 ]
@@ -83,6 +84,7 @@ def test_imports_point_one_way(path: Path) -> None:
         "seqzoo.runs.directory",
         "seqzoo.training.tables",
         "seqzoo.bench.plan",
+        "seqzoo.exam.plan",
         "seqzoo.cli.main",
         "seqzoo.cli.train",
     ),
