@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from seqzoo.errors import UserError
+from seqzoo.mixers.delta import Decay
 from seqzoo.mixers.deltanet import DeltaNet
 from seqzoo.mixers.deltaproduct import DeltaProduct
-from seqzoo.mixers.gated_deltanet import Decay, GatedDeltaNet
+from seqzoo.mixers.gated_deltanet import GatedDeltaNet
 from seqzoo.ops import rwkv7
 from seqzoo.ops.delta_net import delta_net
 from test_definitions import randn

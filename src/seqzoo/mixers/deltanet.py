@@ -5,27 +5,17 @@ B batch, T time, D width, H heads of K numbers, W = 4 taps.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, LargestRate
+from seqzoo.mixers.delta import TAPS, DeltaMemory
 from seqzoo.ops.delta_net import delta_net
 from seqzoo.ops.local import causal_conv
 from seqzoo.ops.outputs import head_norm
 from seqzoo.ops.tensors import accumulator, float32_or_wider
-
-TAPS = 4
-
-
-class DeltaMemory(NamedTuple):
-    """The last tokens of the convolution, and the matrix of every head, in float32 or wider."""
-
-    conv: Tensor  # (B, W - 1, channels of queries, keys and values): here 3 D
-    S: Tensor  # (B, H, K, V): here V = K
 
 
 class DeltaNet(nn.Module):

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Flag, LargestRate
-from seqzoo.mixers.deltanet import TAPS, DeltaMemory
-from seqzoo.mixers.gated_deltanet import Decay
+from seqzoo.mixers.delta import TAPS, Decay, DeltaMemory
 from seqzoo.ops.delta_net import delta_net, weights
 from seqzoo.ops.local import causal_conv
 from seqzoo.ops.outputs import head_norm

@@ -5,16 +5,13 @@ B batch, T time, D width, H heads of K = D / H numbers of a key and V of a value
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, LargestRate
-from seqzoo.mixers.deltanet import TAPS, DeltaMemory
+from seqzoo.mixers.delta import TAPS, Decay, DeltaMemory
 from seqzoo.ops.delta_net import delta_net
 from seqzoo.ops.local import causal_conv
 from seqzoo.ops.outputs import head_norm
@@ -73,29 +70,3 @@ class GatedDeltaNet(nn.Module):
             y = head_norm(y, self.norm, None, gate=gate, eps=None, centred=False)
         y = self.out(y)
         return y.to(x.dtype), DeltaMemory(conv, S)
-
-
-class Decay(nn.Module):
-    """The log of a decay that the data sets, as Mamba-2 has it (arXiv 2405.21060):
-    log w = -e^A softplus(project(x) + bias), with a number A a head.
-
-    Args:
-        project: to n_heads * channels numbers.
-        channels: of each head that have a decay of their own; 1: the whole head has one.
-    """
-
-    def __init__(self, project: nn.Module, n_heads: int, channels: int) -> None:
-        super().__init__()
-        self.project = project
-        for linear in project.modules():
-            if isinstance(linear, nn.Linear):
-                nn.init.xavier_uniform_(linear.weight, gain=2**-2.5)
-        self.A_log = nn.Parameter(torch.empty(n_heads).uniform_(1, 16).log())
-        speed = torch.empty(n_heads * channels).uniform_(math.log(1e-3), math.log(0.1)).exp()
-        self.bias = nn.Parameter(speed + torch.log(-torch.expm1(-speed)))  # softplus of it is speed
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, n_heads * channels), at most 0, in float32 or wider."""
-        (x,) = float32_or_wider(self.project(x))
-        A = self.A_log.exp().repeat_interleave(len(self.bias) // len(self.A_log))
-        return F.softplus(x + self.bias) * -A

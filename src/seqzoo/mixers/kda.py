@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, LargestRate
-from seqzoo.mixers.deltanet import TAPS, DeltaMemory
-from seqzoo.mixers.gated_deltanet import Decay
+from seqzoo.mixers.delta import TAPS, Decay, DeltaMemory
 from seqzoo.ops.channel import gate
 from seqzoo.ops.delta_net import delta_net
 from seqzoo.ops.local import causal_conv
