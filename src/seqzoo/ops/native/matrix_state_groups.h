@@ -203,8 +203,8 @@ void values_through_state(const Group<T>& group, const T* D, int64_t V, T* parti
 // The gradients of n numbers of queries, keys and decays from number p on, and of the state before
 // the group, of which D is that of the state after it. products: dy_i^T v_j.
 template <class T, bool DECAY>
-void keys_and_queries(const Group<T>& group, const Token<T>* tokens, const T* before, int64_t V,
-                      const T* products, int64_t p, T* D, const Gradients<T>* of) {
+void keys_and_queries(const Group<T>& group, const Token<T>* tokens, const T* before, const T* after,
+                      int64_t V, const T* products, int64_t p, T* D, const Gradients<T>* of) {
   Vec<T> q[GROUP], of_q[GROUP] = {}, of_k[GROUP] = {}, of_log_w = {};
   const Vec<T> w = load(group.w() + p);
   const int64_t padded = group.padded;
@@ -216,12 +216,12 @@ void keys_and_queries(const Group<T>& group, const Token<T>* tokens, const T* be
     const int64_t place = j * padded + p;
     Vec<T> d = load(D + place);
     const Vec<T> s = load(before + place);
+    if (DECAY) of_log_w += d * load(after + place);
 #pragma GCC unroll 4
     for (int g = 0; g < GROUP; ++g) of_q[g] += dy[g][j] * s, of_k[g] += v[g][j] * d;
     d *= w;
 #pragma GCC unroll 4
     for (int g = 0; g < GROUP; ++g) d += q[g] * dy[g][j];
-    if (DECAY) of_log_w += d * s;
     store(D + place, d);
   }
   Vec<T> own[GROUP], k[GROUP], decay = Vec<T>{} + T(1);
@@ -245,13 +245,14 @@ void keys_and_queries(const Group<T>& group, const Token<T>* tokens, const T* be
       of_k[j] += by * q[i];
     }
   }
-  // Of log w_1 it is the sum of D_0 S_0 over a row; what a token adds to it are its key and query.
+  // That of log w_i is the sum of D_i S_i over a row, before its query and without its key; begun
+  // at the end, it is exactly zero for tokens that nothing depends on.
 #pragma GCC unroll 4
-  for (int i = 0; i < GROUP; ++i) {
+  for (int i = GROUP - 1; i >= 0; --i) {
     store(of[i].q + p, of_q[i]), store(of[i].k + p, of_k[i]);
     if (!DECAY) continue;
+    of_log_w += q[i] * of_q[i] - k[i] * of_k[i];
     store(of[i].log_w + p, of_log_w);
-    of_log_w += k[i] * of_k[i] - q[i] * of_q[i];
   }
 }
 
@@ -266,7 +267,7 @@ void grouped_head(const Family<T>& in, int64_t i, int64_t h) {
   for (int64_t t = 0; t < most; ++t) tokens.emplace_back(wide, in.more);
   for (int64_t t = 0; t < most; t += GROUP) groups.emplace_back(padded);
   for (int64_t g = 0; g < GROUP; ++g) of.emplace_back(wide);
-  Buffer<T> states(most / GROUP * size), D(size), partial(round_up(V, n) * n), products(GROUP * GROUP);
+  Buffer<T> states((most / GROUP + 1) * size), D(size), partial(round_up(V, n) * n), products(GROUP * GROUP);
   transpose<T>(in.of_end.at(i, h), in.of_end.stride[2], K, V, D, padded);
 
   for (int64_t start = round_up(in.L, SEGMENT) - SEGMENT; start >= 0; start -= SEGMENT) {
@@ -275,7 +276,7 @@ void grouped_head(const Family<T>& in, int64_t i, int64_t h) {
     for (int64_t m = 0; m < count; ++m) {
       read_group(in, i, h, start + m * GROUP, &tokens[m * GROUP]);
       groups[m].from(&tokens[m * GROUP]);
-      if (m + 1 < count)
+      if (DECAY || m + 1 < count)
         advance(groups[m], &tokens[m * GROUP], states + m * size, states + (m + 1) * size, V);
     }
     for (int64_t m = count - 1; m >= 0; --m) {
@@ -295,7 +296,8 @@ void grouped_head(const Family<T>& in, int64_t i, int64_t h) {
       triangle.to(products);
       values_through_state<T, N>(groups[m], D, V, partial, of.data());
       for (int64_t p = 0; p < padded; p += n)
-        keys_and_queries<T, DECAY>(groups[m], own, states + m * size, V, products, p, D, of.data());
+        keys_and_queries<T, DECAY>(groups[m], own, states + m * size, states + (m + 1) * size, V, products, p, D,
+                                   of.data());
       for (int64_t d = 0; d < V; d += n)
 #pragma GCC unroll 4
         for (int b = 0; b < GROUP; ++b) {
