@@ -9,7 +9,7 @@ import yaml
 import seqzoo
 from calls import assert_refused, status
 from seqzoo.models.width import solve_width
-from seqzoo.models.zoo import FAMILIES, build
+from seqzoo.models.zoo import FAMILIES, build, model_keys
 from seqzoo.runs.directory import RunDirectory
 
 SMALL = (
@@ -44,8 +44,9 @@ def test_the_nearest_width(name: str, architecture: str) -> None:
     dim = solve_width(300_000, name=name, **keys)
     model = seqzoo.build(name, parameters=300_000, **keys)
     assert model.embedding.weight.shape[1] == dim
-    assert model.n_parameters() == size(dim) == pytest.approx(300_000, rel=0.1)
-    for neighbour in (dim - 8, dim + 8):
+    assert model.n_parameters() == size(dim) == pytest.approx(300_000, rel=0.15)
+    unit = 2 * model_keys(name).get("n_heads", 4)
+    for neighbour in (dim - unit, dim + unit):
         assert abs(size(neighbour) - 300_000) >= abs(size(dim) - 300_000)
 
 

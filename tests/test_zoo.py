@@ -25,15 +25,16 @@ def test_build_and_go_on(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_options_reach_the_model(name: str) -> None:
     """Every key changes what is built, or is said to be another arrangement's."""
-    small = {"dim": 16, "n_layers": 1}
+    depth = len(model_keys(name).get("pattern", "1"))
+    small = {"dim": 16, "n_layers": depth}
     if "block" in model_keys(name):
         small["block"] = "prenorm"
     default = seqzoo.build(name, vocab_size=13, **small)
-    changed = {"dim": 32, "n_layers": 2, "mlp_ratio": 5, "tie_embeddings": True}
+    changed = {"dim": 32, "n_layers": depth + 1, "mlp_ratio": 5, "tie_embeddings": True}
     for key, value in changed.items():
         other = seqzoo.build(name, vocab_size=13, **{**small, key: value})
         assert other.n_parameters() != default.n_parameters(), key
-    dropped = seqzoo.build(name, vocab_size=13, dim=16, n_layers=1, dropout=0.5).train()
+    dropped = seqzoo.build(name, vocab_size=13, **small, dropout=0.5).train()
     tokens = torch.zeros(1, 20, dtype=torch.long)
     assert not torch.equal(dropped(tokens)[0], dropped(tokens)[0])
     assert torch.equal(dropped.eval()(tokens)[0], dropped(tokens)[0])

@@ -89,7 +89,7 @@ def variants(name: str) -> Iterator[dict[str, Any]]:
     )
     if "cache" in defaults:
         yield from ({"cache": f"{policy}:5"} for policy in CACHE_POLICIES)
-    if defaults.get("layers") == {}:
+    if name == "hybrid":
         yield from ({"pattern": list(pattern)} for pattern in PATTERNS)
 
 

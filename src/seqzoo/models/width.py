@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from seqzoo.config import files
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
 from seqzoo.errors import UserError
-from seqzoo.models.zoo import build
+from seqzoo.models.zoo import build, full_name
 
 
 @checked()
@@ -35,7 +36,8 @@ def solve_width(n_parameters: int, **keys: Any) -> int:
     Raises:
         UserError: the narrowest model has more than twice as many.
     """
-    unit: int = 2 * keys.get("n_heads", 4)  # widths that heads of an even size divide
+    whole = {**files.defaults("model", full_name(keys["name"])), **keys}
+    unit: int = 2 * whole.get("n_heads", 4)  # widths that heads of an even size divide
     unit = lcm(unit, keys.get("source_heads", 1))
 
     def size(dim: int) -> int:
