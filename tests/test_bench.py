@@ -249,12 +249,13 @@ def test_state_bytes_are_flat_or_linear(bench: dict[str, Any], model: str) -> No
 
 @pytest.mark.parametrize("model", FAMILIES)
 def test_parameters_are_matched(bench: dict[str, Any], model: str) -> None:
-    assert abs(bench["models"][model]["parameters"] / 20_000 - 1) < 0.4  # small widths are coarse
+    assert abs(bench["models"][model]["parameters"] / 20_000 - 1) < 0.5  # small widths are coarse
 
 
 def test_flops_of_attention_grow(bench: dict[str, Any]) -> None:
     for model, about in bench["models"].items():
-        assert (about["flops_growth"] > 0) == about["grows"], model
+        in_the_end = about["flops_growth"] - sum(less for _, less in about["flops_bends"])
+        assert (in_the_end > 0) == about["grows"], model
 
 
 # ---- what is written

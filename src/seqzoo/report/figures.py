@@ -63,7 +63,8 @@ def colours(names: Sequence[str]) -> dict[str, Colour]:
     fixed = {name: palette[i] for i, name in enumerate(FAMILIES) if name in names}
     free = [colour for colour in palette if colour not in fixed.values()]
     others = [name for name in names if name not in fixed]
-    return fixed | {name: free[i % len(free)] for i, name in enumerate(others)}
+    known = fixed | {name: free[i % len(free)] for i, name in enumerate(others)}
+    return {name: known[name] for name in names}
 
 
 def grid(figure: Figure, count: int, columns: int) -> list[Axes]:
