@@ -73,7 +73,7 @@ bench-peers: setup ## speed and memory beside what a user would pick instead: ab
 	$(BIN)/python scripts/peers/bench.py --out build/peers.md
 
 exam: setup ## what six families learn, remember and track, and what it costs: about 45 minutes
-	$(BIN)/seqzoo exam hydra.run.dir=runs/exam/small
+	$(BIN)/seqzoo exam exam.seeds=1 exam.language_seconds=40 hydra.run.dir=runs/exam/small
 
 dashboard: setup ## TensorBoard on runs/
 	$(BIN)/seqzoo dashboard

@@ -29,11 +29,16 @@ def test_every_ability_has_a_file_that_is_whole() -> None:
         assert name in ability.columns and files.comments("ability", name)[0]
 
 
+def test_a_hybrid_has_its_whole_pattern() -> None:
+    one = made(models=["griffin", "lstm"], model={"n_layers": 2})
+    assert [keys["n_layers"] for keys in one.models.values()] == [3, 2]
+
+
 def test_what_a_cell_is_given() -> None:
     one = made(abilities=["recall"], steps=7, parameters=5000, model={"n_heads": 2})
     given = one.overrides(Cell("gla", "recall", 0.004, 3))
     assert {"model=gla", "task=mqar", "model.n_heads=2", "model.parameters=5000"} <= set(given)
-    assert {"trainer.max_steps=7", "optim.lr=0.004", "trainer.seed=3"} <= set(given)
+    assert {"trainer.max_steps=14", "optim.lr=0.004", "trainer.seed=3"} <= set(given)
     assert "model.n_heads=2" not in one.overrides(Cell("lstm", "recall", 0.004, 3))
     timed = made(abilities=["language"], language_seconds=9, text="my.txt")
     given = timed.overrides(Cell("lstm", "language", 0.004, 1))
@@ -212,7 +217,7 @@ def test_a_cell_that_fails_is_said_and_the_rest_runs(
 ) -> None:
     (tmp_path / "more/ability").mkdir(parents=True)
     text = "train: [task=charlm, task.path=nowhere.txt]\nscore: val/loss\n"
-    text += "longer: null\ncurve: null\ntimed: false\n"
+    text += "longer: null\ncurve: null\ntimed: false\neffort: 1\n"
     (tmp_path / "more/ability/broken.yaml").write_text(text)
     keys = ["models=[gru]", "exam.abilities=[broken,parity]", "exam.steps=1", "exam.seeds=1"]
     keys += ["exam.parameters=4000", "exam.rates=[0.01]", "exam.speed=false"]

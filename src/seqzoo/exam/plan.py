@@ -59,6 +59,7 @@ class Ability:
         longer: the metric of a second column, on longer examples than were trained; or null.
         curve: `accuracy_by_length` has the scores of all lengths, `val/` and `test/`; or null.
         timed: whether seconds end a cell, so that it needs the machine for itself, and not steps.
+        effort: of another ability, times its steps and seconds.
     """
 
     name: Text
@@ -67,6 +68,7 @@ class Ability:
     longer: Text | None
     curve: Text | None
     timed: Flag
+    effort: Count
 
     @property
     def columns(self) -> dict[str, str]:
@@ -123,11 +125,10 @@ class Plan:
         given += [f"model.{key}={shown(value)}" for key, value in self.models[cell.model].items()]
         if settings.parameters is not None:
             given.append(f"model.parameters={settings.parameters}")
-        if ability.timed:
-            given.append(f"trainer.max_seconds={settings.language_seconds}")
-        else:
-            given += [f"trainer.max_steps={settings.steps}"]
-            given += [f"trainer.max_seconds={settings.seconds}"]
+        seconds = settings.language_seconds if ability.timed else settings.seconds
+        if not ability.timed:
+            given.append(f"trainer.max_steps={ability.effort * settings.steps}")
+        given.append(f"trainer.max_seconds={ability.effort * seconds}")
         return [*given, f"optim.lr={cell.rate}", f"trainer.seed={cell.seed}"]
 
 
@@ -160,7 +161,8 @@ def ability(name: str) -> Ability:
 
 
 def _models(names: Iterable[str], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Of each model, those of the given keys that it has."""
+    """Of each model, those of the given keys that it has. A hybrid has at least the layers of its
+    pattern."""
     models: dict[str, dict[str, Any]] = {}
     known: set[str] = set()
     for name in names:
@@ -168,6 +170,9 @@ def _models(names: Iterable[str], overrides: Mapping[str, Any]) -> dict[str, dic
         defaults = files.defaults("model", name)
         known |= defaults.keys()
         models[name] = {key: value for key, value in overrides.items() if key in defaults}
+        if isinstance(given := models[name].get("n_layers"), int):
+            pattern = models[name].get("pattern", defaults.get("pattern", ()))
+            models[name]["n_layers"] = max(given, len(pattern))
     schema.check_keys(overrides, known, "model.")
     return models
 
