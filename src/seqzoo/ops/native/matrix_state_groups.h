@@ -123,7 +123,7 @@ void grouped_columns(const Family<T>& in, int64_t i, int64_t h, int64_t first, i
 
 template <class T>
 void grouped_forward(const Family<T>& in, bool whole) {
-  if (in.L < GROUP) return forward<T, false, false>(in, whole);
+  if (in.L < GROUP || in.K <= Lanes<T>::n) return forward<T, false, false>(in, whole);
   const int64_t width = whole ? in.V : 4 * Lanes<T>::n;
   const int64_t blocks = (in.V + width - 1) / width, jobs = in.B * in.H * blocks;
 #pragma omp parallel for if (!in.small())
