@@ -8,7 +8,8 @@ out=${OUT:-runs/results}
 seqzoo=${SEQZOO:-seqzoo}
 here=$(dirname "$0")
 
-for model in rnn lstm gru transformer linear_transformer rwkv4 rwkv5 rwkv6 rwkv7 retnet gla deltanet mamba2 mingru minlstm; do
+for model in rnn lstm gru transformer linear_transformer rwkv4 rwkv5 rwkv6 rwkv7 retnet gla deltanet mamba2 mingru minlstm \
+  gated_deltanet kda deltaproduct hgrn2 rglru mamba3 mlstm slstm fox; do
   $seqzoo train experiment=tinyshakespeare_$model $text hydra.run.dir="$out/tinyshakespeare_$model"
 done
 $seqzoo train experiment=tinyshakespeare_nanogpt $text hydra.run.dir="$out/tinyshakespeare_nanogpt"
