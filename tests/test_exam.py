@@ -9,7 +9,7 @@ import pytest
 
 from calls import assert_refused, status
 from seqzoo.config import files
-from seqzoo.exam import plan, results, words
+from seqzoo.exam import plan, results, runner, words
 from seqzoo.exam.cells import Cells
 from seqzoo.exam.plan import Cell
 from seqzoo.runs.directory import RunDirectory
@@ -126,6 +126,23 @@ def test_scores_are_of_the_best_rate_with_intervals(finished: Cells) -> None:
     assert failed == [Cell("gla", "copying", 0.01, 1)]
     curve = next(iter(results.curves(finished)))
     assert curve["points"] == [(8, 51.5), (16, 51.5)] and curve["axis"] == "pairs"
+
+
+def test_the_bench_has_the_keys_of_each_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benched: list[Any] = []
+
+    def run(one: Any, command: str) -> None:
+        benched.append(one)
+        raise InterruptedError
+
+    monkeypatch.setattr("seqzoo.bench.runner.run", run)
+    one = made(models=["lstm", "griffin", "gla"], model={"n_layers": 2})
+    with pytest.raises(InterruptedError):
+        runner._bench(one, tmp_path, "", print)
+    depths = {name: keys["n_layers"] for name, keys in benched[0].models.items()}
+    assert depths == {"lstm": 2, "griffin": 3, "gla": 2}
 
 
 def test_a_finished_cell_is_not_run_again(finished: Cells) -> None:

@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,7 @@ from seqzoo.bench import plan as bench_plan
 from seqzoo.exam import results
 from seqzoo.exam.cells import Cells, Name
 from seqzoo.exam.plan import Plan
+from seqzoo.models import hybrid
 from seqzoo.models.zoo import layers, model_keys
 
 SPEED_MODES = ["train", "decode"]
@@ -86,18 +87,16 @@ def _bench(
         "parameters": settings.parameters,
         "rounds": settings.speed_rounds,
     }
-    given = {name: keys for name, keys in plan.models.items()}
-    request = json.dumps([asked, given], sort_keys=True)
+    request = json.dumps([asked, plan.models], sort_keys=True)
     kept, of = folder / "bench.json", folder / "request.json"
     if kept.exists() and of.exists() and of.read_text(encoding="utf-8") == request:
         return dict(json.loads(kept.read_text(encoding="utf-8")))
     from seqzoo.bench import runner, write
 
     show("speed, memory and state:")
-    shared: dict[str, Any] = {}
-    for keys in given.values():
-        shared |= keys
-    one = bench_plan.make({"models": list(given), "model": shared, "bench": asked})
+    one = bench_plan.make({"models": list(plan.models), "model": {}, "bench": asked})
+    models = {name: hybrid.merged(keys, plan.models[name]) for name, keys in one.models.items()}
+    one = replace(one, models=models)  # each model's own keys: a hybrid has more layers
     found = runner.run(one, command)
     folder.mkdir(parents=True, exist_ok=True)
     write.write(found, folder)
