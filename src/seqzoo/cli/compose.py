@@ -58,6 +58,14 @@ def parse(texts: Sequence[str], *, multirun: bool = False) -> list[Any]:
     return overrides
 
 
+def refuse_model(overrides: Sequence[Any]) -> None:
+    """Refuse `model=` where a command takes several models."""
+    for override in overrides:
+        if override.key_or_group == "model":
+            given = override.input_line.partition("=")[2]
+            raise UserError(f"model={given}: give models={given}; model.KEY=VALUE sets a key")
+
+
 def _check_choice(text: str, override: Any) -> None:
     """Refuse a section without the name of a choice."""
     section, value = override.key_or_group, override.value()

@@ -86,6 +86,12 @@ class Cells:
         ]
         return max(scored, key=lambda each: each[:2])[2] if scored else None
 
+    def chosen(self, model: str, ability: Ability) -> list[Answer]:
+        """Every seed of the best learning rate that was answered, the first one first."""
+        best = self.best(model, ability)
+        same = [] if best is None else [best.cell, *self.plan.further(best.cell)]
+        return [self.answers[cell] for cell in same if cell in self.answers]
+
     def _run(self, ability: Ability, cells: Iterable[Cell]) -> None:
         """Run cells, as many at a time as there are workers; of a timed ability one."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

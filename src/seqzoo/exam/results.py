@@ -27,15 +27,11 @@ def scores(cells: Cells) -> Iterator[dict[str, Any]]:
     """
     for ability in cells.plan.abilities:
         for model in cells.plan.models:
-            best = cells.best(model, ability)
-            if best is None:
-                continue
-            same = [best.cell, *cells.plan.further(best.cell)]
-            answers = [cells.answers[cell] for cell in same if cell in cells.answers]
+            answers = cells.chosen(model, ability)
             for column, metric in ability.columns.items():
                 found = [score for each in answers if (score := each.score(metric)) is not None]
                 if found:
-                    about = best.summary
+                    best = answers[0]
                     yield {
                         "model": model,
                         "ability": column,
@@ -43,9 +39,9 @@ def scores(cells: Cells) -> Iterator[dict[str, Any]]:
                         "unit": unit(metric)[0],
                         **interval(found, within=(0, 100) if unit(metric)[0] == "%" else None),
                         "rate": best.cell.rate,
-                        "parameters": about.get("parameters"),
+                        "parameters": best.summary.get("parameters"),
                         "dim": RunDirectory(best.folder).config["model"]["dim"],
-                        "steps": about.get("steps"),
+                        "steps": best.summary.get("steps"),
                         "values": found,
                     }
 
@@ -65,14 +61,12 @@ def curves(cells: Cells) -> Iterator[dict[str, Any]]:
     """For each model and ability that has one: the mean score by length, or by number of pairs."""
     for ability in cells.plan.abilities:
         for model in cells.plan.models:
-            best = cells.best(model, ability)
-            if best is None or ability.curve is None:
+            summaries = [answer.summary for answer in cells.chosen(model, ability)]
+            if not summaries or ability.curve is None:
                 continue
-            same = [best.cell, *cells.plan.further(best.cell)]
-            summaries = [cells.answers[cell].summary for cell in same if cell in cells.answers]
             points = sorted(
                 (int(key.rpartition("/")[2]), statistics.fmean(values))
-                for key in best.summary
+                for key in summaries[0]
                 if key.partition("/")[2].startswith(f"{ability.curve}/")
                 and (values := [each[key] for each in summaries if key in each])
             )

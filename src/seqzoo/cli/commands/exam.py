@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqzoo.cli import launch
 from seqzoo.cli.checks import check_config, check_folder
-from seqzoo.cli.compose import compose, parse, print_yaml
+from seqzoo.cli.compose import compose, parse, print_yaml, refuse_model
 from seqzoo.cli.help import exam_help
 from seqzoo.cli.parser import read_options
 from seqzoo.errors import UserError
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> int:
     options = read_options("exam", arguments)
     overrides = parse(options.overrides, multirun=options.multirun)
-    for override in overrides:
-        if override.key_or_group == "model":
-            given = override.input_line.partition("=")[2]
-            raise UserError(f"model={given}: give models={given}; model.KEY=VALUE sets a key")
+    refuse_model(overrides)
     configs = compose(overrides, options.config_name or "exam")
     if options.help:
         print(exam_help(configs[0]["exam"]))
