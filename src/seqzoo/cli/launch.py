@@ -112,7 +112,7 @@ def _fit(
     wanted = None if resuming else config["model"].get("parameters")
     keys = solved({**build_keys(config), **task.sizes()}, parameters=wanted)
     model = build(**keys)
-    if wanted is not None:  # the width is kept, so that whoever reads the run need not solve for it
+    if wanted is not None:  # the run's configuration has the solved width
         config = {**config, "model": {**config["model"], "dim": keys["dim"]}}
         directory.write_config(config)
         if not quiet:

@@ -97,7 +97,7 @@ def kv_heads_divide_heads(keys: Keys, where: str) -> None:
 
 
 def window_or_cache(keys: Keys, where: str) -> None:
-    """A window already bounds the state, and says what is kept."""
+    """A window bounds the state already, so no cache policy can be given beside it."""
     if keys.get("window") is not None and keys.get("cache") is not None:
         raise UserError(
             f"{where}window={keys['window']} with {where}cache={keys['cache']}: the state of a "

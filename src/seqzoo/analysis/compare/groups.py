@@ -1,5 +1,5 @@
 """Runs of one configuration, which differ in the seed alone: their mean, how far they spread, and
-whether two configurations can be told apart."""
+whether the means of two configurations differ by more than chance."""
 
 from __future__ import annotations
 
