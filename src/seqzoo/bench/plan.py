@@ -134,12 +134,8 @@ def make(cfg: Mapping[str, Any]) -> Plan:
     Raises:
         UserError: an unknown name or key, or a value that is not allowed.
     """
-    declaration = schema.declared(SETTINGS)
     schema.check_keys(cfg, ["models", "model", "bench"])
-    section = {**files.defaults("bench", "default"), **(cfg.get("bench") or {})}
-    schema.check_keys(section, declaration.keys, "bench.")
-    schema.check(declaration, section, "bench.")
-    settings = BenchSettings(**section)
+    settings = BenchSettings(**schema.whole_section("bench", SETTINGS, cfg))
     check_device("bench.device", settings.device)
     longest = settings.lengths_in_order()[-1]
     overrides = cfg["model"] or {}

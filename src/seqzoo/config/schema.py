@@ -23,6 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_args, get_origin
 
+from seqzoo.config import files
 from seqzoo.config.values import check_value
 from seqzoo.errors import UserError, nearest
 
@@ -70,6 +71,22 @@ def check_keys(values: Iterable[str], known: Iterable[str], where: str = "") -> 
     for key in values:
         if key not in known:
             raise UserError(f"{where}{key}: no such key{nearest(key, known - {'name'})}")
+
+
+def whole_section(name: str, path: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A section of a configuration, completed from its group's file `default.yaml` and checked.
+
+    Args:
+        path: what declares its keys, as `declared` takes it.
+
+    Raises:
+        UserError: as `check_keys` and `check`.
+    """
+    declaration = declared(path)
+    section = {**files.defaults(name, "default"), **(config.get(name) or {})}
+    check_keys(section, declaration.keys, f"{name}.")
+    check(declaration, section, f"{name}.")
+    return section
 
 
 def checked(*rules: Rule) -> Callable[[Callable[P, R]], Callable[P, R]]:

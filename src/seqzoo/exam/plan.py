@@ -138,12 +138,8 @@ def make(cfg: Mapping[str, Any]) -> Plan:
     Raises:
         UserError: an unknown name or key, or a value that is not allowed.
     """
-    declaration = schema.declared(SETTINGS)
     schema.check_keys(cfg, ["models", "model", "exam"])
-    section = {**files.defaults("exam", "default"), **(cfg.get("exam") or {})}
-    schema.check_keys(section, declaration.keys, "exam.")
-    schema.check(declaration, section, "exam.")
-    settings = ExamSettings(**section)
+    settings = ExamSettings(**schema.whole_section("exam", SETTINGS, cfg))
     abilities = tuple(map(ability, settings.abilities))
     return Plan(_models(model_names(cfg["models"]), cfg["model"] or {}), abilities, settings)
 
