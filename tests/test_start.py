@@ -4,6 +4,7 @@ training beside other busy processes."""
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -65,9 +66,11 @@ def test_training_and_generating_load_nothing_that_is_slow(tmp_path: Path, text_
 
 @pytest.mark.parametrize("name", ["AdamW", "Muon"])
 def test_an_optimiser_without_the_compiler_is_torchs(name: str) -> None:
-    ours, torchs = getattr(optimizers, name), getattr(torch.optim, name)
+    torchs = getattr(torch.optim, name)
+    if name == "Muon":
+        torchs = partial(torchs, adjust_lr_fn="match_rms_adamw")
     results, calls = [], []
-    for kind in (ours, torchs):
+    for kind in (getattr(optimizers, name), torchs):
         torch.manual_seed(0)
         layer = torch.nn.Linear(5, 7, bias=False)
         optimizer = kind(layer.parameters(), lr=0.1, weight_decay=0.1)
@@ -79,7 +82,8 @@ def test_an_optimiser_without_the_compiler_is_torchs(name: str) -> None:
             optimizer.load_state_dict(optimizer.state_dict())
             assert layer.weight.grad is None
         results.append(layer.weight)
-    assert torch.equal(*results) and len(calls) == 8
+    assert torch.allclose(*results, atol=0.02)  # iterations in bfloat16
+    assert len(calls) == 8
 
 
 class Each(Hook):

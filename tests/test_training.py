@@ -31,7 +31,7 @@ from seqzoo.training import schedules
 from seqzoo.training.hooks import EarlyStopping, Hook
 from seqzoo.training.loggers import Logger
 from seqzoo.training.loop import train
-from seqzoo.training.optimizers import adamw, muon
+from seqzoo.training.optimizers import Muon, adamw, muon
 from seqzoo.training.tables import OPTIMIZERS, SCHEDULES, make
 from seqzoo.training.terminal import evaluation_line
 from seqzoo.training.training import Training
@@ -478,6 +478,24 @@ def test_muon_has_the_matrices_of_the_blocks() -> None:
     matrices = muon_of(learned).parts[0].param_groups
     table = learned.layers[0].table
     assert all(p is not table for group in matrices for p in group["params"])
+
+
+def test_muon_is_that_of_torch() -> None:
+    torch.manual_seed(0)
+    shapes = [(8, 8), (32, 8), (8, 8), (8, 24), (32, 8)]
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    keys = {"lr": 0.1, "weight_decay": 0.5}
+    torchs = torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **keys)
+    optimizers = Muon(ours, **keys), torchs
+    for _ in range(3):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(mine, other, atol=0.02)  # the iterations are in bfloat16
 
 
 @pytest.mark.parametrize("name", ("lstm", "rwkv4", "transformer"))

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from seqzoo.config.schema import checked
@@ -65,7 +65,6 @@ def muon(
         _groups(model, inside, lr, weight_decay),
         momentum=momentum,
         ns_steps=newton_schulz_steps,
-        adjust_lr_fn="match_rms_adamw",
     )
     return Together(orthogonal, _adamw(_groups(model, others, lr, weight_decay), betas))
 
@@ -88,7 +87,51 @@ class AdamW(Eager, torch.optim.AdamW):
 
 
 class Muon(Eager, torch.optim.Muon):
-    step: Any = torch.no_grad()(unwrap(torch.optim.Muon.step))
+    """torch's Muon, which orthogonalises matrices of one shape together: on a CPU in half the time.
+
+    An update is as large as AdamW's.
+    """
+
+    def __init__(self, params: Iterable[Any], **keys: Any) -> None:
+        super().__init__(params, adjust_lr_fn="match_rms_adamw", **keys)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    shapes.setdefault(parameter.shape, []).append(parameter)
+            for shape, matrices in shapes.items():
+                size = 0.2 * max(shape) ** 0.5  # arXiv 2502.16982, eq. 4
+                updates = _orthogonal(self._momentum(matrices, group["momentum"]), group)
+                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(matrices, updates.unbind(), alpha=-group["lr"] * size)
+
+    def _momentum(self, matrices: list[Tensor], decay: float) -> Tensor:
+        """Nesterov's momentum of matrices of one shape, stacked, after their gradients."""
+        gradients = [p.grad for p in matrices if p.grad is not None]
+        means = []
+        for parameter in matrices:
+            state = self.state[parameter]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            means.append(state["momentum_buffer"])
+        torch._foreach_lerp_(means, gradients, 1 - decay)
+        return torch.stack(torch._foreach_lerp(gradients, means, decay))
+
+
+def _orthogonal(matrices: Tensor, group: dict[str, Any]) -> Tensor:
+    """(N, rows, columns), with singular values of about 1: the Newton-Schulz iterations of Muon."""
+    a, b, c = group["ns_coefficients"]
+    x = matrices.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=group["eps"])
+    for _ in range(group["ns_steps"]):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class Together(Eager):
