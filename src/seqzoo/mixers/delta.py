@@ -31,15 +31,16 @@ class Decay(nn.Module):
     Args:
         project: to n_heads * channels numbers.
         channels: of each head that have a decay of their own; 1: the whole head has one.
+        least: e^A is uniform from that to 16 at first.
     """
 
-    def __init__(self, project: nn.Module, n_heads: int, channels: int) -> None:
+    def __init__(self, project: nn.Module, n_heads: int, channels: int, *, least: float) -> None:
         super().__init__()
         self.project = project
         for linear in project.modules():
             if isinstance(linear, nn.Linear):
                 nn.init.xavier_uniform_(linear.weight, gain=2**-2.5)
-        self.A_log = nn.Parameter(torch.empty(n_heads).uniform_(1, 16).log())
+        self.A_log = nn.Parameter(torch.empty(n_heads).uniform_(least, 16).log())
         speed = torch.empty(n_heads * channels).uniform_(math.log(1e-3), math.log(0.1)).exp()
         self.bias = nn.Parameter(speed + torch.log(-torch.expm1(-speed)))  # softplus of it is speed
 

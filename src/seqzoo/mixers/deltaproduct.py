@@ -60,7 +60,9 @@ class DeltaProduct(nn.Module):
         self.qkv = nn.Linear(dim, channels, bias=False)
         self.conv = nn.Parameter(torch.empty(channels, TAPS).uniform_(-(TAPS**-0.5), TAPS**-0.5))
         self.beta = nn.Linear(dim, steps * n_heads, bias=False)
-        self.decay = Decay(nn.Linear(dim, n_heads, bias=False), n_heads, 1) if gated else None
+        self.decay = (
+            Decay(nn.Linear(dim, n_heads, bias=False), n_heads, 1, least=0) if gated else None
+        )
         self.gate = nn.Linear(dim, dim, bias=False) if gated else None
         self.norm = nn.Parameter(torch.ones(dim // n_heads))
         self.out = nn.Linear(dim, dim, bias=False)

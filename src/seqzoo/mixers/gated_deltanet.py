@@ -51,7 +51,7 @@ class GatedDeltaNet(nn.Module):
         self.qkv = nn.Linear(dim, channels, bias=False)
         self.conv = nn.Parameter(torch.empty(channels, TAPS).uniform_(-(TAPS**-0.5), TAPS**-0.5))
         self.beta = nn.Linear(dim, n_heads, bias=False)
-        self.decay = Decay(nn.Linear(dim, n_heads, bias=False), n_heads, 1)
+        self.decay = Decay(nn.Linear(dim, n_heads, bias=False), n_heads, 1, least=0)
         self.gate = nn.Linear(dim, values, bias=False)
         self.norm = nn.Parameter(torch.ones(values // n_heads))
         self.out = nn.Linear(values, dim, bias=False)

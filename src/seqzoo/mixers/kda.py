@@ -45,7 +45,7 @@ class KimiDeltaAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.conv = nn.Parameter(torch.empty(3 * dim, TAPS).uniform_(-(TAPS**-0.5), TAPS**-0.5))
         self.beta = nn.Linear(dim, n_heads, bias=False)
-        self.decay = Decay(_low_rank(dim, dim // n_heads), n_heads, dim // n_heads)
+        self.decay = Decay(_low_rank(dim, dim // n_heads), n_heads, dim // n_heads, least=1)
         self.gate = _low_rank(dim, dim // n_heads)
         self.norm = nn.Parameter(torch.ones(dim // n_heads))
         self.out = nn.Linear(dim, dim, bias=False)
