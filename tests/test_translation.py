@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,13 @@ from calls import status
 from seqzoo import tasks
 from seqzoo.config.files import defaults
 from seqzoo.models.language_model import LanguageModel
-from seqzoo.tasks.next_token import IGNORE, TokenBatch, replace_by_predictions
+from seqzoo.tasks.next_token import (
+    IGNORE,
+    TokenBatch,
+    divergence,
+    next_token_loss,
+    replace_by_predictions,
+)
 from seqzoo.tasks.scores import by_length, moses, score, signatures
 from seqzoo.tasks.translate import Translator
 from seqzoo.training.hooks import Hook
@@ -168,6 +175,24 @@ def test_scheduled_sampling_replaces_inputs_by_predictions() -> None:
     assert torch.equal(mixed[1, 4:], tokens[1, 4:])
 
 
+def test_r_drop_adds_the_divergence_of_two_passes() -> None:
+    generator = torch.Generator().manual_seed(1)
+    first, second = torch.randn(2, 3, 5, 9, generator=generator)
+    targets = torch.randint(9, (3, 5), generator=generator)
+    targets[0, 2:] = IGNORE
+    kept = targets != IGNORE
+    p, q = first[kept].log_softmax(-1), second[kept].log_softmax(-1)
+    kl = partial(torch.nn.functional.kl_div, reduction="sum", log_target=True)
+    assert torch.allclose(divergence(first, second, targets), (kl(p, q) + kl(q, p)) / 2)
+
+    task, passes = translation(r_drop=5.0), iter((first, second))
+    batch = TokenBatch(targets, targets, True, 0, 0)
+    loss, _ = task.objective(lambda *_: (next(passes), None), batch, None, progress=0.0)
+    each = (next_token_loss(logits, targets) for logits in (first, second))
+    expected = sum(each) / 2 + 2.5 * divergence(first, second, targets)
+    assert torch.allclose(loss, expected)
+
+
 @pytest.mark.parametrize("attention", ("dot", "bahdanau"))
 def test_samples_and_figures_change_nothing(attention: str) -> None:
     """They run without dropout and leave the random generator where it was."""
@@ -300,7 +325,7 @@ def test_resume_is_exact_behind_a_source(tmp_path: Path) -> None:
     given = (
         "model=gru task=translation architecture=encoder_decoder task.corpus=reverse "
         "task.longest=4 task.n_pairs=200 task.val_pairs=20 task.test_pairs=10 "
-        "task.batch_tokens=128 task.scheduled_sampling=0.5 task.label_smoothing=0.1 "
+        "task.batch_tokens=128 task.scheduled_sampling=0.5 task.label_smoothing=0.1 task.r_drop=5 "
         "model.dim=16 model.n_layers=1 model.dropout=0.3 trainer.max_seconds=null "
         "trainer.max_steps=14 trainer.eval_every=3 trainer.sample_every=3 "
         "trainer.checkpoint_every=7 trainer.average_checkpoints=2 trainer.dtype=float32"

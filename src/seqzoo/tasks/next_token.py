@@ -37,6 +37,14 @@ def next_token_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.
     return cross_entropy(*flat, ignore=IGNORE, smoothing=label_smoothing)
 
 
+def divergence(logits: Tensor, other: Tensor, targets: Tensor) -> Tensor:
+    """The mean of the Kullback-Leibler divergences of two predictions from each other, in nats,
+    summed over the targets (B, T); logits (B, T, V)."""
+    chosen = targets != IGNORE
+    p, q = (x[chosen].float().log_softmax(-1) for x in (logits, other))
+    return 0.5 * ((p.exp() - q.exp()) * (p - q)).sum()
+
+
 @torch.no_grad()
 def replace_by_predictions(
     forward: Forward, batch: TokenBatch, state: State, share: float

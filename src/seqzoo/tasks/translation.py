@@ -22,7 +22,13 @@ from seqzoo.models.language_model import LanguageModel
 from seqzoo.state import State
 from seqzoo.tasks import batching, scores
 from seqzoo.tasks.batching import Epochs, lengths, padded
-from seqzoo.tasks.next_token import IGNORE, TokenBatch, next_token_loss, replace_by_predictions
+from seqzoo.tasks.next_token import (
+    IGNORE,
+    TokenBatch,
+    divergence,
+    next_token_loss,
+    replace_by_predictions,
+)
 from seqzoo.tasks.task import Forward, Metric
 from seqzoo.tasks.translate import Translator
 
@@ -63,6 +69,7 @@ class Translation:
         length_penalty: Amount,
         label_smoothing: Smoothing,
         scheduled_sampling: Share,
+        r_drop: Amount,
     ) -> None:
         self.data, self.seed = data, seed
         self.tokenizer, self.source_tokenizer = data.tokenizer, data.source_tokenizer
@@ -70,6 +77,7 @@ class Translation:
         self.batch_tokens, self.target_lang = batch_tokens, target_lang
         self.eval_pairs, self.beam, self.length_penalty = eval_pairs, beam, length_penalty
         self.label_smoothing, self.scheduled_sampling = label_smoothing, scheduled_sampling
+        self.r_drop = r_drop
         self.pad, self.start = (self.tokenizer.id(token) for token in ("<pad>", "<s>"))
         self.train = self._fitting(max_len, long_pairs)
         self._lengths = lengths(self.train[0]), lengths(self.train[1])
@@ -135,7 +143,20 @@ class Translation:
     ) -> tuple[Tensor, State]:
         batch = replace_by_predictions(forward, batch, state, self.scheduled_sampling * progress)
         logits, state = forward(batch.inputs, state, *batch.source)
-        return next_token_loss(logits, batch.targets, self.label_smoothing), state
+        loss = next_token_loss(logits, batch.targets, self.label_smoothing)
+        if self.r_drop:
+            loss = self._agreeing(loss, logits, forward, batch)
+        return loss, state
+
+    def _agreeing(
+        self, loss: Tensor, logits: Tensor, forward: Forward, batch: TokenBatch
+    ) -> Tensor:
+        """R-Drop (Liang et al. 2021, arXiv 2106.14448): the mean loss of two passes with different
+        dropout, and `r_drop` times half of the divergence of their predictions."""
+        again, _ = forward(batch.inputs, None, *batch.source)
+        both = loss + next_token_loss(again, batch.targets, self.label_smoothing)
+        apart = divergence(logits, again, batch.targets)
+        return 0.5 * (both + self.r_drop * apart)
 
     def collate(
         self, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], *, encodes: bool
