@@ -35,12 +35,22 @@ def gla(t: int) -> int:
     return L * (D * D + 3 * D * D + 16 * (D + D // 2) + 2 * memory + MLP) + HEAD
 
 
-COUNTS = {"transformer": transformer, "lstm": lstm, "gla": gla}
+def mlstm(t: int) -> int:
+    """Beck et al. 2024, section 2.3 and figure 11: two branches of E = 2 D and the output, gates of
+    each head from E numbers before and after the convolution (as the matrices that make q, k and v
+    from them are of blocks of four, like the convolution not counted), and a memory of K x (K + 1)
+    numbers, n with it, written and read."""
+    E, K = 2 * D, 2 * D // H
+    return L * (3 * D * E + 2 * E * 2 * H + 2 * H * K * (K + 1)) + HEAD
+
+
+COUNTS = {"transformer": transformer, "lstm": lstm, "gla": gla, "mlstm": mlstm}
+SIZES = dict.fromkeys(COUNTS, {"mlp_ratio": R}) | {"mlstm": {"n_heads": H}}
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_token(name: str) -> None:
-    model = build(name, vocab_size=V, dim=D, n_layers=L, mlp_ratio=R).eval()
+    model = build(name, vocab_size=V, dim=D, n_layers=L, **SIZES[name]).eval()
     flops = flops_of_token(model)
     for t in (1, 2, 100):
         assert flops.at(t) == 2 * COUNTS[name](t)
@@ -49,7 +59,7 @@ def test_a_token(name: str) -> None:
 @pytest.mark.parametrize("name", COUNTS)
 def test_training(name: str) -> None:
     """Three forward passes, in the mean over the tokens of a sequence."""
-    model = build(name, vocab_size=V, dim=D, n_layers=L, mlp_ratio=R).eval()
+    model = build(name, vocab_size=V, dim=D, n_layers=L, **SIZES[name]).eval()
     mean = sum(COUNTS[name](t) for t in range(1, 33)) / 32
     assert flops_of_training(model, 32) == pytest.approx(3 * 2 * mean)
 

@@ -131,6 +131,32 @@ def test_no_key_has_moved(page: Path) -> None:
         assert not given & MOVED.keys()
 
 
+SMALL = {
+    "train": ["model.parameters=20000", "trainer.max_seconds=null", "trainer.max_steps=2"],
+    "exam": ["exam.parameters=20000", "exam.steps=2", "exam.seeds=1", "exam.rates=[0.004]",
+             "exam.language_seconds=2", "exam.speed_length=32", "exam.speed_rounds=1"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_to_its_end(tmp_path: Path, text_file: Path) -> None:
+    """Every command of a block of docs/choosing.md, one after the other, with small runs."""
+    shutil.copy(text_file, tmp_path / "my.txt")
+    blocks = [f.text for f in fences(ROOT / "docs" / "choosing.md") if f.language == "sh"]
+    names = []
+    for line in "".join(blocks).replace("\\\n", " ").splitlines():
+        _, name, *given = shlex.split(line)
+        sweeps = tmp_path / "runs" / "sweeps"
+        given = [str(next(sweeps.iterdir())) if "runs/sweeps/" in g else g for g in given]
+        done = subprocess.run(
+            [sys.executable, "-m", "seqzoo", name, *given, *SMALL.get(name, [])],
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{line}\n{done.stdout}"
+        names.append(name)
+    assert set(names) == {"train", "compare", "exam"}
+
+
 # ---- links and snippets
 
 

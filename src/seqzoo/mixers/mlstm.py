@@ -93,8 +93,8 @@ class MLSTM(nn.Module):
 
     def _gates(self, mixed: Tensor, x: Tensor) -> Gates:
         """Sums of q, k and v, by matrices that read what these are made of."""
-        W, G = torch.unflatten(self.gates.flatten(0, 1), 1, (3, -1, 1, BLOCK)), self.blocks
-        of_q, of_k, of_v = (W @ G).flatten(2).unbind(1)  # (2 H, E)
+        W, G = torch.unflatten(self.gates.flatten(0, 1), 1, (3, -1, BLOCK, 1)), self.blocks
+        of_q, of_k, of_v = (W * G).sum(-2).flatten(2).unbind(1)  # (2 H, E)
         sums = F.linear(mixed, of_q + of_k, self.gates_bias.flatten()) + F.linear(x, of_v)
         i, f = sums.chunk(2, -1)
         return Gates(i if self.input_gate == "exp" else F.logsigmoid(i), F.logsigmoid(f))

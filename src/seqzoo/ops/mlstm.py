@@ -72,7 +72,7 @@ def naive(
         # m - before is exact where both are near, so that no rounding of m changes C e^m
         f, i = (f - (m - before)).exp(), (i - m).exp()  # (B, H)
         S = f[..., None, None] * S + (i[..., None] * k[:, :, t])[..., None] * v[:, :, t, None]
-        ys.append(normalised((q[:, :, t, :, None] * S).sum(2), m))
+        ys.append(normalised((q[:, :, t, None] @ S)[:, :, 0], m))
     return torch.stack(ys, 2), S, m
 
 
