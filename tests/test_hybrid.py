@@ -83,6 +83,16 @@ def test_values_of_rwkv7_pass_other_layers_by() -> None:
         ({"pattern": []}, ("model.pattern=[]", "give the family of each layer")),
         ({"pattern": ["gla", "lstmm"]}, ("model.pattern=[gla,lstmm]", "'lstm'")),
         ({"pattern": ["hybrid"]}, ("hybrid is a hybrid itself",)),
+        (
+            {
+                "pattern": ["transformer", "near"],
+                "layers": {
+                    "transformer": {"value_residual": True},
+                    "near": {"name": "transformer", "window": 8},
+                },
+            },
+            ("model.layers.near.value_residual=false", "give true, as transformer has"),
+        ),
         ({"layers": {"gla": {}}}, ("model.layers.gla", "not in model.pattern")),
         ({"layers": {"transformer": {"dim": 8}}}, ("layers.transformer.dim", "model.dim")),
         (

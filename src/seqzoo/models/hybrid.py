@@ -19,6 +19,11 @@ from seqzoo.errors import UserError, nearest
 
 LAYERS = f"{__name__}:check_pattern"
 OF_THE_MODEL = ("dim", "n_layers", "dropout", "tie_embeddings")  # one value for all layers
+OF_VALUES = (
+    "value_residual",
+    "n_heads",
+    "n_kv_heads",
+)  # alike in all attention whose values are mixed
 Scalar = int | float | bool | str | None
 Layers = Annotated[
     dict[str, dict[str, Scalar]], Described("model.layers.ENTRY.KEY=VALUE for an entry")
@@ -38,6 +43,7 @@ def entries(keys: Keys) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     if "pattern" not in keys:
         return
     check_pattern(**{key: keys[key] for key in ("pattern", "layers", "n_heads")})
+    attention: dict[str, Keys] = {}
     for entry in dict.fromkeys(keys["pattern"]):
         own = dict(keys["layers"].get(entry) or {})
         name = own.pop("name", entry)
@@ -55,7 +61,23 @@ def entries(keys: Keys) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
                 f"model.layers.{entry}.position={whole['position']}: a hybrid has no embedding of "
                 "positions: give rope or none"
             )
+        if "value_residual" in whole:
+            attention[entry] = {key: whole[key] for key in OF_VALUES}
         yield entry, own, whole
+    if any(keys["value_residual"] for keys in attention.values()):
+        _check_values(attention)
+
+
+def _check_values(attention: Mapping[str, Keys]) -> None:
+    """Refuse entries whose values cannot be mixed with those of the first entry."""
+    (first, theirs), *others = attention.items()
+    for entry, keys in others:
+        for key in OF_VALUES:
+            if keys[key] != theirs[key]:
+                raise UserError(
+                    f"model.layers.{entry}.{key}={shown(keys[key])}: values of all attention "
+                    f"are mixed by value_residual: give {shown(theirs[key])}, as {first} has"
+                )
 
 
 @checked()
