@@ -17,7 +17,8 @@ from typing import Any
 from seqzoo.exam.plan import Ability, Cell, Plan, unit
 from seqzoo.runs.directory import RunDirectory
 
-FINISHED, FAILED, SKIPPED = "finished", "failed", "not measured"
+FINISHED, FAILED = "finished", "failed"
+ENDING = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))  # as Ctrl-C
 POLL_SECONDS = 0.05
 Name = Callable[[Cell], str]  # a name that is the same for the same configuration only
 
@@ -28,7 +29,7 @@ class Answer:
 
     Attributes:
         summary: of its run; {} if that did not finish.
-        note: why it did not.
+        note: why the run did not finish.
     """
 
     cell: Cell
@@ -60,19 +61,35 @@ class Cells:
     def measure(self) -> None:
         """Run every cell: a rate each, then the other seeds of the best rate. Ctrl-C ends it
         early, and what is finished is kept."""
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        before = {number: signal.signal(number, signal.default_int_handler) for number in ENDING}
+        abilities = sorted(self.plan.abilities, key=lambda each: each.timed)
         try:
-            for ability in sorted(self.plan.abilities, key=lambda each: each.timed):
+            for ability in abilities:
                 self._run(ability, self.plan.cells(ability))
-                best = [self.best(model, ability) for model in self.plan.models]
-                chosen = [answer.cell for answer in best if answer is not None]
-                others = (self.plan.further(cell) for cell in chosen)
-                self._run(ability, [cell for group in zip(*others, strict=True) for cell in group])
+                self._run(ability, self._further(ability))
         except KeyboardInterrupt:
             self.stopped = True
-            self.show("stopped: what was finished is kept; the same command goes on from here")
+            self.show("stopped: what was finished is kept")
+            for ability in abilities:
+                self._read(self.plan.cells(ability))
+                self._read(self._further(ability))
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _further(self, ability: Ability) -> list[Cell]:
+        """The other seeds of each model's best rate; models take turns."""
+        best = [self.best(model, ability) for model in self.plan.models]
+        others = (self.plan.further(answer.cell) for answer in best if answer is not None)
+        return [cell for seed in zip(*others, strict=True) for cell in seed]
+
+    def _read(self, cells: Iterable[Cell]) -> None:
+        """Take in the cells that were finished before, without running any."""
+        for cell in cells:
+            folder = self.folder / self.name(cell)
+            summary = RunDirectory(folder).summary
+            if cell not in self.answers and summary.get("status") == FINISHED:
+                self.answers[cell] = Answer(cell, FINISHED, folder, summary)
 
     def best(self, model: str, ability: Ability) -> Answer | None:
         """The first seed of the learning rate with the best score; None where every rate failed."""
@@ -107,12 +124,17 @@ class Cells:
                     if RunDirectory(folder).summary.get("status") == FINISHED:
                         self._keep(ability, cell, folder, "")
                         continue
-                    process = self._start(cell, folder, threads)
+                    try:
+                        process = self._start(cell, folder, threads)
+                    except OSError as error:
+                        self._keep(ability, cell, folder, "", f"{type(error).__name__}: {error}")
+                        continue
                     running.append((cell, folder, process, time.perf_counter()))
                 for each in [one for one in running if one[2].poll() is not None]:
                     running.remove(each)
-                    cell, folder, _, start = each
-                    self._keep(ability, cell, folder, f"  ({time.perf_counter() - start:.0f} s)")
+                    cell, folder, process, start = each
+                    took = f"  ({time.perf_counter() - start:.0f} s)"
+                    self._keep(ability, cell, folder, took, _killed(process.returncode))
                 time.sleep(POLL_SECONDS)
         finally:
             for _, _, process, _ in running:
@@ -138,11 +160,13 @@ class Cells:
                 start_new_session=True,  # Ctrl-C reaches us alone
             )
 
-    def _keep(self, ability: Ability, cell: Cell, folder: Path, took: str) -> None:
+    def _keep(
+        self, ability: Ability, cell: Cell, folder: Path, took: str, reason: str = ""
+    ) -> None:
         summary = RunDirectory(folder).summary
         answer = Answer(cell, FINISHED, folder, summary)
         if summary.get("status") != FINISHED:
-            answer = Answer(cell, FAILED, folder, {}, _reason(folder, summary))
+            answer = Answer(cell, FAILED, folder, {}, reason or _reason(folder, summary))
         self.answers[cell] = answer
         score = answer.score(ability.score)
         value = f"{score:.4g} {unit(ability.score)[0]}".rstrip() if score is not None else ""
@@ -152,6 +176,14 @@ class Cells:
 def _log(folder: Path) -> Path:
     """What the process of a cell printed."""
     return folder.with_name(f"{folder.name}.log")
+
+
+def _killed(status: int) -> str:
+    """Why a process ended that a signal ended; of another one, nothing."""
+    if status >= 0:
+        return ""
+    perhaps = ", perhaps for its memory: give exam.workers=1" if status == -signal.SIGKILL else ""
+    return f"killed by signal {-status}{perhaps}"
 
 
 def _reason(folder: Path, summary: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ scores against length."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from seqzoo.exam.results import (
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 def all_figures(results: Results) -> dict[str, Figure]:
     """Every figure that there are numbers for, by the name of its file."""
     found = {"exam": heat_map(results)}
-    if any(quality(results, column, "state_bytes") for column in columns(results)):
-        found["state"] = against_cost(results, "state_bytes")
-        found["speed"] = against_cost(results, "train_tokens_per_second")
+    for name, against in (("state", "state_bytes"), ("speed", "train_tokens_per_second")):
+        if any(quality(results, column, against) for column in columns(results)):
+            found[name] = against_cost(results, against)
     if results["curves"]:
         found["length"] = against_length(results)
     return found
@@ -40,20 +41,21 @@ def heat_map(results: Results) -> Figure:
     """Models by abilities and costs; the text is the value, the colour of a percentage the value
     too, and of other columns the place between the worst and the best."""
     models, names = list(results["models"]), columns(results)
-    heads = [*names, *(f"{title}, {unit}" for title, unit, *_ in _costs(results).values())]
+    costs = COSTS if results["costs"] else {}
+    heads = [*names, *(f"{title}, {unit}" for title, unit, *_ in costs.values())]
     shades, texts = [], []
     for model in models:
         values = [_value(results, model, name) for name in names]
         cells = ["" if value is None else _cell(value) for value in values]
-        for column, (_, _, scale, _) in _costs(results).items():
+        for column, (_, _, scale, _) in costs.items():
             value = cost(results, model, column)
             values.append(value)
             cells.append("" if value is None else text.number(value / scale))
         shades.append(values)
         texts.append(cells)
     ups = [higher_is_better(results, name) for name in names]
-    ups += [up for *_, up in _costs(results).values()]
-    logs = [False] * len(names) + [True] * len(_costs(results))
+    ups += [up for *_, up in costs.values()]
+    logs = [False] * len(names) + [True] * len(costs)
     ranks = [_shade([row[i] for row in shades], ups[i], logs[i]) for i in range(len(heads))]
     for i, name in enumerate(names):
         if _unit(results, name) == "%":
@@ -68,10 +70,6 @@ def heat_map(results: Results) -> Figure:
         for i, cell in enumerate(row):
             axes.text(i, j, cell, ha="center", va="center", fontsize=8)
     return figure
-
-
-def _costs(results: Results) -> dict[str, tuple[str, str, int, bool]]:
-    return COSTS if results["costs"] else {}
 
 
 def _value(results: Results, model: str, column: str) -> float | None:
@@ -102,11 +100,11 @@ def _shade(values: list[float | None], higher_is_better: bool, log: bool) -> lis
 def against_cost(results: Results, against: str) -> Figure:
     """A panel for each ability: score against a cost, with the Pareto front as a line."""
     names = [name for name in columns(results) if quality(results, name, against)]
-    across = min(3, len(names))
-    figure = look.new_figure(3.9 * across, 3.1 * -(-len(names) // across) + 0.5)
+    figure, panels = _panels(names)
     title, unit, scale, _ = COSTS[against]
     colours = look.colours(list(results["models"]))
-    for axes, name in zip(look.grid(figure, len(names), across), names, strict=True):
+    for axes, name in zip(panels, names, strict=True):
+        sign = -1 if higher_is_better(results, name) else 1
         points = quality(results, name, against)
         for model in points:
             row = score(results, model, name)
@@ -118,7 +116,7 @@ def against_cost(results: Results, against: str) -> Figure:
             axes.errorbar(
                 [x], [row["mean"]], ends, fmt="o", color=colours[model], label=model, elinewidth=0.8
             )
-        line = [(abs(points[m][1]) / scale, abs(points[m][0])) for m in front(points)]
+        line = [(abs(points[m][1]) / scale, sign * points[m][0]) for m in front(points)]
         axes.plot(*zip(*line, strict=True), color="0.6", lw=0.9, zorder=0)
         axes.set(xscale="log", title=name, xlabel=f"{title}, {unit}", ylabel=_unit(results, name))
         if _unit(results, name) == "%":
@@ -129,6 +127,13 @@ def against_cost(results: Results, against: str) -> Figure:
     return figure
 
 
+def _panels(names: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each name, at most three beside each other."""
+    across = min(3, len(names))
+    figure = look.new_figure(3.9 * across, 3.1 * -(-len(names) // across) + 0.5)
+    return figure, look.grid(figure, len(names), across)
+
+
 def _unit(results: Results, column: str) -> str:
     return str(next(row["unit"] for row in results["scores"] if row["ability"] == column))
 
@@ -137,10 +142,9 @@ def _unit(results: Results, column: str) -> str:
 def against_length(results: Results) -> Figure:
     """A panel for each ability: accuracy against the length, or the number of pairs."""
     names = list(dict.fromkeys(curve["ability"] for curve in results["curves"]))
-    across = min(3, len(names))
-    figure = look.new_figure(3.9 * across, 3.1 * -(-len(names) // across) + 0.5)
+    figure, panels = _panels(names)
     colours = look.colours(list(results["models"]))
-    for axes, name in zip(look.grid(figure, len(names), across), names, strict=True):
+    for axes, name in zip(panels, names, strict=True):
         own = [curve for curve in results["curves"] if curve["ability"] == name]
         for curve in own:
             _draw(axes, curve["points"], colours[curve["model"]], curve["model"])

@@ -13,7 +13,7 @@ from seqzoo.config import files, schema
 from seqzoo.config.values import Count, Described, Flag, Positive, Seconds, Text, shown
 from seqzoo.errors import UserError, nearest
 from seqzoo.models.zoo import family
-from seqzoo.tasks import metric
+from seqzoo.tasks import declared_metrics, metric
 
 SETTINGS = "seqzoo.exam.plan:ExamSettings"  # as `declared` reads it
 Rates = Annotated[list[Positive], Described("a list of learning rates: [0.001,0.004]")]
@@ -43,8 +43,11 @@ class ExamSettings:
 
     def __post_init__(self) -> None:
         for key in ("abilities", "rates"):
-            if not getattr(self, key):
+            given = getattr(self, key)
+            if not given:
                 raise UserError(f"exam.{key}=[]: give at least one")
+            if len(set(given)) < len(given):
+                raise UserError(f"exam.{key}={shown(given)}: one is there twice: give each once")
 
 
 @schema.checked()
@@ -117,19 +120,26 @@ class Plan:
 
     def overrides(self, cell: Cell) -> list[str]:
         """What `seqzoo train` is given for a cell."""
-        settings = self.settings
-        ability = next(each for each in self.abilities if each.name == cell.ability)
+        settings, ability = self.settings, self._ability(cell.ability)
         given = [f"model={cell.model}", *ability.train]
-        if ability.timed and settings.text is not None:
+        if "task=charlm" in ability.train and settings.text is not None:
             given.append(f"task.path={settings.text}")
         given += [f"model.{key}={shown(value)}" for key, value in self.models[cell.model].items()]
         if settings.parameters is not None:
             given.append(f"model.parameters={settings.parameters}")
         seconds = settings.language_seconds if ability.timed else settings.seconds
-        if not ability.timed:
-            given.append(f"trainer.max_steps={ability.effort * settings.steps}")
+        if (steps := self.steps(cell.ability)) is not None:
+            given.append(f"trainer.max_steps={steps}")
         given.append(f"trainer.max_seconds={ability.effort * seconds}")
         return [*given, f"optim.lr={cell.rate}", f"trainer.seed={cell.seed}"]
+
+    def steps(self, ability: str) -> int | None:
+        """The steps of a cell; None where seconds alone end it."""
+        one = self._ability(ability)
+        return None if one.timed else one.effort * self.settings.steps
+
+    def _ability(self, name: str) -> Ability:
+        return next(each for each in self.abilities if each.name == name)
 
 
 def make(cfg: Mapping[str, Any]) -> Plan:
@@ -148,22 +158,34 @@ def ability(name: str) -> Ability:
     """An ability by its name.
 
     Raises:
-        UserError: there is no such file; the nearest name is offered.
+        UserError: there is no such file, and the nearest name is offered; or its score is not one
+            of its task.
     """
     known = files.names("ability")
     if name not in known:
         raise UserError(f"exam.abilities: no such ability as {name}{nearest(name, known)}")
-    return Ability(**{"name": name, **files.defaults("ability", name)})
+    one = Ability(**{"name": name, **files.defaults("ability", name)})
+    task = next((text[5:] for text in one.train if text.startswith("task=")), None)
+    metrics = [each.name for each in declared_metrics(task)]
+    for key, split, wanted in (("score", "val/", one.score), ("longer", "test/", one.longer)):
+        if wanted is not None and wanted not in [f"{split}{metric}" for metric in metrics]:
+            allowed = ", ".join(split + metric for metric in metrics) or "none: train has no task"
+            raise UserError(f"ability {name}: {key}: {wanted}: give one of {allowed}")
+    return one
 
 
 def _models(names: Iterable[str], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Of each model, those of the given keys that it has. A hybrid has at least the layers of its
     pattern."""
+    if "parameters" in overrides:
+        given = shown(overrides["parameters"])
+        raise UserError(f"model.parameters={given}: in an exam it is exam.parameters={given}")
     models: dict[str, dict[str, Any]] = {}
     known: set[str] = set()
     for name in names:
         family(name)  # refuses an unknown one
         defaults = files.defaults("model", name)
+        del defaults["parameters"]  # exam.parameters is that of all of them
         known |= defaults.keys()
         models[name] = {key: value for key, value in overrides.items() if key in defaults}
         if isinstance(given := models[name].get("n_layers"), int):

@@ -37,7 +37,7 @@ def scores(cells: Cells) -> Iterator[dict[str, Any]]:
                         "ability": column,
                         "metric": metric,
                         "unit": unit(metric)[0],
-                        **interval(found, within=(0, 100) if unit(metric)[0] == "%" else None),
+                        **interval(found, percent=unit(metric)[0] == "%"),
                         "rate": best.cell.rate,
                         "parameters": best.summary.get("parameters"),
                         "dim": RunDirectory(best.folder).config["model"]["dim"],
@@ -46,13 +46,14 @@ def scores(cells: Cells) -> Iterator[dict[str, Any]]:
                     }
 
 
-def interval(values: Sequence[float], within: tuple[float, float] | None = None) -> dict[str, Any]:
-    """Mean, number and the 95 % interval of the mean, cut to what is possible."""
+def interval(values: Sequence[float], percent: bool = False) -> dict[str, Any]:
+    """Mean, number and the 95 % interval of the mean; of shares in percent cut to 0 and 100."""
     n, mean = len(values), statistics.fmean(values)
     found: dict[str, Any] = {"mean": mean, "low": None, "high": None, "n": n}
     if n > 1:
         half = t_quantile(n - 1) * statistics.stdev(values) / math.sqrt(n)
-        lowest, highest = within or (-math.inf, math.inf)
+        share = percent and min(values) >= 0  # a scaled accuracy may be negative
+        lowest, highest = (0, 100) if share else (-math.inf, math.inf)
         found |= {"low": max(lowest, mean - half), "high": min(highest, mean + half)}
     return found
 
@@ -87,7 +88,7 @@ def costs(bench: Mapping[str, Any], length: int) -> Iterator[dict[str, Any]]:
             if at and mode == "decode":
                 row["state_bytes"] = at[0]["state_bytes"]
             if at and mode == "train":
-                row["memory_bytes"] = at[0]["peak_bytes"] - at[0]["base_bytes"]
+                row["memory_bytes"] = at[0]["over_base_bytes"]
         yield row
 
 

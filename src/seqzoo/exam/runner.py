@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.bench import plan as bench_plan
+from seqzoo.errors import UserError
 from seqzoo.exam import results
 from seqzoo.exam.cells import Cells, Name
 from seqzoo.exam.plan import Plan
@@ -33,16 +34,28 @@ def run(
 
     Returns:
         The content of exam.json: `command`, `date`, `seconds`, `machine`, `versions`; `exam`, the
-        settings; `models`, of each the families of its layers; `planned`, the number of cells, and
-        `cells`, those that ran; `scores`, `curves` and `costs`, see `results`; `stopped`, whether
-        Ctrl-C ended it.
+        settings; `models`, of each the families of its layers, and `keys`, what each was given;
+        `planned`, the number of cells, and `cells`, those that ran; `scores`, `curves` and `costs`,
+        see `results`; `stopped`, whether Ctrl-C ended it.
+
+    Raises:
+        UserError: a model that cannot be measured as `seqzoo bench` does, before any cell is run.
     """
     date, start = datetime.now().isoformat(timespec="minutes", sep=" "), time.perf_counter()
+    costs = _Costs(plan, folder / "bench", command) if plan.settings.speed else None
     cells = Cells(plan, folder / "cells", name, show)
     cells.measure()
-    bench = None
-    if plan.settings.speed and not cells.stopped:
-        bench = _bench(plan, folder / "bench", command, show)
+    bench = costs and costs.kept()
+    stopped = cells.stopped
+    if costs is not None and bench is None and not stopped:
+        show("speed, memory and state:")
+        try:
+            bench = costs.measure()
+            stopped = bench["rounds_done"] < plan.settings.speed_rounds
+        except KeyboardInterrupt:
+            stopped = True
+        except (UserError, RuntimeError, OSError) as error:
+            show(f"speed, memory and state: failed: {error}")
     length = plan.settings.speed_length
     first = len(plan.settings.rates) * len(plan.models) * len(plan.abilities)
     further = (plan.settings.seeds - 1) * len(plan.models) * len(plan.abilities)
@@ -54,6 +67,7 @@ def run(
         "versions": {each: version(each) for each in ("seqzoo", "torch", "numpy")},
         "exam": asdict(plan.settings),
         "models": {model: _families(model, keys) for model, keys in plan.models.items()},
+        "keys": plan.models,
         "planned": first + further,
         "cells": [
             {
@@ -62,13 +76,17 @@ def run(
                 "note": answer.note,
                 "folder": answer.folder.name,
                 "seconds": answer.summary.get("train_seconds"),
+                "steps": answer.summary.get("steps"),
+                "steps_asked": plan.steps(answer.cell.ability),
+                "data_sha256": answer.summary.get("data_sha256"),
+                "versions": answer.summary.get("versions"),
             }
             for answer in cells.answers.values()
         ],
         "scores": list(results.scores(cells)),
         "curves": list(results.curves(cells)),
         "costs": list(results.costs(bench, length)) if bench else [],
-        "stopped": cells.stopped,
+        "stopped": stopped,
     }
 
 
@@ -76,30 +94,41 @@ def _families(model: str, keys: dict[str, Any]) -> list[str]:
     return [own["name"] for _, own in layers(model_keys(model, **keys))]
 
 
-def _bench(
-    plan: Plan, folder: Path, command: str, show: Callable[[str], None]
-) -> dict[str, Any] | None:
-    """The bench of the same models, which is not measured again where it was before."""
-    settings = plan.settings
-    asked = {
-        "lengths": [settings.speed_length],
-        "modes": SPEED_MODES,
-        "parameters": settings.parameters,
-        "rounds": settings.speed_rounds,
-    }
-    request = json.dumps([asked, plan.models], sort_keys=True)
-    kept, of = folder / "bench.json", folder / "request.json"
-    if kept.exists() and of.exists() and of.read_text(encoding="utf-8") == request:
-        return dict(json.loads(kept.read_text(encoding="utf-8")))
-    from seqzoo.bench import runner, write
+class _Costs:
+    """A bench of the models of an exam, which is not measured again where it is whole."""
 
-    show("speed, memory and state:")
-    one = bench_plan.make({"models": list(plan.models), "model": {}, "bench": asked})
-    models = {name: hybrid.merged(keys, plan.models[name]) for name, keys in one.models.items()}
-    one = replace(one, models=models)  # each model's own keys: a hybrid has more layers
-    found = runner.run(one, command)
-    folder.mkdir(parents=True, exist_ok=True)
-    write.write(found, folder)
-    if found["rounds_done"] == settings.speed_rounds:
-        of.write_text(request, encoding="utf-8")
-    return found
+    def __init__(self, plan: Plan, folder: Path, command: str) -> None:
+        settings = plan.settings
+        asked = {
+            "lengths": [settings.speed_length],
+            "modes": SPEED_MODES,
+            "parameters": settings.parameters,
+            "rounds": settings.speed_rounds,
+        }
+        one = bench_plan.make({"models": list(plan.models), "model": {}, "bench": asked})
+        models = {name: hybrid.merged(keys, plan.models[name]) for name, keys in one.models.items()}
+        self.plan = replace(one, models=models)  # each model's own keys: a hybrid has more layers
+        self.request = json.dumps([asked, plan.models], sort_keys=True)
+        self.folder, self.command = folder, command
+        self.found, self.of = folder / "bench.json", folder / "request.json"
+
+    def kept(self) -> dict[str, Any] | None:
+        """What was measured before, if the same was asked."""
+        if not self.found.exists() or not self.of.exists():
+            return None
+        if self.of.read_text(encoding="utf-8") != self.request:
+            return None
+        return dict(json.loads(self.found.read_text(encoding="utf-8")))
+
+    def measure(self) -> dict[str, Any]:
+        """Measure now, and keep it. What is not whole is measured again the next time."""
+        from seqzoo.bench import runner, write
+
+        found = runner.run(self.plan, self.command)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.of.unlink(missing_ok=True)
+        write.write(found, self.folder)
+        whole = found["rounds_done"] == self.plan.settings.rounds
+        if whole and all(point["status"] in ("ok", "too slow") for point in found["points"]):
+            self.of.write_text(self.request, encoding="utf-8")
+        return found
