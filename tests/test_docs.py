@@ -131,7 +131,7 @@ def test_no_key_has_moved(page: Path) -> None:
         assert not given & MOVED.keys()
 
 
-SMALL = {
+TUTORIAL = {
     "train": ["model.parameters=20000", "trainer.max_seconds=null", "trainer.max_steps=2"],
     "exam": ["exam.parameters=20000", "exam.steps=2", "exam.seeds=1", "exam.rates=[0.004]",
              "exam.language_seconds=2", "exam.speed_length=32", "exam.speed_rounds=1"],
@@ -149,7 +149,7 @@ def test_the_tutorial_runs_to_its_end(tmp_path: Path, text_file: Path) -> None:
         sweeps = tmp_path / "runs" / "sweeps"
         given = [str(next(sweeps.iterdir())) if "runs/sweeps/" in g else g for g in given]
         done = subprocess.run(
-            [sys.executable, "-m", "seqzoo", name, *given, *SMALL.get(name, [])],
+            [sys.executable, "-m", "seqzoo", name, *given, *TUTORIAL.get(name, [])],
             cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         assert done.returncode == 0, f"{line}\n{done.stdout}"

@@ -25,8 +25,7 @@ def made(**exam: Any) -> plan.Plan:
 
 def test_every_ability_has_a_file_that_is_whole() -> None:
     for name in files.names("ability"):
-        ability = plan.ability(name)
-        assert name in ability.columns and files.comments("ability", name)[0]
+        assert plan.ability(name).columns and files.comments("ability", name)[0]
 
 
 def test_a_hybrid_has_its_whole_pattern() -> None:
@@ -54,6 +53,9 @@ def test_what_a_cell_is_given() -> None:
         ({"abilities": ["recal"]}, ("exam.abilities", "'recall'")),
         ({"abilities": []}, ("exam.abilities=[]", "at least one")),
         ({"rates": []}, ("exam.rates=[]", "at least one")),
+        ({"rates": [0.01, 0.01]}, ("exam.rates=[0.01,0.01]", "each once")),
+        ({"abilities": ["recall", "recall"]}, ("exam.abilities=[recall,recall]", "each once")),
+        ({"model": {"parameters": 9}}, ("model.parameters=9", "exam.parameters=9")),
         ({"rates": [-1.0]}, ("exam.rates=[-1.0]", "a list of learning rates")),
         ({"seeds": 0}, ("exam.seeds=0", "1 up")),
         ({"sedes": 1}, ("exam.sedes", "'seeds'")),
@@ -66,12 +68,12 @@ def test_what_cannot_be_planned_is_refused(keys: dict[str, Any], needed: tuple[s
 # ---- from cells to results, by summaries that are written here
 
 
-def write_summary(folder: Path, cell: Cell, metrics: dict[str, float], state: str) -> None:
+def write_summary(folder: Path, cell: Cell, metrics: dict[str, float]) -> None:
     folder.mkdir(parents=True)
     directory = RunDirectory(folder)
     sections = {"model": {"name": cell.model, "dim": 8}, "task": {"name": "mqar"}, "trainer": {}}
     directory.write_config(sections)
-    directory.write_summary({**metrics, "status": state, "parameters": 99, "steps": 5})
+    directory.write_summary({**metrics, "status": "finished", "parameters": 99, "steps": 5})
 
 
 @pytest.fixture
@@ -92,9 +94,8 @@ def finished(tmp_path: Path) -> Cells:
                 value = pair[ability.name == "copying"]
                 metrics = {"val/accuracy": (value or 0) + seed / 10, "test/accuracy": 10.0 * seed}
                 metrics |= {f"test/{ability.curve}/{size:05}": 50.0 + seed for size in (8, 16)}
-                state = "failed" if value is None else "finished"
                 if value is not None:
-                    write_summary(tmp_path / name(cell), cell, metrics, state)
+                    write_summary(tmp_path / name(cell), cell, metrics)
     lines: list[str] = []
     cells = Cells(one, tmp_path, name, lines.append)
     cells._start = lambda *_: pytest.fail("started")  # type: ignore[method-assign, assignment]
@@ -108,8 +109,40 @@ def name(cell: Cell) -> str:
 class Ended:
     """A process that has ended."""
 
+    def __init__(self, returncode: int = 1) -> None:
+        self.returncode = returncode
+
     def poll(self) -> int:
-        return 1
+        return self.returncode
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        (lambda *_: Ended(), "it left no word"),
+        (lambda *_: Ended(-9), "killed by signal 9, perhaps for its memory: give exam.workers=1"),
+        (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
+    ],
+)
+def test_why_a_cell_failed(finished: Cells, start: Any, reason: str) -> None:
+    def started(*_: Any) -> Any:
+        if isinstance(start, OSError):
+            raise start
+        return start()
+
+    finished._start = started  # type: ignore[method-assign]
+    finished.measure()
+    answer = finished.answers[Cell("gla", "copying", 0.01, 1)]
+    assert (answer.status, answer.note) == ("failed", reason)
+
+
+def test_what_was_finished_is_read_after_ctrl_c(finished: Cells) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    finished._run = interrupted  # type: ignore[method-assign]
+    finished.measure()
+    assert finished.stopped and len(finished.answers) == 2 * (2 * 2 + 2) - 1  # one had failed
 
 
 def test_scores_are_of_the_best_rate_with_intervals(finished: Cells) -> None:
@@ -128,21 +161,28 @@ def test_scores_are_of_the_best_rate_with_intervals(finished: Cells) -> None:
     assert curve["points"] == [(8, 51.5), (16, 51.5)] and curve["axis"] == "pairs"
 
 
-def test_the_bench_has_the_keys_of_each_model(
+def test_the_bench_has_the_keys_of_each_model(tmp_path: Path) -> None:
+    one = made(models=["lstm", "griffin", "gla"], model={"n_layers": 2})
+    costs = runner._Costs(one, tmp_path, "")
+    depths = {name: keys["n_layers"] for name, keys in costs.plan.models.items()}
+    assert depths == {"lstm": 2, "griffin": 3, "gla": 2}
+
+
+def test_a_bench_that_is_not_whole_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    benched: list[Any] = []
-
-    def run(one: Any, command: str) -> None:
-        benched.append(one)
-        raise InterruptedError
-
-    monkeypatch.setattr("seqzoo.bench.runner.run", run)
-    one = made(models=["lstm", "griffin", "gla"], model={"n_layers": 2})
-    with pytest.raises(InterruptedError):
-        runner._bench(one, tmp_path, "", print)
-    depths = {name: keys["n_layers"] for name, keys in benched[0].models.items()}
-    assert depths == {"lstm": 2, "griffin": 3, "gla": 2}
+    found: dict[str, Any] = {"points": [{"status": "ok"}, {"status": "out of memory"}]}
+    monkeypatch.setattr("seqzoo.bench.runner.run", lambda *_: found)
+    monkeypatch.setattr(
+        "seqzoo.bench.write.write",
+        lambda bench, folder: (folder / "bench.json").write_text(json.dumps(bench)),
+    )
+    costs = runner._Costs(made(speed_rounds=3), tmp_path, "")
+    for rounds, state, kept in ((3, "out of memory", False), (2, "ok", False), (3, "ok", True)):
+        found["rounds_done"], found["points"][1]["status"] = rounds, state
+        costs.measure()
+        assert (costs.kept() == found) is kept
+    assert runner._Costs(made(speed_rounds=2), tmp_path, "").kept() is None
 
 
 def test_a_finished_cell_is_not_run_again(finished: Cells) -> None:
@@ -170,6 +210,15 @@ def row(model: str, ability: str, mean: float, half: float | None) -> dict[str, 
     }
 
 
+CELL = {
+    "ability": "recall",
+    "status": "finished",
+    "steps_asked": 80,
+    "data_sha256": "a",
+    "versions": {"torch": "2"},
+}
+
+
 def test_sentences_are_made_from_the_numbers() -> None:
     found = {
         "models": {"lstm": ["lstm"] * 2, "gla": ["gla"] * 2, "mix": ["gla", "lstm"]},
@@ -186,7 +235,13 @@ def test_sentences_are_made_from_the_numbers() -> None:
             {"model": "gla", "state_bytes": 2048},
             {"model": "mix", "state_bytes": 3072},
         ],
-        "cells": [{"model": "gla", "ability": "copying", "status": "failed"}],
+        "versions": {"torch": "2"},
+        "cells": [
+            {"model": "gla", "ability": "copying", "status": "failed"},
+            {"model": "gla", "ability": "recall", "status": "failed"},
+            {**CELL, "model": "gla", "steps": 60},
+            {**CELL, "model": "mix", "steps": 80, "versions": {"torch": "1"}, "data_sha256": "b"},
+        ],
     }
     said = "\n".join(words.sentences(found))
     assert "Language: mix is best with 1.495 (1.485 to 1.505, n 3)" in said
@@ -198,6 +253,26 @@ def test_sentences_are_made_from_the_numbers() -> None:
     )
     assert "The hybrid mix is better than each of gla and lstm in language and recall." in said
     assert "Failed, and therefore not in the table: copying of gla." in said
+    assert "A rate or a seed failed, and the table has the others: recall of gla." in said
+    assert "ended recall before all of its 80 steps for gla (60): with more" in said
+    assert "The data of recall changed between cells" in said
+    assert "Cells ran with different versions: torch 1, torch 2." in said
+
+
+def test_equals_are_equally_good_and_one_seed_is_not_apart() -> None:
+    rows = [row("lstm", "recall", 100.0, 0.0), row("gla", "recall", 100.0, 0.0)]
+    rows += [row("mix", "recall", 90.0, None)]
+    found = {"models": dict.fromkeys(("lstm", "gla", "mix"), []), "scores": rows}
+    said = words._ranking(found, "recall")
+    assert said == (
+        "Recall: lstm and gla are equally good with 100.0 % (100.0 to 100.0, n 3); next is mix "
+        "with 90.0 % (one seed)."
+    )
+
+
+def test_a_score_below_zero_has_its_whole_interval() -> None:
+    assert results.interval([-3.0, 1.0], percent=True)["low"] < -3
+    assert results.interval([1.0, 3.0], percent=True)["low"] == 0
 
 
 # ---- the whole
@@ -214,8 +289,11 @@ def test_an_exam_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert first.count("recall  gru") == 2 and "### Scores" in first and "### Costs" in first
     assert status("exam", "models=[gru,transformer]", *keys) == 0
     again = capfd.readouterr().out
-    assert all("s)" not in line for line in again.splitlines() if "  gru  rate" in line)
-    assert all("s)" in line for line in again.splitlines() if "  transformer  rate" in line)
+    timed = {
+        model: ["s)" in line for line in again.splitlines() if f"  {model}  rate" in line]
+        for model in ("gru", "transformer")
+    }
+    assert timed == {"gru": [False] * 4, "transformer": [True] * 4}
     found = json.loads((folder / "exam.json").read_text())
     assert len(found["cells"]) == found["planned"] == 8 and not found["stopped"]
     assert {row["model"] for row in found["costs"]} == {"gru", "transformer"}
@@ -233,12 +311,18 @@ def test_a_cell_that_fails_is_said_and_the_rest_runs(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "more/ability").mkdir(parents=True)
-    text = "train: [task=charlm, task.path=nowhere.txt]\nscore: val/loss\n"
-    text += "longer: null\ncurve: null\ntimed: false\neffort: 1\n"
-    (tmp_path / "more/ability/broken.yaml").write_text(text)
+    rest = "longer: null\ncurve: null\ntimed: false\neffort: 1\n"
+    more = {"broken": "task=charlm, task.path=nowhere.txt", "wrong": "task=parity"}
+    for name, train in more.items():
+        score = "val/loss" if name == "broken" else "test/accuracy"
+        path = tmp_path / "more/ability" / f"{name}.yaml"
+        path.write_text(f"train: [{train}]\nscore: {score}\n{rest}")
+    more_dir = f"--config-dir={tmp_path / 'more'}"
+    assert status("exam", "models=[gru]", "exam.abilities=[wrong]", more_dir) == 2
+    assert "ability wrong: score: test/accuracy: give one of val/acc" in capfd.readouterr().err
     keys = ["models=[gru]", "exam.abilities=[broken,parity]", "exam.steps=1", "exam.seeds=1"]
     keys += ["exam.parameters=4000", "exam.rates=[0.01]", "exam.speed=false"]
-    keys += [f"hydra.run.dir={tmp_path / 'exam'}", f"--config-dir={tmp_path / 'more'}"]
+    keys += [f"hydra.run.dir={tmp_path / 'exam'}", more_dir]
     assert status("exam", *keys) == 1
     printed = capfd.readouterr().out
     assert (

@@ -31,12 +31,7 @@ def sentences(results: Results) -> list[str]:
     for column in columns(results):
         if not column.endswith(", longer"):
             said += _fronts(results, column)
-    said += _parents(results)
-    failed = [cell for cell in results["cells"] if cell["status"] == "failed"]
-    if failed:
-        named = ", ".join(f"{cell['ability']} of {cell['model']}" for cell in failed)
-        said.append(f"Failed, and therefore not in the table: {named}.")
-    return said
+    return [*said, *_parents(results), *_failed(results), *_cut(results), *_mixed(results)]
 
 
 def shown(row: Row) -> str:
@@ -60,16 +55,17 @@ def ranked(results: Results, column: str) -> list[Row]:
 
 def _ranking(results: Results, column: str) -> str:
     rows = ranked(results, column)
-    best, *others = rows
-    text = f"{column.capitalize()}: {best['model']} is best with {shown(best)}"
-    if not others:
-        return f"{text}."
+    first = [row for row in rows if row["mean"] == rows[0]["mean"]]
+    best, others = first[0], rows[len(first) :]
+    named = _listed([row["model"] for row in first])
+    are = "is best" if len(first) == 1 else "are equally good"
+    text = f"{column.capitalize()}: {named} {are} with {shown(best)}"
     close = [row["model"] for row in others if overlap(best, row)]
     if close:
-        text += f"; the intervals of {_listed(close)} overlap with its own"
-    elif best["low"] is not None:
-        text += f", apart from all others; next is {others[0]['model']} with {shown(others[0])}"
-    else:
+        return f"{text}; the intervals of {_listed(close)} overlap with its own."
+    if others:
+        if best["low"] is not None and all(row["low"] is not None for row in others):
+            text += ", apart from all others"
         text += f"; next is {others[0]['model']} with {shown(others[0])}"
     return f"{text}."
 
@@ -120,6 +116,45 @@ def _parents(results: Results) -> Iterator[str]:
         won = [c for c in columns(results) if _beats(results, model, inside, c)]
         better = f"in {_listed(won)}" if won else "in nothing"
         yield f"The hybrid {model} is better than each of {_listed(inside)} {better}."
+
+
+def _failed(results: Results) -> Iterator[str]:
+    """What did not finish, and what of it is missing in the table."""
+    failed = {(c["model"], c["ability"]): None for c in results["cells"] if c["status"] == "failed"}
+    missing = [f"{a} of {m}" for m, a in failed if score(results, m, a) is None]
+    partly = [f"{a} of {m}" for m, a in failed if score(results, m, a) is not None]
+    if missing:
+        yield f"Failed, and therefore not in the table: {', '.join(missing)}."
+    if partly:
+        yield f"A rate or a seed failed, and the table has the others: {', '.join(partly)}."
+
+
+def _cut(results: Results) -> Iterator[str]:
+    """Which models were ended by the clock before they had all their steps."""
+    cut: dict[tuple[str, str], int] = {}
+    asked = {}
+    for cell in results["cells"]:
+        if cell["status"] == "finished" and (cell["steps_asked"] or 0) > cell["steps"]:
+            key = cell["ability"], cell["model"]
+            cut[key] = min(cell["steps"], cut.get(key, cell["steps"]))
+            asked[cell["ability"]] = cell["steps_asked"]
+    for ability, steps in asked.items():
+        named = [f"{model} ({n:,})" for (each, model), n in cut.items() if each == ability]
+        yield (
+            f"The clock ended {ability} before all of its {steps:,} steps for {_listed(named)}: "
+            "with more seconds they may be better."
+        )
+
+
+def _mixed(results: Results) -> Iterator[str]:
+    """Cells that cannot be compared, as their data or the versions they ran with differ."""
+    finished = [cell for cell in results["cells"] if cell["status"] == "finished"]
+    for ability in dict.fromkeys(cell["ability"] for cell in finished):
+        if len({cell["data_sha256"] for cell in finished if cell["ability"] == ability}) > 1:
+            yield f"The data of {ability} changed between cells: do not compare its scores."
+    used = {f"{name} {each}" for cell in finished for name, each in cell["versions"].items()}
+    if len(used) > len(results["versions"]):
+        yield f"Cells ran with different versions: {', '.join(sorted(used))}."
 
 
 def _beats(results: Results, model: str, parents: Sequence[str], column: str) -> bool:

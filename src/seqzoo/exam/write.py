@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 NOTES = """\
 Scores are means over seeds, with the 95 % interval of the mean by Student's t distribution in
-brackets. Each model has the learning rate that gave the first seed its best score in that ability.
+brackets. Each model has the learning rate that gave the first seed its best score in that ability,
+so where several rates were tried that seed is the luckiest of several runs.
 Colours of the heat map: percentages from 0 to 100, other columns from the worst to the best model,
 costs on a logarithmic scale. State and memory are those of one sequence and of a training step, as
 seqzoo bench measures them. A line joins the models that none beats in both numbers."""
@@ -92,7 +93,8 @@ def about(results: Results) -> str:
     return (
         f"{results['machine']}; {size}; {settings['steps']:,} steps a cell, language "
         f"{settings['language_seconds']:g} s\n{results['command']}\n{results['date']}, "
-        f"{results['seconds']:.0f} s, {done} of {results['planned']} cells\n{versions}"
+        f"{results['seconds']:.0f} s since it was last begun, {done} of {results['planned']} cells\n"
+        f"{versions}"
     )
 
 

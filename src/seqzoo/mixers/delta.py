@@ -1,5 +1,9 @@
 """What the mixers of the delta rule share.
 
+What differs from the authors' code (flash-linear-attention) in all of them: the norm of the heads
+adds 1e-7, float32's precision, to the mean square, not 1e-5; Xavier's initial scale is that of the
+matrices of queries, keys and values together, so their weights begin smaller by a third.
+
 B batch, T time, D width, H heads of K numbers of a key and V of a value, W = 4 taps.
 """
 

@@ -20,7 +20,7 @@ from seqzoo.ops.watch import unwatched, watch
 
 
 class DeltaProduct(nn.Module):
-    """Several steps of the delta rule for every token (section 3), each with a key, a value and a
+    """Several steps of the delta rule for every token (2502.10297), each with a key, a value and a
     rate of its own, so that a product of Householder-like matrices multiplies the state.
 
         S_{t,0} = alpha_t S_{t-1}                                         S_t = S_{t,n}
@@ -38,7 +38,8 @@ class DeltaProduct(nn.Module):
         n_layers: layers of the model, for GPT-2's initialisation of the output projection.
         steps: n.
         gated: whether alpha is a decay of each head that the data sets (`Decay`), and the output is
-            multiplied by silu(x W_g), as in Gated DeltaProduct; else alpha = 1.
+            multiplied by silu(x W_g), as in Gated DeltaProduct; else alpha = 1. The authors' code
+            has a switch for each, and values of twice the keys' width.
         beta_max: as in `DeltaNet`. With 2, as in the paper, n steps can be any product of n
             reflections, such as a rotation of a plane by 2.
     """

@@ -43,15 +43,15 @@ class ForgettingCache(NamedTuple):
 
 
 class ForgettingAttention(nn.Module):
-    """Forgetting attention (eq. 4): a gate a head and token scales down all that came before.
+    """Forgetting attention : a gate a head and token scales down all that came before.
 
         f_t = sigmoid(x_t w_f + b_f)
         y_t = sum over s <= t of softmax_s(q_t k_s / sqrt(K) + sum over s < i <= t of log f_i) v_s
 
     Args:
         dim: width D, divisible by n_heads.
-        pro: the block of section 3.2: keys and values mixed with those of the token before by a
-            gate a head, RMS norms of queries, keys and outputs a head, and an output gate
+        pro: the paper's Pro block: keys and values mixed with those of the token before by a gate a
+            head (eq. 14), RMS norms of queries, keys and outputs a head, and an output gate
             sigmoid(x W_g).
         n_layers: layers of the model, for GPT-2's initialisation of the output projection.
     """

@@ -30,7 +30,7 @@ class GatedDeltaNet(nn.Module):
 
     Args:
         dim: width D, divisible by n_heads.
-        expand_v: V / K; the paper's is 2.
+        expand_v: V / K; the authors' code has 2, with keys of 3/4 of D in all, here of D.
         n_layers: layers of the model, for GPT-2's initialisation of the output projection.
         beta_max: as in `DeltaNet`.
     """

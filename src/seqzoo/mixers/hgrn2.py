@@ -36,7 +36,8 @@ class HGRN2(nn.Module):
         S_t = diag(f_t) S_{t-1} + (1 - f_t) i_t^T        y_t = q_t S_t
         f_t = bound + (1 - bound) sigmoid(x_t W_f)       q_t = silu(x_t W_q)       i_t = x_t W_i
 
-    The output is rms_norm(y) W over all heads. The query stands where the first HGRN has its output
+    The output is rms_norm(y) W over all heads; the norm has a weight, which the authors' own code
+    leaves out and flash-linear-attention has. The query stands where the first HGRN has its output
     gate.
 
     In the paper the bounds of all layers are the running sums of one softmax over layers, without

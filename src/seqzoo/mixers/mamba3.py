@@ -42,7 +42,7 @@ class Mamba3(nn.Module):
     dt = softplus(. + bias), A = -softplus(.) and l = sigmoid(.) of a head and token. R_t turns
     pairs of rows by dt_t pi tanh(.), the imaginary part of a complex state. B and C pass an RMS
     norm, whose weight all heads share, then a bias of each head is added. These functions and the
-    initial values are those of the authors' code at its first release.
+    initial values, but for W's, are those of the authors' code at its first release.
 
     Args:
         dim: width D.

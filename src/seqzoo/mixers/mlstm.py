@@ -44,7 +44,9 @@ class MLSTM(nn.Module):
     Args:
         dim: width D.
         n_heads: H; a head has 2 dim / n_heads numbers, a multiple of 4.
-        input_gate: i of its sum: `exp`, or `sigmoid`. f is a sigmoid, as in the authors' code.
+        input_gate: i of its sum: `exp`, or `sigmoid`, with the normaliser n as mlstm_kernels has it
+            by default (TFLA, arXiv 2503.14376, leaves n out). f is a sigmoid, as in the authors'
+            code.
         n_layers: layers of the model, for the initialisation of the output projection.
     """
 

@@ -27,7 +27,7 @@ class Scoring(NamedTuple):
         sinks: (H,): one more score in the softmax of each head, without a value, so that the
             weights of the keys sum to less than 1 (gpt-oss, arXiv 2508.10925, section 2.2).
         decay: (B, H, S), float64: c, the sums over time of log forget gates. The score of query t
-            and key s gets c_t - c_s (Lin et al. 2025, arXiv 2503.02130, eq. 4).
+            and key s gets c_t - c_s (Lin et al. 2025, arXiv 2503.02130).
     """
 
     window: int | None = None

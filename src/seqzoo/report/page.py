@@ -28,7 +28,8 @@ _PAGE = """<!doctype html>
    const down = head.dataset.down = head.dataset.down ? "" : "1";
    const key = row => {{
      const text = row.cells[column].textContent.replaceAll(",", "");
-     return isNaN(parseFloat(text)) ? text : parseFloat(text);
+     const number = parseFloat(text) * (/^\\d+K$/.test(text) ? 1024 : 1);
+     return isNaN(number) ? text : number;
    }};
    [...body.rows].sort((a, b) => (key(a) > key(b) ? 1 : -1) * (down ? -1 : 1))
      .forEach(row => body.append(row));

@@ -26,7 +26,7 @@ def number(value: float | None, digits: int = 3) -> str:
     if abs(rounded) >= 10 ** (digits - 1):
         return f"{rounded:,.0f}"
     if abs(rounded) >= 1:
-        return f"{rounded:.{digits - len(f'{abs(rounded):.0f}')}f}"
+        return f"{rounded:.{digits - len(str(int(abs(rounded))))}f}"
     return f"{rounded:.{digits}g}" if abs(rounded) < 1e-4 else f"{rounded:#.{digits}g}"
 
 

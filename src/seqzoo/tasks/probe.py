@@ -17,6 +17,7 @@ from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
 from seqzoo.data.probes.probe import Examples, Probe, Sizes
 from seqzoo.data.tokenizers import Tokenizer
+from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel, evaluating
 from seqzoo.report.figures import new_figure, style
 from seqzoo.state import State
@@ -75,7 +76,12 @@ class ProbeTask:
         self.name, self.note = data.name, data.note
         self.data_sha256, self.val_sha256 = data.sha256, data.val_sha256
         self.batch_size, self.eval_examples = batch_size, eval_examples
-        self.n_batches = None if examples is None else max(1, examples // batch_size)
+        if examples is not None and examples % batch_size:
+            raise UserError(
+                f"task.examples={examples}: give a multiple of task.batch_size={batch_size}, or "
+                "null for new ones in every batch"
+            )
+        self.n_batches = None if examples is None else examples // batch_size
         ends = [data.n_tokens(sizes) for sizes in (data.train[0], data.train[-1])]
         self.seq_len = round(sum(ends) / 2)
         self.tokenizer = Tokenizer.of_labels(list(data.symbols))

@@ -62,8 +62,8 @@ def pick_metric(runs: Sequence[TrainingRun], wanted: str | None) -> str:
     several = len(kinds := tokenizers(measured)) > 1
     fair = [key for key in common if not (several and _of_tokens(key, measured[0]))]
     own = [f"val/{each.name}" for each in tasks.declared_metrics(measured[0].task)]
-    way = own[0].partition("_")[0] if own else ""  # stream_bpc measures as stream_loss does
-    own.sort(key=lambda name: not name.startswith(way))
+    how = own[0].partition("_")[0] if own else ""  # such as val/stream: stream_bpc is read alike
+    own.sort(key=lambda name: not name.startswith(how))
     ordered = sorted(fair, key=lambda key: own.index(key) if key in own else len(own))
     ordered = [key for key in ordered if key.startswith("val/")] + ordered
     if wanted in common and wanted not in fair:

@@ -53,7 +53,8 @@ def curves(groups: Sequence[Group], metric: str, colours: Mapping[str, Colour]) 
 
 
 def _label(group: Group) -> str:
-    several = f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else ""
+    seeds = len(group.ranked or group.runs)
+    several = f" ({seeds} seeds)" if seeds > 1 else ""
     return f"{group.name}{several}" if group.ranked else f"{group.name}, {group.status}"
 
 
@@ -74,12 +75,17 @@ class Lengths:
         """The ranges of lengths that any run has, ascending."""
         return sorted({length for values in self.scores.values() for length in values})
 
+    @property
+    def of(self) -> str:
+        """What is counted: of a pair, the source; of a probe, its whole example."""
+        return f"{self.unit} of the source" if self.unit == "words" else self.unit
+
     def table(self) -> Table:
         rows = [
             [name, *(number(values.get(length)) for length in self.bins)]
             for name, values in self.scores.items()
         ]
-        return Table([f"{self.metric} by {self.unit} of the source", *self.bins], rows)
+        return Table([f"{self.metric} by {self.of}", *self.bins], rows)
 
     @look.style()
     def figure(self, colours: Mapping[str, Colour]) -> Figure:
@@ -89,7 +95,7 @@ class Lengths:
             places = [self.bins.index(length) for length in values]
             axes.plot(places, list(values.values()), marker="o", color=colours[name], label=name)
         axes.set_xticks(range(len(self.bins)), self.bins)
-        axes.set(xlabel=f"{self.unit} of the source", ylabel=self.metric, ylim=(0, None))
+        axes.set(xlabel=self.of, ylabel=self.metric, ylim=(0, None))
         look.legend_below(whole, 2)
         return whole
 

@@ -135,7 +135,7 @@ def mean_curve(group: Group, metric: str, axis: str) -> tuple[Array, Array, Arra
     """The mean over seeds where all of them have the metric, and its standard deviation: points x,
     means, deviations. Between a run's points its curve is a straight line. Of one run: its points,
     and None."""
-    curves = [np.array(run.curve(metric, axis), dtype=float) for run in group.runs]
+    curves = [np.array(run.curve(metric, axis), dtype=float) for run in group.ranked or group.runs]
     curves = [curve for curve in curves if len(curve)]
     if not curves:
         return np.empty(0), np.empty(0), None

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     if options.multirun:
         raise UserError("-m: an exam is a sweep itself: leave it out")
     config = configs[0]
-    wanted = Path(config.pop("hydra")["run"]["dir"])
+    wanted = config.pop("hydra")["run"]["dir"]
     if options.cfg:
         print_yaml([config])
         return 0
@@ -39,8 +39,8 @@ def main(arguments: list[str]) -> int:
 
     one = plan.make(config)
     names = _names(one)
-    check_folder(str(wanted))
-    folder = launch.short(wanted.absolute())
+    check_folder(wanted)
+    folder = launch.short(Path(wanted).absolute())
     print(f"{len(one.models)} models, {len(one.abilities)} abilities, {folder}", flush=True)
     from seqzoo.exam import runner, write
 
@@ -52,6 +52,9 @@ def main(arguments: list[str]) -> int:
         f"next:\n  {launch.command()} dashboard {shlex.quote(str(folder))}"
     )
     if found["stopped"]:
+        given = [each for each in arguments if not each.startswith("hydra.run.dir=")]
+        again = shlex.join([*given, f"hydra.run.dir={folder}"])
+        print(f"to go on:\n  {launch.command()} exam {again}")
         return launch.INTERRUPTED
     return launch.FAILED if any(cell["status"] == "failed" for cell in found["cells"]) else 0
 

@@ -95,5 +95,6 @@ def load(
         make=partial(group_word, group=group, ask=ask),
         train=lengths(lengths_from, lengths_to),
         test=at_lengths(test_lengths),
+        seen=lengths_to if ask == "each" else 0,
         chance=1 / len(elements(group)),
     )

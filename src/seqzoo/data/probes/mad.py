@@ -1,8 +1,12 @@
 """The six tasks of mechanistic architecture design (MAD): Poli et al. 2024 (arXiv 2403.17844).
 
-Each has the paper's size unless another is given. What differs from the paper: its compression is
-read by an autoencoder that sees one output of the model, here the model itself writes the sequence
-after the mark, so attention can look back.
+Each has the paper's size unless another is given. What differs from the paper and its code: its
+compression is read by an autoencoder that sees one output of the model, here the model itself
+writes the sequence after the mark, so attention can look back. Its code trains on a fixed set of
+examples, here every batch is new unless `task.examples` limits them. In its fuzzy recall the pair
+that is asked for stands at a random place among fewer pairs, here it is any earlier pair. Its code
+trains each length on its own, here longer examples are those of a model that was trained on short
+ones.
 """
 
 from __future__ import annotations
@@ -108,11 +112,16 @@ def load(
     """
     make, usual_length, usual_vocab, least = MAKE[kind]
     length, vocab_size = length or usual_length, vocab_size or usual_vocab
-    points = [{"length": length}, *at_lengths(test_lengths or [2 * length])]
-    for point in points:
+    points = [
+        {"length": length},
+        *at_lengths([2 * length] if test_lengths is None else test_lengths),
+    ]
+    for number, point in enumerate(points):
         if point["length"] < least or point["length"] % 2:
+            key = "test_lengths" if number else "length"
             raise UserError(
-                f"task.kind={kind}: a length of {point['length']}: give an even one from {least} up"
+                f"task.{key}: {point['length']}: task.kind={kind} needs an even length, {least} or "
+                "more"
             )
     if vocab_size < LEAST_VOCAB.get(kind, 4):
         raise UserError(

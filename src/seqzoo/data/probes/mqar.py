@@ -92,8 +92,9 @@ def _check(points: Iterable[Sizes], vocab_size: int) -> None:
         length, pairs = point["length"], point["pairs"]
         if 4 * pairs > length:
             raise UserError(
-                f"{pairs} pairs take {4 * pairs} tokens, with the keys once more, and the length "
-                f"is {length}: give fewer pairs, or a longer task.length"
+                f"{pairs} pairs take {4 * pairs} tokens, with the keys once more, and a length is "
+                f"{length}: change task.pairs and task.length, or task.test_pairs and "
+                "task.test_lengths"
             )
         if pairs > vocab_size // 2 - 1:
             raise UserError(

@@ -60,7 +60,8 @@ def load(
         if point["pairs"] > room:
             raise UserError(
                 f"{point['pairs']} pairs in {point['length']} tokens with {n_keys} keys: there is "
-                f"room for {room}: give fewer pairs, or larger task.length and task.n_keys"
+                f"room for {room}: change task.pairs and task.length, or task.test_pairs and "
+                "task.test_lengths, or give a larger task.n_keys"
             )
     named = (f"{kind}{i}" for kind in "kv" for i in range(n_keys))
     return Probe(

@@ -49,5 +49,6 @@ def load(
         make=partial(parity, ask=ask),
         train=lengths(lengths_from, lengths_to),
         test=at_lengths(test_lengths),
+        seen=lengths_to if ask == "each" else 0,
         chance=1 / 2,
     )

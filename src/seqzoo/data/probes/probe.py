@@ -44,6 +44,8 @@ class Probe:
         test: larger sizes, which are not trained.
         chance: the accuracy of a guess, where scores are also given relative to it.
         make_training: in place of `make` for training.
+        seen: of a longer example, only what is asked after so many tokens is measured; before it
+            stands what a trained example has.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Probe:
     test: Sequence[Sizes]
     chance: float | None = None
     make_training: Callable[..., Examples] | None = None
+    seen: int = 0
 
     def training(self, seed: int, number: int, rows: int) -> Examples:
         """The training batch of a number: a pure function of it and of the seed."""
@@ -66,7 +69,10 @@ class Probe:
     def held_out(self, split: str, sizes: Sizes, number: int, rows: int) -> Examples:
         """The evaluation batch of a number, the same for every run."""
         random = np.random.default_rng((STREAMS[split], *sizes.values(), number))
-        return self.make(random, rows, **sizes)
+        made = self.make(random, rows, **sizes)
+        if self.seen < made.targets.shape[1]:
+            made.targets[:, : self.seen] = IGNORE
+        return made
 
     def points(self, split: str) -> Sequence[Sizes]:
         """The sizes that are measured on `val` or `test`."""
@@ -148,8 +154,8 @@ def check_length(sizes: Iterable[Sizes], key: str, least: int, why: str) -> None
     """
     for number, one in enumerate(sizes):
         if one["length"] < least:
-            where = f"task.{key}" if number == 0 else f"a length of {one['length']} is too short"
-            raise UserError(f"{where}: {why}: give {least} or more")
+            where = key if number == 0 else "test_lengths"
+            raise UserError(f"task.{where}: {one['length']}: {why}: give {least} or more")
 
 
 def distinct(
