@@ -167,10 +167,13 @@ def ability(name: str) -> Ability:
     one = Ability(**{"name": name, **files.defaults("ability", name)})
     task = next((text[5:] for text in one.train if text.startswith("task=")), None)
     metrics = [each.name for each in declared_metrics(task)]
-    for key, split, wanted in (("score", "val/", one.score), ("longer", "test/", one.longer)):
-        if wanted is not None and wanted not in [f"{split}{metric}" for metric in metrics]:
-            allowed = ", ".join(split + metric for metric in metrics) or "none: train has no task"
-            raise UserError(f"ability {name}: {key}: {wanted}: give one of {allowed}")
+    for key, form in (("score", "val/{}"), ("longer", "test/{}"), ("curve", "{}_by_length")):
+        wanted = getattr(one, key)
+        allowed = [form.format(each) for each in metrics]
+        if key == "curve":
+            allowed += [f"{each}_by_pairs" for each in metrics]
+        if wanted is not None and wanted not in allowed:
+            raise UserError(f"ability {name}: {key}: {wanted}: give one of {', '.join(allowed)}")
     return one
 
 
@@ -178,8 +181,8 @@ def _models(names: Iterable[str], overrides: Mapping[str, Any]) -> dict[str, dic
     """Of each model, those of the given keys that it has. A hybrid has at least the layers of its
     pattern."""
     if "parameters" in overrides:
-        given = shown(overrides["parameters"])
-        raise UserError(f"model.parameters={given}: in an exam it is exam.parameters={given}")
+        number = shown(overrides["parameters"])
+        raise UserError(f"model.parameters={number}: in an exam it is exam.parameters={number}")
     models: dict[str, dict[str, Any]] = {}
     known: set[str] = set()
     for name in names:
