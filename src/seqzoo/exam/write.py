@@ -93,7 +93,7 @@ def about(results: Results) -> str:
     return (
         f"{results['machine']}; {size}; {settings['steps']:,} steps a cell, language "
         f"{settings['language_seconds']:g} s\n{results['command']}\n{results['date']}, "
-        f"{results['seconds']:.0f} s since it was last begun, {done} of {results['planned']} cells\n"
+        f"{results['seconds']:.0f} s of the last call, {done} of {results['planned']} cells\n"
         f"{versions}"
     )
 
