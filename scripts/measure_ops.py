@@ -1,4 +1,4 @@
-"""The measurements behind five choices in the code; prints a Markdown table each.
+"""The measurements behind six choices in the code; prints a Markdown table each.
 
     python scripts/measure_ops.py
 
@@ -10,6 +10,8 @@
 4. Dropout from random bytes, or `nn.Dropout` (`seqzoo.models.block`).
 5. Chunks of a matrix state, with a decay a channel, and with the delta rule besides
    (`seqzoo.ops.matrix_state`).
+6. A step of Muon, each matrix on its own or those of one shape together
+   (`seqzoo.training.optimizers`).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from seqzoo.models.block import Dropout
 from seqzoo.ops import unit
 from seqzoo.ops.attention import causal_attention
 from seqzoo.ops.matrix_state import matrix_state
+from seqzoo.training.optimizers import Muon
 
 
 def milliseconds(*functions: Callable[[], object], repeats: int = 15) -> list[float]:
@@ -142,6 +145,20 @@ def chunks() -> None:
         print(f"| {'delta' if delta else 'decay'} | {K} | {cells} |", flush=True)
 
 
+def muon() -> None:
+    print("\n| matrices | each on its own | together |\n|---|--:|--:|")
+    for dim in (144, 256):
+        shapes = [(dim, dim)] * 20 + [(4 * dim, dim)] * 8
+        matrices = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+        for matrix in matrices:
+            matrix.grad = torch.randn_like(matrix)
+        keys = {"lr": 0.001, "weight_decay": 0.1}
+        alone = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **keys)
+        apart, together = milliseconds(alone.step, Muon(matrices, **keys).step)
+        named = f"20 of {dim} x {dim}, 8 of {4 * dim} x {dim}"
+        print(f"| {named} | {apart:.1f} ms | {together:.1f} ms |", flush=True)
+
+
 if __name__ == "__main__":
     attention()
     one_query()
@@ -149,3 +166,4 @@ if __name__ == "__main__":
     cells()
     dropout()
     chunks()
+    muon()

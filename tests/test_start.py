@@ -82,7 +82,8 @@ def test_an_optimiser_without_the_compiler_is_torchs(name: str) -> None:
             optimizer.load_state_dict(optimizer.state_dict())
             assert layer.weight.grad is None
         results.append(layer.weight)
-    assert torch.allclose(*results, atol=0.02)  # iterations in bfloat16
+    exact = name == "AdamW"  # Muon's iterations are in bfloat16
+    assert torch.allclose(*results, rtol=0, atol=0 if exact else 0.02)
     assert len(calls) == 8
 
 
