@@ -314,7 +314,7 @@ def test_fields_of_a_plugin_exist(field: str) -> None:
 def test_every_room_is_described() -> None:
     rooms = {path.name for path in (ROOT / "src" / "seqzoo").iterdir()}
     rooms -= {"__init__.py", "__main__.py", "__pycache__", "py.typed"}
-    table = CONTRIBUTING.read_text().partition("## A walk")[2].partition("\n## ")[0]
+    table = CONTRIBUTING.read_text().partition("## The packages")[2].partition("\n## ")[0]
     assert {name.rstrip("/") for name in re.findall(r"^\| `(\S+)` \|", table, re.M)} == rooms
 
 
