@@ -76,7 +76,7 @@ def test_deltaproduct_of_one_step_is_the_delta_rule(gated: bool) -> None:
 def test_a_decay_is_mamba2s() -> None:
     """alpha = exp(-exp(A) softplus(W x + bias)), at first of speeds from 1e-3 to 0.1, times 1 to
     16."""
-    f = Decay(torch.nn.Linear(8, 6, bias=False), n_heads=2, channels=3)
+    f = Decay(torch.nn.Linear(8, 6, bias=False), n_heads=2, channels=3, least=1)
     first = F.softplus(f.bias)
     assert ((first > 0.99e-3) & (first < 0.101)).all()
     assert ((f.A_log >= 0) & (f.A_log <= torch.tensor(16.0).log())).all()
