@@ -215,7 +215,7 @@ CELL = {
     "status": "finished",
     "steps_asked": 80,
     "data_sha256": "a",
-    "versions": {"torch": "2"},
+    "versions": {"torch": "2", "python": "3"},
 }
 
 
@@ -235,12 +235,17 @@ def test_sentences_are_made_from_the_numbers() -> None:
             {"model": "gla", "state_bytes": 2048},
             {"model": "mix", "state_bytes": 3072},
         ],
-        "versions": {"torch": "2"},
         "cells": [
             {"model": "gla", "ability": "copying", "status": "failed"},
             {"model": "gla", "ability": "recall", "status": "failed"},
             {**CELL, "model": "gla", "steps": 60},
-            {**CELL, "model": "mix", "steps": 80, "versions": {"torch": "1"}, "data_sha256": "b"},
+            {
+                **CELL,
+                "model": "mix",
+                "steps": 80,
+                "versions": {"torch": "1", "python": "3"},
+                "data_sha256": "b",
+            },
         ],
     }
     said = "\n".join(words.sentences(found))

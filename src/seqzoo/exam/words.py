@@ -152,9 +152,10 @@ def _mixed(results: Results) -> Iterator[str]:
     for ability in dict.fromkeys(cell["ability"] for cell in finished):
         if len({cell["data_sha256"] for cell in finished if cell["ability"] == ability}) > 1:
             yield f"The data of {ability} changed between cells: do not compare its scores."
-    used = {f"{name} {each}" for cell in finished for name, each in cell["versions"].items()}
-    if len(used) > len(results["versions"]):
-        yield f"Cells ran with different versions: {', '.join(sorted(used))}."
+    used = sorted({each for cell in finished for each in cell["versions"].items()})
+    names = [name for name, _ in used]
+    if mixed := [f"{name} {each}" for name, each in used if names.count(name) > 1]:
+        yield f"Cells ran with different versions: {', '.join(mixed)}."
 
 
 def _beats(results: Results, model: str, parents: Sequence[str], column: str) -> bool:
