@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the papers say of architectures, asked again by small exams: about an hour on two cores.
+# What the papers say of architectures, asked again by small exams.
 #   scripts/orderings.sh [NAME ...]     parity, group, recall, copying, mad; without a name all
 set -euo pipefail
 out=${OUT:-runs/orderings}

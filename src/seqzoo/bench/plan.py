@@ -159,13 +159,18 @@ def model_names(given: Any) -> list[str]:
     return [full_name(name) for name in map(str, names)]
 
 
+def refuse_parameters(overrides: Mapping[str, Any], command: str, key: str) -> None:
+    """Refuse `model.parameters` where a key of the command is that of all models."""
+    if "parameters" in overrides:
+        given = shown(overrides["parameters"])
+        raise UserError(f"model.parameters={given}: in {command} it is {key}={given}")
+
+
 def _models(
     names: Sequence[str], overrides: Mapping[str, Any], longest: int
 ) -> dict[str, dict[str, Any]]:
     """Each model's keys: its own defaults, and those of the overrides that it has."""
-    if "parameters" in overrides:
-        given = shown(overrides["parameters"])
-        raise UserError(f"model.parameters={given}: in a bench it is bench.parameters={given}")
+    refuse_parameters(overrides, "a bench", "bench.parameters")
     models: dict[str, dict[str, Any]] = {}
     for name in names:
         family(name)  # refuses an unknown one

@@ -86,10 +86,15 @@ class Cells:
     def _read(self, cells: Iterable[Cell]) -> None:
         """Take in the cells that were finished before, without running any."""
         for cell in cells:
-            folder = self.folder / self.name(cell)
-            summary = RunDirectory(folder).summary
-            if cell not in self.answers and summary.get("status") == FINISHED:
-                self.answers[cell] = Answer(cell, FINISHED, folder, summary)
+            if cell not in self.answers and (answer := self._finished(cell)):
+                self.answers[cell] = answer
+
+    def _finished(self, cell: Cell) -> Answer | None:
+        """The answer of a cell whose run is finished."""
+        folder = self.folder / self.name(cell)
+        summary = RunDirectory(folder).summary
+        done = summary.get("status") == FINISHED
+        return Answer(cell, FINISHED, folder, summary) if done else None
 
     def best(self, model: str, ability: Ability) -> Answer | None:
         """The first seed of the learning rate with the best score; None where every rate failed."""
@@ -120,21 +125,25 @@ class Cells:
             while waiting or running:
                 while waiting and len(running) < workers:
                     cell = waiting.pop(0)
-                    folder = self.folder / self.name(cell)
-                    if RunDirectory(folder).summary.get("status") == FINISHED:
-                        self._keep(ability, cell, folder, "")
+                    if answer := self._finished(cell):
+                        self._keep(ability, answer)
                         continue
+                    folder = self.folder / self.name(cell)
                     try:
                         process = self._start(cell, folder, threads)
                     except OSError as error:
-                        self._keep(ability, cell, folder, "", f"{type(error).__name__}: {error}")
+                        reason = f"{type(error).__name__}: {error}"
+                        self._keep(ability, Answer(cell, FAILED, folder, {}, reason))
                         continue
                     running.append((cell, folder, process, time.perf_counter()))
                 for each in [one for one in running if one[2].poll() is not None]:
                     running.remove(each)
                     cell, folder, process, start = each
-                    took = f"  ({time.perf_counter() - start:.0f} s)"
-                    self._keep(ability, cell, folder, took, _killed(process.returncode))
+                    answer = self._finished(cell)
+                    if answer is None:
+                        reason = _killed(process.returncode) or _reason(folder)
+                        answer = Answer(cell, FAILED, folder, {}, reason)
+                    self._keep(ability, answer, f"  ({time.perf_counter() - start:.0f} s)")
                 time.sleep(POLL_SECONDS)
         finally:
             for _, _, process, _ in running:
@@ -160,17 +169,12 @@ class Cells:
                 start_new_session=True,  # Ctrl-C reaches us alone
             )
 
-    def _keep(
-        self, ability: Ability, cell: Cell, folder: Path, took: str, reason: str = ""
-    ) -> None:
-        summary = RunDirectory(folder).summary
-        answer = Answer(cell, FINISHED, folder, summary)
-        if summary.get("status") != FINISHED:
-            answer = Answer(cell, FAILED, folder, {}, reason or _reason(folder, summary))
-        self.answers[cell] = answer
+    def _keep(self, ability: Ability, answer: Answer, took: str = "") -> None:
+        """Take in an answer, and show it."""
+        self.answers[answer.cell] = answer
         score = answer.score(ability.score)
         value = f"{score:.4g} {unit(ability.score)[0]}".rstrip() if score is not None else ""
-        self.show(f"{cell}: {value or f'{FAILED}: {answer.note}'}{took}")
+        self.show(f"{answer.cell}: {value or f'{FAILED}: {answer.note}'}{took}")
 
 
 def _log(folder: Path) -> Path:
@@ -186,9 +190,9 @@ def _killed(status: int) -> str:
     return f"killed by signal {-status}{perhaps}"
 
 
-def _reason(folder: Path, summary: dict[str, Any]) -> str:
+def _reason(folder: Path) -> str:
     """Why a cell did not finish, in a line."""
-    if error := str(summary.get("error", "")).strip():
+    if error := str(RunDirectory(folder).summary.get("error", "")).strip():
         return error.splitlines()[-1]
     try:
         lines = _log(folder).read_text(encoding="utf-8", errors="replace").strip().splitlines()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from seqzoo.bench.plan import model_names
+from seqzoo.bench.plan import model_names, refuse_parameters
 from seqzoo.config import files, schema
 from seqzoo.config.values import Count, Described, Flag, Positive, Seconds, Text, shown
 from seqzoo.errors import UserError, nearest
@@ -180,9 +180,7 @@ def ability(name: str) -> Ability:
 def _models(names: Iterable[str], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Of each model, those of the given keys that it has. A hybrid has at least the layers of its
     pattern."""
-    if "parameters" in overrides:
-        number = shown(overrides["parameters"])
-        raise UserError(f"model.parameters={number}: in an exam it is exam.parameters={number}")
+    refuse_parameters(overrides, "an exam", "exam.parameters")
     models: dict[str, dict[str, Any]] = {}
     known: set[str] = set()
     for name in names:

@@ -128,7 +128,7 @@ class _Costs:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.of.unlink(missing_ok=True)
         write.write(found, self.folder)
-        whole = found["rounds_done"] == self.plan.settings.rounds
-        if whole and all(point["status"] in ("ok", "too slow") for point in found["points"]):
+        measured = all(each["status"] in (runner.OK, runner.SLOW) for each in found["points"])
+        if measured and found["rounds_done"] == self.plan.settings.rounds:
             self.of.write_text(self.request, encoding="utf-8")
         return found

@@ -25,13 +25,15 @@ AGAINST = ("state_bytes", "train_tokens_per_second", "decode_milliseconds")
 
 def sentences(results: Results) -> list[str]:
     """Everything that is said below the figures, a sentence or two each."""
-    said = [_ranking(results, column) for column in columns(results)]
+    lines = [_ranking(results, column) for column in columns(results)]
     for column in columns(results):
-        said += _solved(results, column)
+        lines += _solved(results, column)
     for column in columns(results):
         if not column.endswith(", longer"):
-            said += _fronts(results, column)
-    return [*said, *_parents(results), *_failed(results), *_cut(results), *_mixed(results)]
+            lines += _fronts(results, column)
+    for more in (_parents, _failed, _ended_early, _not_comparable):
+        lines += more(results)
+    return lines
 
 
 def shown(row: Row) -> str:
@@ -129,7 +131,7 @@ def _failed(results: Results) -> Iterator[str]:
         yield f"A rate or a seed failed, and the table has the others: {', '.join(partly)}."
 
 
-def _cut(results: Results) -> Iterator[str]:
+def _ended_early(results: Results) -> Iterator[str]:
     """Which models were ended by the clock before they had all their steps."""
     cut: dict[tuple[str, str], int] = {}
     asked = {}
@@ -146,7 +148,7 @@ def _cut(results: Results) -> Iterator[str]:
         )
 
 
-def _mixed(results: Results) -> Iterator[str]:
+def _not_comparable(results: Results) -> Iterator[str]:
     """Cells that cannot be compared, as their data or the versions they ran with differ."""
     finished = [cell for cell in results["cells"] if cell["status"] == "finished"]
     for ability in dict.fromkeys(cell["ability"] for cell in finished):

@@ -43,7 +43,7 @@ class ForgettingCache(NamedTuple):
 
 
 class ForgettingAttention(nn.Module):
-    """Forgetting attention : a gate a head and token scales down all that came before.
+    """Forgetting attention: a gate a head and token scales down all that came before.
 
         f_t = sigmoid(x_t w_f + b_f)
         y_t = sum over s <= t of softmax_s(q_t k_s / sqrt(K) + sum over s < i <= t of log f_i) v_s

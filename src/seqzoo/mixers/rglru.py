@@ -35,9 +35,10 @@ class RGLRU(nn.Module):
         r_t = sigmoid(z_t W_r + b_r)            i_t = sigmoid(z_t W_i + b_i)
         a_t = e^(-8 softplus(decay) r_t)        h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t z_t)
 
-    At first a^8 is uniform between 0.9 and 0.999, as the paper says; the authors' code draws a
-    itself there. W_r and W_i are block-diagonal, with H blocks, as in the authors' code. h_0 = 0,
-    as in the paper; the authors' code does not scale the first token's i_1 z_1 by sqrt(1 - a_1^2).
+    W_r and W_i are block-diagonal, with H blocks, as in the authors' code. h_0 = 0, as in the
+    paper; the authors' code does not scale the first token's i_1 z_1 by sqrt(1 - a_1^2). `decay` is
+    initialised so that e^(-8 softplus(decay)) is uniform between 0.9 and 0.999, as in the paper; in
+    the authors' code that is the range of e^(-softplus(decay)).
 
     Args:
         dim: width D.

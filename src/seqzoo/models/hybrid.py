@@ -19,11 +19,8 @@ from seqzoo.errors import UserError, nearest
 
 LAYERS = f"{__name__}:check_pattern"
 OF_THE_MODEL = ("dim", "n_layers", "dropout", "tie_embeddings")  # one value for all layers
-OF_VALUES = (
-    "value_residual",
-    "n_heads",
-    "n_kv_heads",
-)  # alike in all attention whose values are mixed
+# Of attention layers whose values are mixed by value_residual: one value for all of them.
+OF_VALUES = ("value_residual", "n_heads", "n_kv_heads")
 Scalar = int | float | bool | str | None
 Layers = Annotated[
     dict[str, dict[str, Scalar]], Described("model.layers.ENTRY.KEY=VALUE for an entry")

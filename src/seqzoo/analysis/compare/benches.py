@@ -34,12 +34,13 @@ def compare_benches(folders: Sequence[Path]) -> tuple[str, int, int]:
     for key in (key for key in ours if key in theirs):
         row, other = ours[key], theirs[key]
         ratio = other["milliseconds"] / row["milliseconds"]
-        noises = [each for each in (row["noise"], other["noise"]) if each is not None]
-        noise = math.hypot(*noises) if len(noises) == 2 else math.inf  # one round tells of none
+        noises = row["noise"], other["noise"]
+        known = None not in noises  # of a bench of one round it is not
+        noise = math.hypot(*noises) if known else math.inf
         within = abs(math.log(ratio)) <= noise
         agree += within
-        known = f"{100 * noise:.0f} %" if len(noises) == 2 else "unknown"
-        shown = [f"{ratio:.3f}", known, "" if within else "apart"]
+        about = f"{100 * noise:.0f} %" if known else "unknown"
+        shown = [f"{ratio:.3f}", about, "" if within else "apart"]
         rows.append([f"{row['model']} {row['mode']}", length(row["length"]), *shown])
     if not rows:
         raise UserError(f"{folders[0]} and {folders[1]} have no point in common")

@@ -12,7 +12,7 @@ from seqzoo.exam.words import overlap, shown
 from seqzoo.report.text import markdown, number
 
 EXAM = "exam.json"
-WHERE = ("machine", "versions", "keys")  # of exam.json, beside its settings
+CONDITIONS = ("machine", "versions", "keys")  # of exam.json, beside its settings
 SETTINGS = ("parameters", "rates", "seeds", "steps", "seconds", "language_seconds", "text")
 
 
@@ -52,7 +52,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     """A line for each difference in machine, versions, keys of models, and settings."""
-    both = [(key, first.get(key), second.get(key)) for key in WHERE]
+    both = [(key, first.get(key), second.get(key)) for key in CONDITIONS]
     both += [(key, first["exam"].get(key), second["exam"].get(key)) for key in SETTINGS]
     lines = [f"They differ in {key}: {a}; {b}\n" for key, a, b in both if a != b]
     return "".join(lines) + "\n" * bool(lines)
