@@ -68,7 +68,7 @@ if sys.argv[1] == "cuda":
 
 workers=()
 "$python" -c 'import xdist' 2>/dev/null && workers=(-n "$(($(nproc) < 4 ? $(nproc) : 4))")
-pytest=("$python" -m pytest -o addopts= -q -p no:cacheprovider "${workers[@]}")
+pytest=("$python" -m pytest -o addopts= -q -p no:cacheprovider -p no:benchmark "${workers[@]}")
 if [ "$device" = cuda ]; then
   part 60 "fla's kernels against the definition" "${pytest[@]}" tests/test_gpu.py -k fla
   part 60 "A step waits for nothing; captured steps" "${pytest[@]}" tests/test_gpu.py -k "waits or captured or generating"

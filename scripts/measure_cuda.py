@@ -24,10 +24,10 @@ from torch import Tensor
 
 from seqzoo import build, ops
 from seqzoo.decoding.step import prepare
-from seqzoo.mixers.rwkv7 import FASTEST_DECAY
 from seqzoo.models.zoo import FAMILIES, model_keys
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.registry import fla_installed
+from seqzoo.ops.rwkv7 import FASTEST_DECAY
 from seqzoo.training.device import float32_products
 
 HEADS, SIZE = 8, 64  # of the matrix states

@@ -1,6 +1,7 @@
 """Which way imports point, and what starting up costs."""
 
 import ast
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "seqzoo"
+SCRIPTS = SOURCE.parents[1] / "scripts"
 ORDER = [
     "errors",
     "state",
@@ -93,3 +95,14 @@ def test_imports_point_one_way(path: Path) -> None:
 def test_torch_is_not_loaded_before_it_is_needed(module: str) -> None:
     code = f"import {module}, sys; sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.name)
+def test_scripts_import_what_there_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    try:
+        runpy.run_path(str(path), run_name="imported")
+    except ModuleNotFoundError as error:
+        if (error.name or "seqzoo").startswith("seqzoo"):
+            raise
+        pytest.skip(f"{error.name} is not installed")

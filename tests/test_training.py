@@ -27,6 +27,7 @@ from seqzoo.models.block import Dropout
 from seqzoo.models.zoo import FAMILIES, model_keys
 from seqzoo.runs.checkpoint import Checkpoints
 from seqzoo.runs.directory import RunDirectory
+from seqzoo.runs.tensors import load_weights, save_weights
 from seqzoo.training import schedules
 from seqzoo.training.hooks import EarlyStopping, Hook
 from seqzoo.training.loggers import Logger
@@ -323,6 +324,24 @@ def test_weights_of_another_model_are_refused(tmp_path: Path, text_file: Path) -
     directory.write_config({**config, "model": {**config["model"], "dim": 24}})
     with pytest.raises(seqzoo.UserError, match="weights of another model"):
         seqzoo.load(tmp_path)
+
+
+def test_weights_that_are_parts_of_one_buffer(tmp_path: Path) -> None:
+    """As cuDNN has those of a recurrent layer."""
+    models = [seqzoo.build("gru", vocab_size=11, tie_embeddings=True) for _ in range(2)]
+    for model in models:
+        cell = model.layers[0].mixer.cell
+        weights = list(cell.parameters())
+        parts = torch.cat([w.detach().flatten() for w in weights]).split(
+            [w.numel() for w in weights]
+        )
+        for weight, part in zip(weights, parts, strict=True):
+            weight.data = part.view_as(weight)
+    save_weights(models[0], tmp_path / "weights")
+    load_weights(tmp_path / "weights", models[1])
+    expected, found = (model.state_dict() for model in models)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert models[1].head.weight is models[1].embedding.weight
 
 
 def test_accumulation_is_a_larger_batch(tmp_path: Path, text_file: Path) -> None:

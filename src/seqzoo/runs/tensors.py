@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from seqzoo.errors import UserError
@@ -52,8 +52,24 @@ def load(folder: Path, *, model: nn.Module, optimizer: Any, template: Callable[[
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write the parameters and buffers of a model; a tied matrix once."""
-    save_model(model, str(path))
+    """Write the parameters and buffers of a model; a tied matrix once, under the first of its names
+    by the alphabet."""
+    tensors, tied = model.state_dict(), _names(model)
+    also = {other: names[0] for names in tied for other in names[1:]}
+    kept = {names[0]: tensors[names[0]].contiguous() for names in tied}
+    save_file(kept, path, metadata=also or None)
+
+
+def _names(model: nn.Module) -> list[list[str]]:
+    """The names of each parameter and buffer: several where it is tied.
+
+    safetensors' own `save_model` tells tied tensors by their memory. On CUDA the weights of an LSTM
+    are views of one buffer, as cuDNN reads them, and it refuses such.
+    """
+    names: dict[int, list[str]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    return [sorted(each) for each in names.values()]
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -63,7 +79,11 @@ def load_weights(path: Path, model: nn.Module) -> None:
         UserError: it is damaged, or holds the weights of another model.
     """
     try:
-        load_model(model, str(path), device=str(next(model.parameters()).device))
+        tensors = load_file(path, device=str(next(model.parameters()).device))
+        for names in _names(model):
+            kept = [tensors[name] for name in names if name in tensors]
+            tensors.update({name: kept[0] for name in names if kept})
+        model.load_state_dict(tensors)
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path}: damaged or not readable ({error}): put it back, give another checkpoint, or "
