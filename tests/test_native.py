@@ -31,7 +31,8 @@ from seqzoo.ops.mamba2 import TAPS, mamba2
 from seqzoo.ops.mamba2 import Weights as Mamba2Weights
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.native.compiler import build as build_kernels
-from seqzoo.ops.native.program import Recorder, Unrecordable, narrow
+from seqzoo.ops.native.instructions import narrow
+from seqzoo.ops.native.program import Recorder, Unrecordable
 from seqzoo.ops.outputs import head_norm
 from seqzoo.ops.rg_lru import rg_lru
 from seqzoo.ops.rwkv7 import LowRank, Projections, Weights, rwkv7

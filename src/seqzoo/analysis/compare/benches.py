@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seqzoo.analysis.compare.pair import Result, differences, read_two
 from seqzoo.errors import UserError
 from seqzoo.report.text import length, markdown
 
@@ -25,10 +25,7 @@ def compare_benches(folders: Sequence[Path]) -> tuple[str, int, int]:
     Raises:
         UserError: not two benches, or nothing in common.
     """
-    if len(folders) != 2:
-        given = ", ".join(map(str, folders))
-        raise UserError(f"{given}: give two different benches, or training runs")
-    first, second = map(_read, folders)
+    first, second = read_two(folders, "bench.json")
     ours, theirs = map(_measured, (first, second))
     rows, agree = [], 0
     for key in (key for key in ours if key in theirs):
@@ -54,18 +51,9 @@ def _measured(bench: Mapping[str, Any]) -> dict[tuple[Any, ...], Mapping[str, An
     return {tuple(row[key] for key in SAME_POINT): row for row in rows}
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / "bench.json"
-    try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}): run that bench again") from None
-
-
-def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+def _differences(first: Result, second: Result) -> str:
     """A line for each difference of two benches in machine, settings and number of points."""
     both = [(key, first["machine"][key], second["machine"][key]) for key in MACHINE]
     both += [(key, first["bench"].get(key), second["bench"].get(key)) for key in SETTINGS]
     both.append(("points", len(first["points"]), len(second["points"])))
-    lines = [f"They differ in {key}: {a}; {b}\n" for key, a, b in both if a != b]
-    return "".join(lines) + "\n" * bool(lines)
+    return differences(both)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seqzoo.analysis.compare.pair import Result, differences, read_two
 from seqzoo.errors import UserError
 from seqzoo.exam.words import overlap, shown
 from seqzoo.report.text import markdown, number
@@ -22,9 +22,7 @@ def compare_exams(folders: Sequence[Path]) -> str:
     Raises:
         UserError: not two exams, or no score in common.
     """
-    if len(folders) != 2:
-        raise UserError(f"{', '.join(map(str, folders))}: give two exams, or training runs")
-    first, second = map(_read, folders)
+    first, second = read_two(folders, EXAM)
     ours, theirs = map(_scores, (first, second))
     rows = []
     for key in (key for key in ours if key in theirs):
@@ -42,17 +40,8 @@ def _scores(exam: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]
     return {(row["model"], row["ability"]): row for row in exam["scores"]}
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / EXAM
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: {error}: give the directory of an exam") from None
-
-
-def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+def _differences(first: Result, second: Result) -> str:
     """A line for each difference in machine, versions, keys of models, and settings."""
     both = [(key, first.get(key), second.get(key)) for key in CONDITIONS]
     both += [(key, first["exam"].get(key), second["exam"].get(key)) for key in SETTINGS]
-    lines = [f"They differ in {key}: {a}; {b}\n" for key, a, b in both if a != b]
-    return "".join(lines) + "\n" * bool(lines)
+    return differences(both)
