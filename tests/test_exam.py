@@ -1,6 +1,7 @@
 """`seqzoo exam`: what is planned, what cells give, what is said of it; a small one from end to
 end."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,10 @@ from typing import Any
 import pytest
 
 from calls import assert_refused, status
+from seqzoo.analysis.compare import exams
+from seqzoo.cli.commands.exam import _names
 from seqzoo.config import files
+from seqzoo.errors import UserError
 from seqzoo.exam import plan, results, runner, words
 from seqzoo.exam.cells import Cells
 from seqzoo.exam.plan import Cell
@@ -39,9 +43,12 @@ def test_what_a_cell_is_given() -> None:
     assert {"model=gla", "task=mqar", "model.n_heads=2", "model.parameters=5000"} <= set(given)
     assert {"trainer.max_steps=14", "optim.lr=0.004", "trainer.seed=3"} <= set(given)
     assert "model.n_heads=2" not in one.overrides(Cell("lstm", "recall", 0.004, 3))
-    timed = made(abilities=["language"], language_seconds=9, text="my.txt")
+    timed = made(abilities=["language"], language_seconds=9, text=__file__, device="cpu")
     given = timed.overrides(Cell("lstm", "language", 0.004, 1))
-    assert {"task.path=my.txt", "trainer.max_seconds=9"} <= set(given)
+    assert {f"task.path={__file__}", "trainer.max_seconds=9", "trainer.device=cpu"} <= set(given)
+    for keys, limit in (({"steps": None}, "max_steps"), ({"seconds": None}, "max_seconds")):
+        given = made(abilities=["parity"], **keys).overrides(Cell("lstm", "parity", 0.004, 1))
+        assert f"trainer.{limit}=null" in given or f"trainer.{limit}" not in str(given)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +65,9 @@ def test_what_a_cell_is_given() -> None:
         ({"model": {"parameters": 9}}, ("model.parameters=9", "exam.parameters=9")),
         ({"rates": [-1.0]}, ("exam.rates=[-1.0]", "a list of learning rates")),
         ({"seeds": 0}, ("exam.seeds=0", "1 up")),
+        ({"steps": None, "seconds": None}, ("exam.steps=null", "at least one")),
+        ({"text": "nowhere.txt"}, ("exam.text=nowhere.txt", "no such file")),
+        ({"device": "gpu"}, ("exam.device=gpu", "auto")),
         ({"sedes": 1}, ("exam.sedes", "'seeds'")),
     ],
 )
@@ -93,7 +103,9 @@ def finished(tmp_path: Path) -> Cells:
                 cell = Cell(model, ability.name, rate, seed)
                 value = pair[ability.name == "copying"]
                 metrics = {"val/accuracy": (value or 0) + seed / 10, "test/accuracy": 10.0 * seed}
-                metrics |= {f"test/{ability.curve}/{size:05}": 50.0 + seed for size in (8, 16)}
+                sizes = (("val", 8), ("test", 16))
+                metrics |= {f"{s}/{ability.curve}/{n:05}": 50.0 + seed for s, n in sizes}
+                metrics["state_bytes"] = 64
                 if value is not None:
                     write_summary(tmp_path / name(cell), cell, metrics)
     lines: list[str] = []
@@ -154,11 +166,14 @@ def test_scores_are_of_the_best_rate_with_intervals(finished: Cells) -> None:
     assert row["mean"] == pytest.approx(99.65) and row["n"] == 2
     half = 12.71 * 0.1 / 2  # Student's t with one degree of freedom; two values 0.1 apart
     assert row["low"] == pytest.approx(99.65 - half, abs=1e-3) and row["high"] == 100
-    assert rows["gla", "copying, longer"]["values"] == [10, 20]
+    assert rows["gla", "copying, longer"]["values"] == {1: 10, 2: 20}
+    assert row["state_bytes"] == 64
     failed = [cell for cell, answer in finished.answers.items() if answer.status == "failed"]
     assert failed == [Cell("gla", "copying", 0.01, 1)]
     curve = next(iter(results.curves(finished)))
-    assert curve["points"] == [(8, 51.5), (16, 51.5)] and curve["axis"] == "pairs"
+    assert [point[:2] for point in curve["points"]] == [(8, 51.5), (16, 51.5)]
+    assert curve["axis"] == "pairs" and curve["trained"] == 8
+    assert curve["points"][0][2:] == pytest.approx((51.5 - 12.71 / 2, 51.5 + 12.71 / 2), abs=1e-3)
 
 
 def test_the_bench_has_the_keys_of_each_model(tmp_path: Path) -> None:
@@ -198,15 +213,16 @@ def test_the_pareto_front() -> None:
     assert results.front(twins) == ["a", "b"]
 
 
-def row(model: str, ability: str, mean: float, half: float | None) -> dict[str, Any]:
-    low, high = (None, None) if half is None else (mean - half, mean + half)
-    metric = "val/loss" if ability == "language" else "val/accuracy"
-    found = {"model": model, "ability": ability, "metric": metric, "mean": mean, "low": low}
+def row(
+    model: str, ability: str, *values: float, state: int | None = None, metric: str = ""
+) -> dict[str, Any]:
+    """A row of scores, a value a seed."""
+    metric = metric or ("val/loss" if ability == "language" else "val/accuracy")
     return {
-        **found,
-        "high": high,
-        "n": 1 if half is None else 3,
+        **{"model": model, "ability": ability, "metric": metric, "state_bytes": state},
         "unit": "" if "loss" in metric else "%",
+        "values": dict(enumerate(values, 1)),
+        **results.interval(values, percent="loss" not in metric),
     }
 
 
@@ -223,18 +239,22 @@ def test_sentences_are_made_from_the_numbers() -> None:
     found = {
         "models": {"lstm": ["lstm"] * 2, "gla": ["gla"] * 2, "mix": ["gla", "lstm"]},
         "scores": [
-            row("lstm", "language", 1.5, 0.01),
-            row("gla", "language", 1.6, 0.01),
-            row("mix", "language", 1.495, 0.01),
-            row("lstm", "recall", 40.0, None),
-            row("gla", "recall", 99.2, None),
-            row("mix", "recall", 99.9, None),
+            row("lstm", "language", 1.49, 1.51),
+            row("gla", "language", 1.59, 1.61),
+            row("mix", "language", 1.485, 1.504),
+            row("lstm", "recall", 40.0, state=1024),
+            row("gla", "recall", 99.2, state=2048),
+            row("mix", "recall", 99.9, state=3072),
+            row("lstm", "recall, longer", 30.0, 30.2),
+            row("gla", "recall, longer", 60.0, 60.1),
+            row("mix", "recall, longer", 90.0, 90.1),
         ],
         "costs": [
-            {"model": "lstm", "state_bytes": 1024},
-            {"model": "gla", "state_bytes": 2048},
-            {"model": "mix", "state_bytes": 3072},
+            {"model": "lstm", "decode_milliseconds": 1.0, "notes": []},
+            {"model": "gla", "decode_milliseconds": 2.0, "notes": ["train: out of memory"]},
+            {"model": "mix", "decode_milliseconds": 3.0, "notes": []},
         ],
+        "costs_failed": None,
         "cells": [
             {"model": "gla", "ability": "copying", "status": "failed"},
             {"model": "gla", "ability": "recall", "status": "failed"},
@@ -249,28 +269,39 @@ def test_sentences_are_made_from_the_numbers() -> None:
         ],
     }
     said = "\n".join(words.sentences(found))
-    assert "Language: mix is best with 1.495 (1.485 to 1.505, n 3)" in said
-    assert "the intervals of lstm overlap" in said
-    assert "Recall is solved (99 % or more) by mix and gla; of those gla has the smallest" in said
-    assert "front of recall against state, the cheapest first: lstm (40.0, 1.00 KiB), gla" in said
+    assert "Language: mix is best with 1.494 (1.374 to 1.615, n 2)" in said
+    assert "over the seeds, the difference from lstm may be chance." in said
+    assert "Recall beyond the trained lengths: mix is best with 90.0 %" in said
+    assert "apart from all others; next is gla" in said
     assert (
-        "front of language against state, the cheapest first: lstm (1.500, 1.00 KiB), mix" in said
+        "Recall: solved (99 % or more) by mix 99.9 % (one seed), state 3.00 KiB and "
+        "gla 99.2 % (one seed), state 2.00 KiB." in said
     )
-    assert "The hybrid mix is better than each of gla and lstm in language and recall." in said
+    assert (
+        "front of recall against state, the cheapest first: lstm 40.0 % (one seed), 1.00 KiB; "
+        "gla 99.2 % (one seed), 2.00 KiB; mix" in said
+    )
+    assert "front of recall against decoding, the cheapest first: lstm 40.0 % (one seed)," in said
+    assert "of language against state" not in said  # there are no bytes for it
+    assert (
+        "The hybrid mix is better than each of gla and lstm in recall, longer; its mean is better "
+        "in language and recall, where seeds are too few or differ." in said
+    )
     assert "Failed, and therefore not in the table: copying of gla." in said
     assert "A rate or a seed failed, and the table has the others: recall of gla." in said
+    assert "Of speed and memory there is not all of gla (train: out of memory)." in said
     assert "ended recall before all of its 80 steps for gla (60): with more" in said
     assert "The data of recall changed between cells" in said
     assert "Cells ran with different versions: torch 1, torch 2." in said
 
 
 def test_equals_are_equally_good_and_one_seed_is_not_apart() -> None:
-    rows = [row("lstm", "recall", 100.0, 0.0), row("gla", "recall", 100.0, 0.0)]
-    rows += [row("mix", "recall", 90.0, None)]
+    rows = [row("lstm", "recall", 100.0, 100.0), row("gla", "recall", 100.0, 100.0)]
+    rows += [row("mix", "recall", 90.0)]
     found = {"models": dict.fromkeys(("lstm", "gla", "mix"), []), "scores": rows}
     said = words._ranking(found, "recall")
     assert said == (
-        "Recall: lstm and gla are equally good with 100.0 % (100.0 to 100.0, n 3); next is mix "
+        "Recall: lstm and gla are equally good with 100.0 % (100.0 to 100.0, n 2); next is mix "
         "with 90.0 % (one seed)."
     )
 
@@ -284,30 +315,36 @@ def test_a_score_below_zero_has_its_whole_interval() -> None:
 
 
 def test_an_exam_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Two models, two abilities, two seeds; then again, where only the new model is run."""
+    """Two models, two abilities, three seeds; then again, where only the new model is run."""
     folder = tmp_path / "exam"
     keys = ["exam.abilities=[recall,parity]", "exam.steps=2", "exam.parameters=4000"]
     keys += ["exam.rates=[0.01]", "exam.speed_length=16", "exam.speed_rounds=1", "model.n_layers=1"]
     keys += [f"hydra.run.dir={folder}"]
     assert status("exam", "models=[gru]", *keys) == 0
     first = capfd.readouterr().out
-    assert first.count("recall  gru") == 2 and "### Scores" in first and "### Costs" in first
+    assert first.count("recall  gru") == 3 and "### Scores" in first and "### Costs" in first
     assert status("exam", "models=[gru,transformer]", *keys) == 0
     again = capfd.readouterr().out
     timed = {
         model: ["s)" in line for line in again.splitlines() if f"  {model}  rate" in line]
         for model in ("gru", "transformer")
     }
-    assert timed == {"gru": [False] * 4, "transformer": [True] * 4}
+    assert timed == {"gru": [False] * 6, "transformer": [True] * 6}
     found = json.loads((folder / "exam.json").read_text())
-    assert len(found["cells"]) == found["planned"] == 8 and not found["stopped"]
+    assert len(found["cells"]) == found["planned"] == 12 and not found["stopped"]
     assert {row["model"] for row in found["costs"]} == {"gru", "transformer"}
     names = {path.name for path in folder.iterdir()}
     figures = {f"{each}.{kind}" for each in ("exam", "state", "length") for kind in ("png", "svg")}
     assert figures | {"report.html", "exam.md", "exam.csv", "cells", "bench"} <= names
     assert (folder / "tensorboard/gru").is_dir()
     assert status("compare", folder, folder) == 0
-    assert capfd.readouterr().out.count("+0") == 6  # three columns of two models
+    printed = capfd.readouterr().out
+    assert printed.count("+0") == 6 and printed.count("1.000") == 8  # columns, costs
+    events = list((folder / "tensorboard/gru").iterdir())
+    assert len(events) == 1  # the second exam wrote anew
+    with (folder / "exam.csv").open() as lines:
+        named = {(each["model"], each["ability"]) for each in csv.DictReader(lines)}
+    assert {("gru", "training"), ("gru", "state"), ("transformer", "recall")} <= named
     page = (folder / "report.html").read_text()
     assert page.count("<svg") == 4 and "What the numbers say" in page and "src=" not in page
 
@@ -335,3 +372,58 @@ def test_a_cell_that_fails_is_said_and_the_rest_runs(
     )
     assert "parity  gru  rate 0.01, seed 1: " in printed
     assert "Failed, and therefore not in the table: broken of gru." in printed
+
+
+def test_two_exams_are_compared_where_their_data_are_the_same(tmp_path: Path) -> None:
+    def write(name: str, digest: str, **more: Any) -> Path:
+        exam = {
+            **{"machine": "here", "versions": {}, "keys": {"gla": {"n_layers": 2}}},
+            "models": {"gla": []},
+            "exam": dict.fromkeys(exams.SETTINGS, 1) | {"speed_length": 8},
+            "cells": [{**CELL, "data_sha256": "a"}, {**CELL, "ability": "parity"}],
+            "costs": [{"model": "gla", "state_bytes": 512}],
+        }
+        exam["cells"][1]["data_sha256"] = digest
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "exam.json").write_text(json.dumps(exam | more))
+        return tmp_path / name
+
+    parity = row("gla", "parity", 50.0)
+    first = write("first", "a", scores=[row("gla", "recall", 60.0, 61.0), parity])
+    rows = [row("gla", "recall", 70.0, 71.2), parity, row("gla", "copying", 1.0)]
+    second = write("second", "b", scores=rows, machine="there")
+    said = exams.compare_exams([first, second])
+    assert "They differ in machine: here; there" in said
+    assert "Not compared: parity, whose data differ." in said
+    assert f"Only in {second}: copying of gla." in said
+    table = [line for line in said.splitlines() if line.startswith("| gla")]
+    assert "recall" in table[0] and "+10.1" in table[0] and "apart" in table[0]
+    assert "512 " in said or "0.500 KiB" in said
+    assert len(table) == 2
+    third = write("third", "b", scores=[parity])
+    with pytest.raises(UserError, match="the data of parity differ"):
+        exams.compare_exams([first, third])
+
+
+def test_a_changed_text_is_asked_anew(tmp_path: Path) -> None:
+    text = tmp_path / "my.txt"
+    names = []
+    for content in ("abc", "abd"):
+        text.write_text(100 * content)
+        one = made(abilities=["language", "parity"], text=str(text))
+        name = _names(one)
+        names.append([name(Cell("lstm", each, 0.004, 1)) for each in ("language", "parity")])
+    assert names[0][0] != names[1][0] and names[0][1] == names[1][1]
+
+
+def test_a_bench_that_fails_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr("seqzoo.bench.runner.run", fails)
+    keys = ["models=[gru]", "exam.abilities=[parity]", "exam.steps=1", "exam.seeds=1"]
+    keys += ["exam.parameters=4000", "exam.rates=[0.01]", f"hydra.run.dir={tmp_path}"]
+    assert status("exam", *keys) == 1
+    assert "Speed and memory were not measured: no room." in capfd.readouterr().out

@@ -116,9 +116,7 @@ class Cells:
 
     def _run(self, ability: Ability, cells: Iterable[Cell]) -> None:
         """Run cells, as many at a time as there are workers; of a timed ability one."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        workers = 1 if ability.timed else self.plan.settings.workers or cores
-        threads = max(1, cores // workers)
+        workers, threads = self._shares(ability)
         waiting = list(cells)
         running: list[tuple[Cell, Path, subprocess.Popen[bytes], float]] = []
         try:
@@ -150,6 +148,16 @@ class Cells:
                 process.terminate()
             for _, _, process, _ in running:
                 process.wait()
+
+    def _shares(self, ability: Ability) -> tuple[int, int]:
+        """Cells at a time, and threads of each."""
+        from seqzoo.training.device import pick_device  # loads torch
+
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        device = pick_device(self.plan.settings.device, "exam.device")
+        workers = self.plan.settings.workers or (cores if device.type == "cpu" else 1)
+        workers = 1 if ability.timed else workers
+        return workers, max(1, cores // workers)
 
     def _start(self, cell: Cell, folder: Path, threads: int) -> subprocess.Popen[bytes]:
         """A process that trains a cell from its beginning."""

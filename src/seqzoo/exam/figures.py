@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seqzoo.exam.results import (
     COSTS,
@@ -140,7 +140,8 @@ def _unit(results: Results, column: str) -> str:
 
 @look.style()
 def against_length(results: Results) -> Figure:
-    """A panel for each ability: accuracy against the length, or the number of pairs."""
+    """A panel for each ability: accuracy against the length, or the number of pairs, with the 95 %
+    intervals of several seeds; up to the trained size the ground is grey."""
     names = list(dict.fromkeys(curve["ability"] for curve in results["curves"]))
     figure, panels = _panels(names)
     colours = look.colours(list(results["models"]))
@@ -148,13 +149,20 @@ def against_length(results: Results) -> Figure:
         own = [curve for curve in results["curves"] if curve["ability"] == name]
         for curve in own:
             _draw(axes, curve["points"], colours[curve["model"]], curve["model"])
-        lengths = sorted({length for curve in own for length, _ in curve["points"]})
+        lengths = sorted({length for curve in own for length, *_ in curve["points"]})
         axes.set(xscale="log", title=name, xlabel=own[0]["axis"], ylabel="%", ylim=(0, 103))
         axes.set_xticks(lengths, [text.length(each) for each in lengths], minor=False)
         axes.set_xticks([], minor=True)
+        if own[0]["trained"] is not None:
+            left, right = axes.get_xlim()
+            axes.axvspan(left, own[0]["trained"], color="0.92", zorder=0)
+            axes.set_xlim(left, right)
     look.legend_below(figure, 6)
     return figure
 
 
-def _draw(axes: Axes, points: list[tuple[int, float]], colour: look.Colour, name: str) -> None:
-    axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=name)
+def _draw(axes: Axes, points: Sequence[Sequence[Any]], colour: look.Colour, name: str) -> None:
+    sizes, means, lows, highs = zip(*points, strict=True)
+    axes.plot(sizes, means, marker="o", color=colour, label=name)
+    if None not in lows:
+        axes.fill_between(sizes, lows, highs, color=colour, alpha=0.15, lw=0)

@@ -6,11 +6,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from seqzoo.bench.plan import model_names, refuse_parameters
 from seqzoo.config import files, schema
-from seqzoo.config.values import Count, Described, Flag, Positive, Seconds, Text, shown
+from seqzoo.config.values import (
+    Count,
+    Described,
+    Device,
+    Flag,
+    Positive,
+    Seconds,
+    Text,
+    check_device,
+    shown,
+)
 from seqzoo.errors import UserError, nearest
 from seqzoo.models.zoo import family
 from seqzoo.tasks import declared_metrics, metric
@@ -33,9 +44,10 @@ class ExamSettings:
     parameters: Count | None
     rates: Rates
     seeds: Count
-    steps: Count
-    seconds: Seconds
+    steps: Count | None
+    seconds: Seconds | None
     language_seconds: Seconds
+    device: Device
     speed: Flag
     speed_length: Count
     speed_rounds: Count
@@ -48,6 +60,10 @@ class ExamSettings:
                 raise UserError(f"exam.{key}=[]: give at least one")
             if len(set(given)) < len(given):
                 raise UserError(f"exam.{key}={shown(given)}: one is there twice: give each once")
+        if self.steps is None and self.seconds is None:
+            raise UserError("exam.steps=null exam.seconds=null: give at least one of them")
+        if self.text is not None and not Path(self.text).is_file():
+            raise UserError(f"exam.text={self.text}: no such file: give the path of a text file")
 
 
 @schema.checked()
@@ -59,10 +75,10 @@ class Ability:
         name: of the column of its score.
         train: what `seqzoo train` is given, such as `task=mqar`.
         score: the metric of the column, which also chooses the learning rate.
-        longer: the metric of a second column, on longer examples than were trained; or null.
-        curve: `accuracy_by_length` has the scores of all lengths, `val/` and `test/`; or null.
-        timed: whether seconds end a cell, so that it needs the machine for itself, and not steps.
-        effort: of another ability, times its steps and seconds.
+        longer: the metric of a second column, on longer examples than were trained; or None.
+        curve: of metrics by size, such as `accuracy_by_length`, of `val/` and `test/`; or None.
+        timed: whether seconds end a cell, and not steps: it then has the machine for itself.
+        effort: factor of `exam.steps` and of the seconds.
     """
 
     name: Text
@@ -130,13 +146,15 @@ class Plan:
         seconds = settings.language_seconds if ability.timed else settings.seconds
         if (steps := self.steps(cell.ability)) is not None:
             given.append(f"trainer.max_steps={steps}")
-        given.append(f"trainer.max_seconds={ability.effort * seconds}")
+        given.append(f"trainer.max_seconds={shown(seconds and ability.effort * seconds)}")
+        given.append(f"trainer.device={settings.device}")
         return [*given, f"optim.lr={cell.rate}", f"trainer.seed={cell.seed}"]
 
     def steps(self, ability: str) -> int | None:
         """The steps of a cell; None where seconds alone end it."""
         one = self._ability(ability)
-        return None if one.timed else one.effort * self.settings.steps
+        steps = self.settings.steps
+        return None if one.timed or steps is None else one.effort * steps
 
     def _ability(self, name: str) -> Ability:
         return next(each for each in self.abilities if each.name == name)
@@ -150,6 +168,7 @@ def make(cfg: Mapping[str, Any]) -> Plan:
     """
     schema.check_keys(cfg, ["models", "model", "exam"])
     settings = ExamSettings(**schema.whole_section("exam", SETTINGS, cfg))
+    check_device("exam.device", settings.device)
     abilities = tuple(map(ability, settings.abilities))
     return Plan(_models(model_names(cfg["models"]), cfg["model"] or {}), abilities, settings)
 

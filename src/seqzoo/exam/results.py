@@ -11,25 +11,32 @@ from typing import Any
 from seqzoo.bench.results import measured
 from seqzoo.exam.cells import Cells
 from seqzoo.exam.plan import unit
-from seqzoo.report.statistics import t_quantile
+from seqzoo.report.statistics import Difference, paired, t_quantile
 from seqzoo.runs.directory import RunDirectory
 
 Results = Mapping[str, Any]  # the content of exam.json
 Row = Mapping[str, Any]
-SCORE_COLUMNS = "model ability metric unit mean low high n rate parameters dim steps".split()
+SCORE_COLUMNS = (
+    "model ability metric unit mean low high n rate parameters dim state_bytes steps".split()
+)
 
 
 def scores(cells: Cells) -> Iterator[dict[str, Any]]:
-    """A row of SCORE_COLUMNS for each model and column, and `values`, of each seed.
+    """A row of SCORE_COLUMNS for each model and column, and `values`, the score of each seed.
 
     `low` and `high` are the ends of the 95 % interval of the mean over seeds by Student's t
-    distribution; None of a single seed.
+    distribution; None of a single seed. `state_bytes` are those of this model after a sequence as
+    long as it was trained on.
     """
     for ability in cells.plan.abilities:
         for model in cells.plan.models:
             answers = cells.chosen(model, ability)
             for column, metric in ability.columns.items():
-                found = [score for each in answers if (score := each.score(metric)) is not None]
+                found = {
+                    each.cell.seed: score
+                    for each in answers
+                    if (score := each.score(metric)) is not None
+                }
                 if found:
                     best = answers[0]
                     yield {
@@ -37,10 +44,11 @@ def scores(cells: Cells) -> Iterator[dict[str, Any]]:
                         "ability": column,
                         "metric": metric,
                         "unit": unit(metric)[0],
-                        **interval(found, percent=unit(metric)[0] == "%"),
+                        **interval(list(found.values()), percent=unit(metric)[0] == "%"),
                         "rate": best.cell.rate,
                         "parameters": best.summary.get("parameters"),
                         "dim": RunDirectory(best.folder).config["model"]["dim"],
+                        "state_bytes": best.summary.get("state_bytes"),
                         "steps": best.summary.get("steps"),
                         "values": found,
                     }
@@ -59,29 +67,41 @@ def interval(values: Sequence[float], percent: bool = False) -> dict[str, Any]:
 
 
 def curves(cells: Cells) -> Iterator[dict[str, Any]]:
-    """For each model and ability that has one: the mean score by length, or by number of pairs."""
+    """For each model and ability that has one: the score by length, or by number of pairs.
+
+    `points` are (size, mean, low, high), as in `scores`; `trained` is the largest size that was
+    trained, which `val` measures.
+    """
     for ability in cells.plan.abilities:
         for model in cells.plan.models:
             summaries = [answer.summary for answer in cells.chosen(model, ability)]
             if not summaries or ability.curve is None:
                 continue
-            points = sorted(
-                (int(key.rpartition("/")[2]), statistics.fmean(values))
-                for key in summaries[0]
-                if key.partition("/")[2].startswith(f"{ability.curve}/")
-                and (values := [each[key] for each in summaries if key in each])
-            )
+            points, trained = [], []
+            for key in summaries[0]:
+                split, _, name = key.partition("/")
+                if not name.startswith(f"{ability.curve}/"):
+                    continue
+                size = int(name.rpartition("/")[2])
+                found = interval([each[key] for each in summaries if key in each], percent=True)
+                points.append((size, found["mean"], found["low"], found["high"]))
+                trained += [size] if split == "val" else []
             if points:
-                axis = ability.curve.rpartition("_by_")[2]
-                yield {"model": model, "ability": ability.name, "axis": axis, "points": points}
+                yield {
+                    "model": model,
+                    "ability": ability.name,
+                    "axis": ability.curve.rpartition("_by_")[2],
+                    "trained": max(trained, default=None),
+                    "points": sorted(points),
+                }
 
 
 def costs(bench: Mapping[str, Any], length: int) -> Iterator[dict[str, Any]]:
     """For each model of a bench: training in tokens a second, decoding in milliseconds a token,
-    bytes of the state after `length` tokens, and peak memory of training over the process's
-    base."""
+    bytes of the state after `length` tokens, and peak memory of training over the process's base;
+    `notes` say why something was not measured."""
     for model in bench["models"]:
-        row: dict[str, Any] = {"model": model}
+        row: dict[str, Any] = {"model": model, "notes": _notes(bench, model)}
         for mode, column in (("train", "tokens_per_second"), ("decode", "milliseconds")):
             at = [row for row in measured(bench["points"], model, mode) if row["length"] == length]
             row[f"{mode}_{column}"] = at[0][column] if at else None
@@ -90,6 +110,12 @@ def costs(bench: Mapping[str, Any], length: int) -> Iterator[dict[str, Any]]:
             if at and mode == "train":
                 row["memory_bytes"] = at[0]["over_base_bytes"]
         yield row
+
+
+def _notes(bench: Mapping[str, Any], model: str) -> list[str]:
+    """Why points of a model have no figure: `train: out of memory`."""
+    points = (point for point in bench["points"] if point["model"] == model)
+    return [f"{each['mode']}: {each['status']}" for each in points if each["status"] != "ok"]
 
 
 COSTS = {  # column: title, unit, scale, whether higher is better
@@ -119,6 +145,22 @@ def cost(results: Results, model: str, column: str) -> float | None:
         if row["model"] == model and row.get(column) is not None:
             return float(row[column])
     return None
+
+
+def state_or_cost(results: Results, model: str, column: str, key: str) -> float | None:
+    """One of COSTS of a model, for a column of scores: the bytes of a state are those of the model
+    that has the score, which is built for that ability's vocabulary and read that long."""
+    if key != "state_bytes":
+        return cost(results, model, key)
+    row = score(results, model, column)
+    return None if row is None or row.get(key) is None else float(row[key])
+
+
+def difference(first: Row, second: Row) -> Difference | None:
+    """How much larger the second score is, over the seeds of both; None where there are fewer than
+    two such seeds."""
+    ours, theirs = ({int(s): v for s, v in row["values"].items()} for row in (first, second))
+    return paired(ours, theirs)
 
 
 def higher_is_better(results: Results, column: str) -> bool:
@@ -151,7 +193,8 @@ def quality(results: Results, column: str, cost_column: str) -> dict[str, tuple[
     dear = -1 if COSTS[cost_column][3] else 1
     found = {}
     for model in results["models"]:
-        row, value = score(results, model, column), cost(results, model, cost_column)
+        row = score(results, model, column)
+        value = state_or_cost(results, model, column, cost_column)
         if row is not None and value is not None:
             found[model] = (sign * row["mean"], dear * value)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
 from importlib.metadata import version
@@ -33,20 +33,21 @@ def run(
         command: the command line, which the results show.
 
     Returns:
-        The content of exam.json: `command`, `date`, `seconds`, `machine`, `versions`; `exam`, the
-        settings; `models`, of each the families of its layers, and `keys`, what each was given;
+        The content of exam.json: `command`, `date`, `seconds`, `machine`, `versions`; `stopped`,
+        whether Ctrl-C ended it; `costs_failed`, why there is no bench; `exam`, the settings, and
+        `abilities`; `models`, of each the families of its layers, and `keys`, what each was given;
         `planned`, the number of cells, and `cells`, those that ran; `scores`, `curves` and `costs`,
-        see `results`; `stopped`, whether Ctrl-C ended it.
+        see `results`.
 
     Raises:
         UserError: a model that cannot be measured as `seqzoo bench` does, before any cell is run.
     """
-    date, start = datetime.now().isoformat(timespec="minutes", sep=" "), time.perf_counter()
+    start = time.perf_counter()
     costs = _Costs(plan, folder / "bench", command) if plan.settings.speed else None
     cells = Cells(plan, folder / "cells", name, show)
     cells.measure()
-    bench = costs and costs.kept()
-    stopped = cells.stopped
+    bench = None if costs is None else costs.kept()
+    failed, stopped = None, cells.stopped
     if costs is not None and bench is None and not stopped:
         show("speed, memory and state:")
         try:
@@ -55,20 +56,30 @@ def run(
         except KeyboardInterrupt:
             stopped = True
         except (UserError, RuntimeError, OSError) as error:
+            failed = str(error)
             show(f"speed, memory and state: failed: {error}")
-    length = plan.settings.speed_length
-    first = len(plan.settings.rates) * len(plan.models) * len(plan.abilities)
-    further = (plan.settings.seeds - 1) * len(plan.models) * len(plan.abilities)
     return {
         "command": command,
-        "date": date,
+        "date": datetime.now().isoformat(timespec="minutes", sep=" "),
         "seconds": time.perf_counter() - start,
         "machine": bench["machine"]["name"] if bench else platform.processor(),
+        "stopped": stopped,
+        "costs_failed": failed,
+        **_record(plan, cells, bench),
+    }
+
+
+def _record(plan: Plan, cells: Cells, bench: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What was asked, and what the cells and the bench gave."""
+    settings = plan.settings
+    pairs = len(plan.models) * len(plan.abilities)
+    return {
         "versions": {each: version(each) for each in ("seqzoo", "torch", "numpy")},
-        "exam": asdict(plan.settings),
+        "exam": asdict(settings),
+        "abilities": [asdict(each) for each in plan.abilities],
         "models": {model: _families(model, keys) for model, keys in plan.models.items()},
         "keys": plan.models,
-        "planned": first + further,
+        "planned": (len(settings.rates) + settings.seeds - 1) * pairs,
         "cells": [
             {
                 **asdict(answer.cell),
@@ -85,8 +96,7 @@ def run(
         ],
         "scores": list(results.scores(cells)),
         "curves": list(results.curves(cells)),
-        "costs": list(results.costs(bench, length)) if bench else [],
-        "stopped": stopped,
+        "costs": list(results.costs(bench, settings.speed_length)) if bench else [],
     }
 
 
@@ -104,6 +114,7 @@ class _Costs:
             "modes": SPEED_MODES,
             "parameters": settings.parameters,
             "rounds": settings.speed_rounds,
+            "device": settings.device,
         }
         one = bench_plan.make({"models": list(plan.models), "model": {}, "bench": asked})
         models = {name: hybrid.merged(keys, plan.models[name]) for name, keys in one.models.items()}

@@ -10,16 +10,18 @@ from seqzoo.exam.results import (
     Results,
     Row,
     columns,
-    cost,
+    difference,
     front,
     higher_is_better,
     quality,
     score,
+    state_or_cost,
 )
 from seqzoo.report.text import number
 
 SOLVED, NEARLY = 99.0, 90.0  # percent
 ENDS = ("mean", "low", "high")
+LONGER = ", longer"  # ends the column of longer examples than were trained
 AGAINST = ("state_bytes", "train_tokens_per_second", "decode_milliseconds")
 
 
@@ -29,7 +31,7 @@ def sentences(results: Results) -> list[str]:
     for column in columns(results):
         lines += _solved(results, column)
     for column in columns(results):
-        if not column.endswith(", longer"):
+        if not column.endswith(LONGER):
             lines += _fronts(results, column)
     for more in (_parents, _failed, _ended_early, _not_comparable):
         lines += more(results)
@@ -55,69 +57,92 @@ def ranked(results: Results, column: str) -> list[Row]:
     return sorted(found, key=lambda row: row["mean"], reverse=higher_is_better(results, column))
 
 
+def title(column: str) -> str:
+    """A column at the beginning of a sentence: `Copying beyond the trained lengths`."""
+    name = column.removesuffix(LONGER)
+    return name.capitalize() + " beyond the trained lengths" * column.endswith(LONGER)
+
+
 def _ranking(results: Results, column: str) -> str:
+    """Who is best, and whose difference from it may be chance."""
     rows = ranked(results, column)
     first = [row for row in rows if row["mean"] == rows[0]["mean"]]
     best, others = first[0], rows[len(first) :]
     named = _listed([row["model"] for row in first])
     are = "is best" if len(first) == 1 else "are equally good"
-    text = f"{column.capitalize()}: {named} {are} with {shown(best)}"
-    close = [row["model"] for row in others if overlap(best, row)]
+    text = f"{title(column)}: {named} {are} with {shown(best)}"
+    found = {row["model"]: difference(best, row) for row in others}
+    close = [model for model, each in found.items() if each is not None and not each.apart]
     if close:
-        return f"{text}; the intervals of {_listed(close)} overlap with its own."
+        return f"{text}; over the seeds, the difference from {_listed(close)} may be chance."
     if others:
-        if best["low"] is not None and all(row["low"] is not None for row in others):
+        if all(found.values()):
             text += ", apart from all others"
         text += f"; next is {others[0]['model']} with {shown(others[0])}"
     return f"{text}."
 
 
-def overlap(first: Row, second: Row) -> bool:
-    """Whether two intervals have a value in common; those of one seed have none."""
-    if first["low"] is None or second["low"] is None:
-        return False
-    return bool(first["low"] <= second["high"] and second["low"] <= first["high"])
-
-
 def _solved(results: Results, column: str) -> Iterator[str]:
-    """Which models have all right, and with how small a state."""
+    """Which models have all right, and with how large a state."""
     rows = ranked(results, column)
     if rows[0]["unit"] != "%":
         return
-    solved = [row["model"] for row in rows if row["mean"] >= SOLVED]
-    nearly = [row["model"] for row in rows if NEARLY <= row["mean"] < SOLVED]
-    text = f"{column.capitalize()} is solved ({SOLVED:.0f} % or more) by "
-    text += _listed(solved) if solved else "none"
+    solved = [_with_state(results, row, column) for row in rows if row["mean"] >= SOLVED]
+    nearly = [_with_state(results, row, column) for row in rows if NEARLY <= row["mean"] < SOLVED]
+    text = f"{title(column)}: solved ({SOLVED:.0f} % or more) by {_listed(solved) or 'none'}"
     if nearly:
-        text += f", nearly ({NEARLY:.0f} %) by {_listed(nearly)}"
-    sizes = {m: size for m in solved if (size := cost(results, m, "state_bytes")) is not None}
-    if len(sizes) > 1:
-        least = min(sizes, key=lambda name: sizes[name])
-        text += f"; of those {least} has the smallest state, {_cost(results, least, 'state_bytes')}"
+        text += f"; nearly ({NEARLY:.0f} %) by {_listed(nearly)}"
     yield f"{text}."
+
+
+def _with_state(results: Results, row: Row, column: str) -> str:
+    """`gla 99.2 % (98.9 to 99.5, n 3), state 2.00 KiB`."""
+    state = _cost(results, row["model"], column, "state_bytes")
+    return f"{row['model']} {shown(row)}" + (f", state {state}" if state else "")
 
 
 def _fronts(results: Results, column: str) -> Iterator[str]:
     """The models that none beats in a column and a cost."""
-    means = {row["model"]: digits(row["mean"]) for row in ranked(results, column)}
+    scores = {row["model"]: shown(row) for row in ranked(results, column)}
     for against in AGAINST:
         points = quality(results, column, against)
         if len(points) > 1:
-            best = [f"{m} ({means[m]}, {_cost(results, m, against)})" for m in front(points)]
+            best = [f"{m} {scores[m]}, {_cost(results, m, column, against)}" for m in front(points)]
             begin = f"On the Pareto front of {column} against {COSTS[against][0]}"
-            yield f"{begin}, the cheapest first: {', '.join(best)}."
+            yield f"{begin}, the cheapest first: {'; '.join(best)}."
 
 
 def _parents(results: Results) -> Iterator[str]:
     """Whether a hybrid is better than each family in it."""
     for model, families in results["models"].items():
-        parents = dict.fromkeys(families)
-        inside = [name for name in parents if name in results["models"]]
-        if len(parents) < 2 or len(inside) < len(parents):
+        parents = list(dict.fromkeys(families))
+        if len(parents) < 2 or not set(parents) <= results["models"].keys():
             continue
-        won = [c for c in columns(results) if _beats(results, model, inside, c)]
-        better = f"in {_listed(won)}" if won else "in nothing"
-        yield f"The hybrid {model} is better than each of {_listed(inside)} {better}."
+        surely: list[str] = []
+        perhaps: list[str] = []
+        for column in columns(results):
+            better = _better(results, model, parents, column)
+            if better is not None:
+                (surely if better else perhaps).append(column)
+        text = f"The hybrid {model} is better than each of {_listed(parents)} "
+        text += f"in {_listed(surely)}" if surely else "in nothing beyond chance"
+        if perhaps:
+            text += f"; its mean is better in {_listed(perhaps)}, where seeds are too few or differ"
+        yield f"{text}."
+
+
+def _better(results: Results, model: str, parents: Sequence[str], column: str) -> bool | None:
+    """Whether a model is better than each of others by more than chance; None where its mean is
+    not better, or something is missing."""
+    own = score(results, model, column)
+    theirs = [score(results, parent, column) for parent in parents]
+    if own is None or None in theirs:
+        return None
+    sign = 1 if higher_is_better(results, column) else -1
+    found = [(row, difference(row, own)) for row in theirs if row is not None]
+    if any(sign * own["mean"] <= sign * row["mean"] for row, _ in found):
+        return None
+    return all(each is not None and each.apart for _, each in found)
 
 
 def _failed(results: Results) -> Iterator[str]:
@@ -125,10 +150,16 @@ def _failed(results: Results) -> Iterator[str]:
     failed = {(c["model"], c["ability"]): None for c in results["cells"] if c["status"] == "failed"}
     missing = [f"{a} of {m}" for m, a in failed if score(results, m, a) is None]
     partly = [f"{a} of {m}" for m, a in failed if score(results, m, a) is not None]
+    costs = [(row["model"], ", ".join(row["notes"])) for row in results["costs"] if row["notes"]]
     if missing:
         yield f"Failed, and therefore not in the table: {', '.join(missing)}."
     if partly:
         yield f"A rate or a seed failed, and the table has the others: {', '.join(partly)}."
+    if costs:
+        listed = "; ".join(f"{model} ({notes})" for model, notes in costs)
+        yield f"Of speed and memory there is not all of {listed}."
+    if results["costs_failed"]:
+        yield f"Speed and memory were not measured: {results['costs_failed']}."
 
 
 def _ended_early(results: Results) -> Iterator[str]:
@@ -160,19 +191,14 @@ def _not_comparable(results: Results) -> Iterator[str]:
         yield f"Cells ran with different versions: {', '.join(mixed)}."
 
 
-def _beats(results: Results, model: str, parents: Sequence[str], column: str) -> bool:
-    own = score(results, model, column)
-    theirs = [score(results, parent, column) for parent in parents]
-    if own is None or None in theirs:
-        return False
-    sign = 1 if higher_is_better(results, column) else -1
-    return all(sign * own["mean"] > sign * row["mean"] for row in theirs if row is not None)
-
-
-def _cost(results: Results, model: str, column: str) -> str:
-    _, unit, scale, _ = COSTS[column]
-    return f"{number((cost(results, model, column) or 0) / scale)} {unit}"
+def _cost(results: Results, model: str, column: str, key: str) -> str:
+    """A cost of a model in a column with its unit; nothing where it is not known."""
+    value = state_or_cost(results, model, column, key)
+    _, unit, scale, _ = COSTS[key]
+    return "" if value is None else f"{number(value / scale)} {unit}"
 
 
 def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    """Names in a sentence; those that hold commas are set apart by semicolons."""
+    comma = "; " if any("," in name for name in names) else ", "
+    return " and ".join([comma.join(names[:-1]), names[-1]] if len(names) > 1 else names)

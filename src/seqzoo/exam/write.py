@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seqzoo.exam.figures import all_figures
 from seqzoo.exam.results import COSTS, SCORE_COLUMNS, Results, columns, cost, score
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
 NOTES = """\
 Scores are means over seeds, with the 95 % interval of the mean by Student's t distribution in
 brackets. Each model has the learning rate that gave the first seed its best score in that ability,
-so where several rates were tried that seed is the luckiest of several runs.
+so where several rates were tried that seed is the luckiest of several runs. Two models are apart
+where the paired 95 % interval of their difference over the seeds leaves out zero.
+State beside a score: bytes of that model after one sequence as long as it was trained on. Costs are
+those of models of as many parameters with 256 tokens, as seqzoo bench measures them: state of one
+sequence, memory of a training step.
 Colours of the heat map: percentages from 0 to 100, other columns from the worst to the best model,
-costs on a logarithmic scale. State and memory are those of one sequence and of a training step, as
-seqzoo bench measures them. A line joins the models that none beats in both numbers."""
+costs on a logarithmic scale. A line joins the models that none beats in both numbers."""
 
 
 def write(results: Results, folder: Path) -> str:
@@ -30,7 +34,7 @@ def write(results: Results, folder: Path) -> str:
     the sentences in Markdown."""
     scored = {
         "exam.json": json.dumps(results, indent=1) + "\n",
-        "exam.csv": text.to_csv(SCORE_COLUMNS, results["scores"]),
+        "exam.csv": text.to_csv(SCORE_COLUMNS, [*results["scores"], *_cost_rows(results)]),
     }
     text.write(folder, scored)
     if not results["scores"]:
@@ -53,6 +57,15 @@ def write(results: Results, folder: Path) -> str:
     return markdown
 
 
+def _cost_rows(results: Results) -> Iterator[dict[str, Any]]:
+    """Costs as rows of exam.csv."""
+    for model in results["models"]:
+        for key, (title, unit, scale, _) in COSTS.items():
+            if (value := cost(results, model, key)) is not None:
+                known = {"model": model, "ability": title, "metric": key, "unit": unit}
+                yield dict.fromkeys(SCORE_COLUMNS) | known | {"mean": value / scale, "n": 1}
+
+
 def tables(results: Results) -> Iterator[tuple[str, Table]]:
     """Scores, and what each model costs."""
     names = columns(results)
@@ -64,14 +77,14 @@ def tables(results: Results) -> Iterator[tuple[str, Table]]:
     if results["costs"]:
         head = ["model", *(f"{title}, {unit}" for title, unit, *_ in COSTS.values())]
         yield (
-            "Costs",
+            f"Costs at {results['exam']['speed_length']:,} tokens",
             Table(head, [[model, *_costs(results, model)] for model in results["models"]]),
         )
-    head = ["model", "ability", "learning rate", "parameters", "dim", "steps"]
+    head = ["model", "ability", "learning rate", "parameters", "dim", "state bytes", "steps"]
     chosen = [
         [
             *(row["model"], row["ability"], f"{row['rate']:g}"),
-            *(number(row[key], 9) for key in ("parameters", "dim", "steps")),
+            *(number(row[key], 9) for key in ("parameters", "dim", "state_bytes", "steps")),
         ]
         for row in results["scores"]
         if not row["ability"].endswith(", longer")
@@ -88,23 +101,38 @@ def about(results: Results) -> str:
     """Machine, command, date and effort, as text."""
     settings = results["exam"]
     size = f"{settings['parameters']:,} parameters" if settings["parameters"] else "own widths"
+    rates = ", ".join(f"{rate:g}" for rate in settings["rates"])
+    seeds = f"{settings['seeds']} seed" + "s" * (settings["seeds"] > 1)
     done = sum(cell["status"] == "finished" for cell in results["cells"])
     versions = ", ".join(f"{name} {v}" for name, v in results["versions"].items())
+    efforts = "; ".join(_effort(ability, settings) for ability in results["abilities"])
     return (
-        f"{results['machine']}; {size}; {settings['steps']:,} steps a cell, language "
-        f"{settings['language_seconds']:g} s\n{results['command']}\n{results['date']}, "
-        f"{results['seconds']:.0f} s of the last call, {done} of {results['planned']} cells\n"
-        f"{versions}"
+        f"{results['machine']}; {size}; learning rates {rates}; {seeds}\n{efforts}\n"
+        f"{results['command']}\n{results['date']}, {results['seconds']:.0f} s of the last call, "
+        f"{done} of {results['planned']} cells\n{versions}"
     )
+
+
+def _effort(ability: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """`recall 4,000 steps, at most 120 s`."""
+    factor, steps, seconds = ability["effort"], settings["steps"], settings["seconds"]
+    if ability["timed"]:
+        return f"{ability['name']} {factor * settings['language_seconds']:g} s"
+    limits = [] if steps is None else [f"{factor * steps:,} steps"]
+    limits += [] if seconds is None else [f"at most {factor * seconds:g} s"]
+    return f"{ability['name']} {', '.join(limits)}"
 
 
 def write_tensorboard(
     results: Results, drawn: dict[str, Figure], said: list[str], folder: Path
 ) -> None:
     """A TensorBoard run for each model: its scores and costs, and its curves, in which the step is
-    the length or the number of pairs. One more run has the figures and the sentences."""
+    the length or the number of pairs. One more run has the layout that shows the curves of all
+    models in one chart, the figures and the sentences. What an earlier call wrote is removed."""
     from torch.utils.tensorboard import SummaryWriter
 
+    if folder.exists():
+        shutil.rmtree(folder)
     for model in results["models"]:
         with SummaryWriter(str(folder / model)) as board:
             for name in columns(results):
@@ -115,10 +143,17 @@ def write_tensorboard(
                     board.add_scalar(f"exam_cost/{title}, {unit}", value / scale, 0)
             for curve in results["curves"]:
                 if curve["model"] == model:
-                    for place, value in curve["points"]:
+                    for place, value, *_ in curve["points"]:
                         tag = f"exam_by_{curve['axis']}/{curve['ability']}"
                         board.add_scalar(tag, value, place)
+    charts: dict[str, dict[str, list[Any]]] = {}
+    for curve in results["curves"]:
+        tag = f"exam_by_{curve['axis']}/{curve['ability']}"
+        chart = {curve["ability"]: ["Multiline", [f"{tag}$"]]}
+        charts.setdefault(f"accuracy in percent by {curve['axis']}", {}).update(chart)
     with SummaryWriter(str(folder)) as board:
+        if charts:
+            board.add_custom_scalars(charts)
         for name, figure in drawn.items():
             board.add_figure(f"exam/{name}", figure)
         board.add_text("exam", "\n".join(f"- {each}" for each in said))

@@ -126,6 +126,14 @@ def step_at(model: LanguageModel, length: int) -> tuple[int, int]:
     return nbytes(state), flops
 
 
+@torch.no_grad()
+def state_bytes(model: LanguageModel, length: int) -> int:
+    """Bytes of the state of one sequence after `length` tokens; with an encoder, after a source of
+    as many."""
+    _, state = model(_tokens(model, length), _initial_state(model, length))
+    return nbytes(newest(state, length))
+
+
 def _initial_state(model: LanguageModel, length: int) -> State:
     """The state before the first token; with an encoder, after a source of `length` tokens."""
     return model.start(_tokens(model, length), 0)[1] if model.reads_source else None

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Mapping
+from typing import NamedTuple
+
 # 97.5 % quantiles by degrees of freedom.
 _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
 
@@ -9,3 +14,34 @@ _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2
 def t_quantile(freedom: int) -> float:
     """The 97.5 % quantile of Student's t distribution."""
     return _T[freedom - 1] if freedom <= len(_T) else 1.96 + 2.4 / freedom
+
+
+class Difference(NamedTuple):
+    """The mean of one setting less that of another over the seeds that both have, with its 95 %
+    interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def apart(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
+    """How much larger `theirs` is, by the paired t interval over the seeds of both: runs of one
+    seed read the same batches. None with fewer than two such seeds.
+
+    Args:
+        ours, theirs: the value of each seed.
+    """
+    seeds = sorted(ours.keys() & theirs.keys())
+    if len(seeds) < 2:
+        return None
+    pairs = [theirs[seed] - ours[seed] for seed in seeds]
+    half = t_quantile(len(seeds) - 1) * statistics.stdev(pairs) / math.sqrt(len(seeds))
+    mean = statistics.fmean(pairs)
+    return Difference(mean, mean - half, mean + half, len(seeds))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from seqzoo.errors import UserError
-from seqzoo.models.cost import flops_of_training
+from seqzoo.models.cost import flops_of_training, state_bytes
 from seqzoo.models.language_model import LanguageModel, evaluating
 from seqzoo.runs.directory import RunDirectory
 from seqzoo.state import State
@@ -340,6 +340,13 @@ class Training:
             "peak_share": round(rate / peak, 4),
         }
 
+    def _state_bytes(self) -> dict[str, int]:
+        """Bytes of the state after one sequence of the task. {} of a model that keeps none."""
+        if self.model.reads_both_ways:
+            return {}
+        with evaluating(self.model), self.forward.uncompiled():
+            return {"state_bytes": state_bytes(self.model, self.task.seq_len)}
+
     def end(self) -> None:
         """Save the last step, and note how the run ended."""
         self.meter.settle()
@@ -356,6 +363,7 @@ class Training:
             "train_seconds": round(train_seconds, 3),
             "tokens_per_second": round(self.tokens / max(self.meter.step_seconds, 1e-9), 1),
             **self._flops(train_seconds),
+            **self._state_bytes(),
             "seq_len": self.task.seq_len,
             "device": self.device.type,
             "dtype": self.dtype,

@@ -1,47 +1,95 @@
-"""Two exams side by side: the score of each model in each ability, and whether it changed."""
+"""Two exams side by side: the score of each model in each ability, whether it changed, and what
+the models cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from seqzoo.analysis.compare.pair import Result, differences, read_two
 from seqzoo.errors import UserError
-from seqzoo.exam.words import overlap, shown
+from seqzoo.exam.results import COSTS, cost, difference
+from seqzoo.exam.words import LONGER, shown
 from seqzoo.report.text import markdown, number
 
 EXAM = "exam.json"
-CONDITIONS = ("machine", "versions", "keys")  # of exam.json, beside its settings
-SETTINGS = ("parameters", "rates", "seeds", "steps", "seconds", "language_seconds", "text")
+CONDITIONS = ("machine", "versions")  # of exam.json, beside its settings
+SETTINGS = ("parameters", "rates", "seeds", "steps", "seconds", "language_seconds")
+Scores = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
 def compare_exams(folders: Sequence[Path]) -> str:
-    """The scores that two exams share, side by side, in Markdown.
+    """The scores and costs that two exams share, side by side, and what only one of them has, in
+    Markdown. Scores on different data are not set side by side.
 
     Raises:
-        UserError: not two exams, or no score in common.
+        UserError: not two exams, or no score in common that can be compared.
     """
     first, second = read_two(folders, EXAM)
     ours, theirs = map(_scores, (first, second))
+    unlike = list(_unlike(first, second))
+    shared = [key for key in ours if key in theirs]
+    alike = [key for key in shared if key[1].removesuffix(LONGER) not in unlike]
+    if not alike:
+        why = f": the data of {', '.join(unlike)} differ" if shared else ""
+        raise UserError(
+            f"{folders[0]} and {folders[1]} have no score in common that can be compared{why}"
+        )
     rows = []
-    for key in (key for key in ours if key in theirs):
+    for key in alike:
         row, other = ours[key], theirs[key]
-        apart = row["low"] is not None and other["low"] is not None and not overlap(row, other)
-        change = f"{'+' * (other['mean'] >= row['mean'])}{number(other['mean'] - row['mean'])}"
-        rows.append([*key, shown(row), shown(other), change, "apart" if apart else ""])
-    if not rows:
-        raise UserError(f"{folders[0]} and {folders[1]} have no model and ability in common")
-    head = ["model", "ability", "first", "second", "change", "intervals"]
-    return _differences(first, second) + markdown(head, rows)
+        change = difference(row, other)
+        moved = f"{'+' * (other['mean'] >= row['mean'])}{number(other['mean'] - row['mean'])}"
+        apart = "one seed" if change is None else "apart" if change.apart else "may be chance"
+        rows.append([*key, shown(row), shown(other), moved, apart])
+    text = _differences(first, second)
+    text += "".join(f"Not compared: {each}, whose data differ.\n\n" for each in unlike)
+    for folder, own, others in ((folders[0], ours, theirs), (folders[1], theirs, ours)):
+        if only := [f"{ability} of {model}" for model, ability in own.keys() - others.keys()]:
+            text += f"Only in {folder}: {', '.join(sorted(only))}.\n\n"
+    text += markdown(["model", "ability", "first", "second", "change", "seeds"], rows)
+    if costs := list(_costs(first, second)):
+        head = ["model", "cost", "first", "second", "second / first"]
+        text += "\n" + markdown(head, costs)
+    return text
 
 
-def _scores(exam: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+def _scores(exam: Result) -> Scores:
     return {(row["model"], row["ability"]): row for row in exam["scores"]}
 
 
+def _unlike(first: Result, second: Result) -> Iterator[str]:
+    """Abilities that were asked on other data in the second exam, by the digests of cells."""
+    digests: list[dict[str, set[str]]] = [{}, {}]
+    for exam, found in zip((first, second), digests, strict=True):
+        for cell in exam["cells"]:
+            if cell["data_sha256"] is not None:
+                found.setdefault(cell["ability"], set()).add(cell["data_sha256"])
+    for ability, ours in digests[0].items():
+        if ability in digests[1] and ours != digests[1][ability]:
+            yield ability
+
+
+def _costs(first: Result, second: Result) -> Iterator[list[str]]:
+    """What models cost in both exams."""
+    if first["exam"]["speed_length"] != second["exam"]["speed_length"]:
+        return
+    for model in first["models"]:
+        for key, (title, unit, scale, _) in COSTS.items():
+            ours, theirs = (cost(exam, model, key) for exam in (first, second))
+            if ours and theirs:
+                values = (f"{number(value / scale)} {unit}" for value in (ours, theirs))
+                yield [model, title, *values, f"{theirs / ours:.3f}"]
+
+
 def _differences(first: Result, second: Result) -> str:
-    """A line for each difference in machine, versions, keys of models, and settings."""
-    both = [(key, first.get(key), second.get(key)) for key in CONDITIONS]
-    both += [(key, first["exam"].get(key), second["exam"].get(key)) for key in SETTINGS]
+    """A line for each difference in machine, versions, settings, and the keys of shared models."""
+    both = [(key, first[key], second[key]) for key in CONDITIONS]
+    both += [(key, first["exam"][key], second["exam"][key]) for key in SETTINGS]
+    both += [
+        (f"the keys of {model}", keys, second["keys"][model])
+        for model, keys in first["keys"].items()
+        if model in second["keys"]
+    ]
     return differences(both)

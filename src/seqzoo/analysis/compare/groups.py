@@ -8,13 +8,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from seqzoo import tasks
 from seqzoo.analysis.compare.runs import SEED, TrainingRun, distinct_end, name_by_keys
-from seqzoo.report.statistics import t_quantile
+from seqzoo.report.statistics import Difference, paired
 
 OF_A_SITTING = (SEED, "resume", "plugins", "logger.", "requires.", "hydra.")  # no part of a setting
 
@@ -101,31 +101,13 @@ def best_first(groups: Sequence[Group], metric: str) -> list[Group]:
     return sorted(groups, key=place)
 
 
-class Difference(NamedTuple):
-    """A group's mean less another's over the seeds that both have, with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def apart(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
-
-
 def difference(first: Group, second: Group, metric: str) -> Difference | None:
-    """How much larger the metric of `second` is, by the paired t interval over the seeds of both:
-    runs of one seed read the same batches. None with fewer than two such seeds."""
+    """How much larger the metric of `second` is, over the seeds of both."""
     ours, theirs = (group.results(metric) if group.ranked else {} for group in (first, second))
-    seeds = sorted(seed for seed in ours.keys() & theirs.keys() if seed is not None)
-    if len(seeds) < 2:
-        return None
-    pairs = np.array([theirs[seed] - ours[seed] for seed in seeds])
-    half = t_quantile(len(seeds) - 1) * float(pairs.std(ddof=1)) / math.sqrt(len(seeds))
-    mean = float(pairs.mean())
-    return Difference(mean, mean - half, mean + half, len(seeds))
+    known = (
+        {seed: value for seed, value in each.items() if seed is not None} for each in (ours, theirs)
+    )
+    return paired(*known)
 
 
 Array = np.ndarray[Any, Any]

@@ -102,6 +102,8 @@ def links(url: str, folder: Path) -> dict[str, str]:
         views["embeddings"] = f"{url}/#projector"
     if any(folder.rglob("bench.json")):  # one chart with all families
         views = {"bench": f"{url}/#custom_scalars&_smoothingWeight=0", **views}
+    if any(folder.rglob("exam.json")):  # scores, costs and figures
+        views = {"exam": f"{url}/?smoothing=0&tagFilter=%5Eexam#timeseries", **views}
     return views
 
 

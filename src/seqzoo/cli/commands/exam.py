@@ -47,25 +47,29 @@ def main(arguments: list[str]) -> int:
     command = shlex.join(["seqzoo", "exam", *arguments])
     found = runner.run(one, folder, names, command, lambda line: print(line, flush=True))
     print(write.write(found, folder), end="")
-    print(
-        f"\nwritten to {folder}:\n  report.html, exam.md, exam.csv, exam.json, figures\n"
-        f"next:\n  {launch.command()} dashboard {shlex.quote(str(folder))}"
-    )
+    if found["scores"]:
+        print(
+            f"\nwritten to {folder}:\n  report.html, exam.md, exam.csv, exam.json, figures\n"
+            f"next:\n  {launch.command()} dashboard {shlex.quote(str(folder))}"
+        )
     if found["stopped"]:
         given = [each for each in arguments if not each.startswith("hydra.run.dir=")]
         again = shlex.join([*given, f"hydra.run.dir={folder}"])
         print(f"to go on:\n  {launch.command()} exam {again}")
         return launch.INTERRUPTED
-    return launch.FAILED if any(cell["status"] == "failed" for cell in found["cells"]) else 0
+    failed = found["costs_failed"] or any(cell["status"] == "failed" for cell in found["cells"])
+    return launch.FAILED if failed else 0
 
 
 def _names(one: Plan) -> Any:
-    """A function from a cell to a name that stands for its whole configuration.
+    """A function from a cell to a name that stands for its whole configuration and the text that
+    is given.
 
     Each model is composed with each ability once, which also refuses what cannot run before the
     first cell is trained.
     """
     composed: dict[tuple[str, str], dict[str, Any]] = {}
+    text = one.settings.text and hashlib.sha256(Path(one.settings.text).read_bytes()).hexdigest()
 
     def config(cell: Cell) -> dict[str, Any]:
         at = cell.model, cell.ability
@@ -78,6 +82,8 @@ def _names(one: Plan) -> Any:
     def name(cell: Cell) -> str:
         whole = json.loads(json.dumps(config(cell)))
         whole["optim"]["lr"], whole["trainer"]["seed"] = cell.rate, cell.seed
+        if text is not None and whole["task"].get("path") == one.settings.text:
+            whole["text_sha256"] = text
         digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
         return f"{cell.ability}/{cell.model}_rate{cell.rate:g}_seed{cell.seed}_{digest}"
 
