@@ -25,12 +25,14 @@ def matrix_states(
 ) -> list[Row]:
     """RWKV-7's delta rule, by the form that is chosen now and by `chunked`."""
     B, H, T, K = batch_size, channels // head, options.length(length), head
-    q, k, v, w, rate = inputs = [torch.randn(B, H, T, K, requires_grad=True) for _ in range(5)]
+    q, k, v, w, rate = (torch.randn(B, H, T, K) for _ in range(5))
+    key = ops.unit(k)
+    prepared = q, key, v, MIN_LOG_W * w.sigmoid(), -key * rate.sigmoid()
+    inputs = [x.requires_grad_() for x in prepared]
     S = torch.zeros(B, H, K, K)
 
     def run() -> Tensor:
-        key = ops.unit(k)
-        a, log_w = -key * rate.sigmoid(), MIN_LOG_W * w.sigmoid()
+        q, key, v, log_w, a = inputs
         return matrix_state(q, key, v, S, log_w, a=a, b=key, min_log_w=MIN_LOG_W)[0]
 
     def chunked(call: Callable[[], object]) -> Callable[[], object]:

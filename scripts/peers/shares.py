@@ -2,7 +2,8 @@
 
     python scripts/peers/shares.py [--rounds N]
 
-Training at 8 rows of 256 tokens and reading a prompt of 1,024, at about equal parameters, on one
+Training at 8 rows of 256 tokens and at one of 2,048, and reading a prompt of 1,024, at about equal
+parameters; and the shapes in which scripts/peers/bench.py trains models beside peers. On one
 thread, as `seqzoo train` computes on this machine. By torch's profiler: the shares of matrix
 products, of kernels in C++, of the optimiser with clipping, of copies and conversions, and of all
 other operations. The limit is the matrix products of the definitions at the speed of a product of
@@ -15,18 +16,34 @@ import argparse
 import statistics
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timing import CPU, Options, Shape, alternate
 from torch.profiler import ProfilerActivity, profile
-from training_pairs import FAMILIES, PARAMETERS, VOCAB_SIZE, default_step, draw_tokens, sized
+from training_pairs import (
+    FAMILIES,
+    PARAMETERS,
+    VOCAB_SIZE,
+    default_step,
+    draw_tokens,
+    named,
+    sized,
+)
 
 from seqzoo.models.cost import flops_of_training
 from seqzoo.models.language_model import LanguageModel
-from seqzoo.models.zoo import build
+from seqzoo.models.zoo import build, model_keys
 from seqzoo.training.device import autocast, keep_freed_memory, pick_dtype
 
-SHAPE = Shape(0, 0, 0, 8, 256)
+SHAPES = Shape(0, 0, 0, 8, 256), Shape(0, 0, 0, 1, 2048)
+PEERS = (  # a shape: layers, width, heads, batch, tokens
+    ("transformer", Shape(4, 128, 4, 12, 64)),
+    ("transformer", Shape(6, 384, 6, 8, 256)),
+    ("transformer", Shape(4, 256, 4, 4, 1024)),
+    ("rwkv4", Shape(4, 256, 0, 8, 512)),
+    ("mamba2", Shape(6, 144, 4, 8, 256)),
+)
 PROMPT = 1024
 SIDE = 2048  # of the product that stands for the peak
 DTYPE = pick_dtype("auto", CPU)
@@ -34,6 +51,7 @@ PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn", "
 OPTIMISER = ("fused_adamw", "AdamW", "linalg_vector_norm", "foreach", "aten::mul_")
 COPIES = ("aten::copy_", "aten::_to_copy", "aten::cat", "aten::clone", "aten::contiguous")
 KINDS = ("products", "kernels", "optimiser", "copies", "others")
+HEAD = ("family", "ms", "limit", "share reached", *KINDS)
 
 
 def kind(name: str) -> str:
@@ -58,7 +76,7 @@ def shares(call: Callable[[], object]) -> dict[str, float]:
     return {name: times[name] / times.total() for name in KINDS}
 
 
-def kept(model: LanguageModel) -> float:
+def kept(model: LanguageModel, shape: Shape) -> float:
     """KiB a token that the forward pass keeps for the backward pass, each memory counted once."""
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     sizes: dict[int, int] = {}
@@ -69,12 +87,12 @@ def kept(model: LanguageModel) -> float:
             sizes[storage.data_ptr()] = storage.nbytes()
         return x
 
-    tokens = draw_tokens(SHAPE)
+    tokens = draw_tokens(shape)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         with autocast(CPU, DTYPE):
             logits = model(tokens)[0]
     del logits
-    return sum(sizes.values()) / SHAPE.tokens / 1024
+    return sum(sizes.values()) / shape.tokens / 1024
 
 
 def reading(model: LanguageModel) -> Callable[[], object]:
@@ -113,6 +131,23 @@ def show(head: tuple[str, ...], rows: list[list[str]]) -> None:
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
+def of_shape(name: str, shape: Shape) -> LanguageModel:
+    """A model of the sizes of a shape, as scripts/peers/bench.py has it."""
+    keys: dict[str, Any] = {k: size for k, size in named(shape).items() if k in model_keys(name)}
+    keys |= {"mamba2": {"expand": 2, "state_size": 32}}.get(name, {})
+    return build(name, vocab_size=VOCAB_SIZE, **keys)
+
+
+def training(models: dict[str, tuple[LanguageModel, Shape]], what: str, options: Options) -> None:
+    """The table of training steps: of each its model and shape."""
+    flops = {n: s.tokens * flops_of_training(m, s.length) for n, (m, s) in models.items()}
+    calls = {name: default_step(*each) for name, each in models.items()}
+    rows = table(f"training, {what}", calls, flops, options)
+    memory = [f"{kept(*each):.1f}" for each in models.values()]
+    rows = [[*row, kib] for row, kib in zip(rows, memory, strict=True)]
+    show((*HEAD, "kept, KiB a token"), rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=5, help="turns of each family")
@@ -120,17 +155,15 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     models = {name: build(vocab_size=VOCAB_SIZE, **sized(name, PARAMETERS)) for name in FAMILIES}
-    head = ("family", "ms", "limit", "share reached", *KINDS)
-
-    flops = {n: SHAPE.tokens * flops_of_training(m, SHAPE.length) for n, m in models.items()}
-    calls = {name: default_step(model, SHAPE) for name, model in models.items()}
-    rows = table(f"training, B {SHAPE.batch_size}, T {SHAPE.length}", calls, flops, options)
-    memory = [f"{kept(model):.1f}" for model in models.values()]
-    show((*head, "kept, KiB a token"), [[*row, kib] for row, kib in zip(rows, memory, strict=True)])
+    for shape in SHAPES:
+        what = f"B {shape.batch_size}, T {shape.length:,}"
+        training({name: (model, shape) for name, model in models.items()}, what, options)
+    peers = {f"{name} {shape}": (of_shape(name, shape), shape) for name, shape in PEERS}
+    training(peers, "the shapes of the peers", options)
 
     flops = {n: PROMPT * flops_of_training(m, PROMPT) / 3 for n, m in models.items()}
     calls = {name: reading(model) for name, model in models.items()}
-    show(head, table(f"reading a prompt of {PROMPT:,}", calls, flops, options))
+    show(HEAD, table(f"reading a prompt of {PROMPT:,}", calls, flops, options))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from seqzoo.bench.measure import training_step
 from seqzoo.config import files
+from seqzoo.models import zoo
 from seqzoo.models.cost import flops_of_training
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.width import solve_width
@@ -38,10 +39,8 @@ DTYPES = ("float32", "bfloat16")
 PARAMETERS = 1_350_000  # of families that stand beside each other
 TINY_PARAMETERS = 60_000
 HEAD_SIZE = 32  # numbers a head, and what divides the widths of families
-FAMILIES = (
-    *("transformer", "rwkv7", "rwkv6", "rwkv5", "rwkv4", "deltanet", "gla", "linear_transformer"),
-    *("retnet", "mamba2", "mingru", "minlstm", "lstm", "gru", "rnn"),
-)
+SINGLE = (name for name, family in zoo.FAMILIES.items() if family.mixer is not None)  # no hybrids
+FAMILIES = ("transformer", *(name for name in SINGLE if name != "transformer"))
 Loss = Callable[[Tensor, Tensor], Tensor]  # of inputs and targets (B, T): summed, in nats
 
 
