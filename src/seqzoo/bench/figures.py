@@ -63,6 +63,15 @@ PANELS = (
         "prefill_over_base_bytes", "prefill", "over_base_bytes", "prefill, memory over base", *MIB
     ),
     Panel("state_bytes", "decode", "state_bytes", "state of one sequence", "bytes", "KiB", 2**10),
+    Panel(
+        *("train_peak_share", "train", "peak_share"),
+        *("training, share of the machine's peak", "fraction", "%", 0.01),
+    ),
+)
+# Counted and not measured: it has a table and no panel.
+WORK = Panel(
+    *("train_flops_per_token", "train", "flops_per_token"),
+    *("work of training", "FLOPs/token", "MFLOPs/token", 1e6),
 )
 
 
