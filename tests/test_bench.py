@@ -261,6 +261,21 @@ def test_flops_of_attention_grow(bench: dict[str, Any]) -> None:
 # ---- what is written
 
 
+def test_work_and_share_of_the_peak_by_length(bench: dict[str, Any]) -> None:
+    """FLOPs a token, mean over a sequence, and what tokens a second make of them."""
+    found = dict(write.tables(bench))
+    work = found["Work of training, MFLOPs/token"]
+    share = found["Training, share of the machine's peak, %"]
+    place = work.head.index("transformer")
+    about = bench["models"]["transformer"]
+    for i, row in enumerate(results.measured(bench["points"], "transformer", "train")):
+        T = row["length"]
+        mean = sum(about["flops_first"] + about["flops_growth"] * t for t in range(T)) / T
+        assert work.rows[i][place] == number(3 * mean / 1e6)
+        reached = row["tokens_per_second"] * 3 * mean / bench["machine"]["peak_flops"]
+        assert float(share.rows[i][place]) == pytest.approx(100 * reached, rel=0.01)
+
+
 def test_figure_has_every_curve(bench: dict[str, Any]) -> None:
     drawn = figures.figure(bench, PANELS)
     shown = [axes for axes in drawn.axes if axes.get_visible()]

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 
 from calls import status
 from seqzoo.analysis.compare import fair, figures, runs, write
@@ -74,10 +76,12 @@ def test_flops_are_tokens_times_what_one_takes(sweep: Path) -> None:
 
 def test_compare_command(sweep: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert status("compare", sweep, "--out", tmp_path / "out") == 0
-    assert "gru seq_len=8" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "gru seq_len=8" in out
+    assert "tensorboard: mean curves" in out and f"dashboard {tmp_path / 'out'}\n" in out
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {f"compare.{kind}" for kind in ("csv", "json", "md", "png", "svg")} | {
-        *("report.html", "curves.csv")
+        *("report.html", "curves.csv", "tensorboard")
     }
     with (tmp_path / "out/compare.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -221,6 +225,48 @@ def test_band_of_curves_of_unlike_points(tmp_path: Path) -> None:
     assert deviation == pytest.approx(2**0.5 * x)
 
 
+def test_tensorboard_has_the_mean_and_the_band(tmp_path: Path) -> None:
+    """A second call adds no second point to a step, and leaves the files of others alone."""
+    several = [made(tmp_path, "gru", seed, value) for seed, value in ((1, 1.0), (2, 3.0))]
+    alone = made(tmp_path, "lstm", 1, 2.0, keys={"task.path": "../../text"})
+    other = made(tmp_path, "lstm", 1, 5.0, keys={"task.path": "/text"})
+    board = tmp_path / "out/tensorboard"
+    board.mkdir(parents=True)
+    (board / "events.out.tfevents.1.other").write_text("")
+    for _ in range(2):
+        write.write([*several, alone, other], "val/loss", tmp_path / "out")
+    curves = {
+        str(run.relative_to(board)): {
+            tag: [(event.step, event.value) for event in found.Scalars(tag)]
+            for tag in found.Tags()["scalars"]
+        }
+        for run in {events.parent for events in board.rglob("events.*.compare")}
+        if (found := EventAccumulator(str(run)).Reload())
+    }
+    mean, sd = 2.0, 2**0.5
+    assert curves.pop("gru") == {
+        "compare/val/loss": [(1, mean)],
+        "compare_band/val/loss": [(1, mean)],
+        "compare_band_low/val/loss": [(1, pytest.approx(mean - sd))],
+        "compare_band_high/val/loss": [(1, pytest.approx(mean + sd))],
+    }
+    assert curves == {
+        "lstm path=../text": {"compare/val/loss": [(1, 2.0)]},
+        "lstm path=/text": {"compare/val/loss": [(1, 5.0)]},
+        ".": {},
+    }
+    assert (board / "events.out.tfevents.1.other").exists()
+    (layout,) = EventAccumulator(str(board)).Reload().Tensors("custom_scalars__config__")
+    (text,) = layout.tensor_proto.string_val
+    (category,) = layout_pb2.Layout.FromString(text).category
+    (lines, bands) = category.chart
+    assert lines.multiline.tag == [r"compare/val/loss$"]
+    (band,) = bands.margin.series
+    assert (band.value, band.lower, band.upper) == (
+        *("compare_band/val/loss", "compare_band_low/val/loss", "compare_band_high/val/loss"),
+    )
+
+
 def test_a_sweep_of_seeds_ends_in_a_table(
     tmp_path: Path, text_file: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,12 +274,16 @@ def test_a_sweep_of_seeds_ends_in_a_table(
     keys = ["model=gru,lstm", "trainer.seed=1..3", f"task.path={text_file}"]
     assert status("train", "-m", *keys, f"hydra.sweep.dir={tmp_path / 's w'}", *SMALL) == 0
     out = capfd.readouterr().out
-    head, _, *rows = out[out.rindex("| run ") :].partition("\n\nnext:")[0].splitlines()
+    results, paired, _ = out[out.rindex("| run ") :].split("\n\n")
+    head, _, *rows = results.splitlines()
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     names = [cell.strip() for cell in head.strip("|").split("|")]
     assert names[:4] == ["run", "val/stream_loss", "sd", "seeds"]
     assert sorted(row[0] for row in cells) == ["gru", "lstm"]
     assert [row[3] for row in cells] == ["3", "3"] and cells[0][1] <= cells[1][1]
+    head, _, row = paired.splitlines()
+    assert head.startswith(f"| val/stream_loss less that of {cells[0][0]} ")
+    assert row.startswith(f"| {cells[1][0]} ") and " 3 " in row and "apart |" in row
     assert f"compare '{tmp_path / 's w'}'" in out
     assert status("compare", tmp_path / "s w", "--out", tmp_path / "out") == 0
     page = (tmp_path / "out/report.html").read_text()

@@ -32,3 +32,7 @@ def test_the_first_link_shows_what_there_is(tmp_path: Path) -> None:
     assert next(iter(links("http://here", tmp_path))) == "curves"
     (tmp_path / "bench.json").write_text("{}")
     assert next(iter(links("http://here", tmp_path))) == "bench"
+    (tmp_path / "compare/a").mkdir(parents=True)
+    (tmp_path / "compare/a/compare.json").write_text("{}")
+    assert next(iter(links("http://here", tmp_path))) == "bench"
+    assert next(iter(links("http://here", tmp_path / "compare"))) == "comparison"

@@ -14,11 +14,14 @@ import torch
 import yaml
 
 import seqzoo
-from calls import status
+from calls import assert_refused, status
 from seqzoo import laws, ops
+from seqzoo.bench import figures as bench_figures
+from seqzoo.bench import plan as bench_plan
 from seqzoo.cli import completion
 from seqzoo.config import files, plugins, requires
 from seqzoo.errors import UserError
+from seqzoo.exam import plan as exam_plan
 
 PACKAGE = Path(__file__).parent / "plugin"
 ECHO = ["model=leaky", "task=echo", "optim=sign", "schedule=halving"]
@@ -249,6 +252,7 @@ def test_yaml_files_of_a_users_own(
     monkeypatch.chdir(own_files.parent)
     named = f"hydra.searchpath=[file://{own_files}]" if "." in how else "--config-dir=own"
     assert completion.candidates(f"seqzoo train {named} model=na") == ["model=narrow"]
+    assert completion.candidates(f"seqzoo bench {named} models=[gru,na") == ["models=[gru,narrow"]
     assert completion.candidates(f"seqzoo train {named} experiment=br") == ["experiment=brief"]
     assert "model.dim=" in completion.candidates(f"seqzoo train {named} model=narrow model.d")
     os.environ.pop(files.VARIABLE)
@@ -263,6 +267,54 @@ def test_yaml_files_of_a_users_own(
     given = ["experiment=brief", f"task.path={text_file}", *sizes, *limits]
     assert status("train", named, *given) == 0
     assert config_of(Path("run"))["model"]["dim"] == 24
+
+
+def test_one_family_in_two_settings(
+    own_files: Path, tmp_path: Path, unchanged_environment: None
+) -> None:
+    """Two rows of an exam and of its bench; the processes of its cells find the file too."""
+    folder = tmp_path / "exam"
+    (own_files / "model" / "negative.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - deltanet\nmodel:\n  beta_max: 2.0\n"
+    )
+    keys = ["exam.abilities=[parity]", "exam.steps=1", "exam.seeds=1", "exam.rates=[0.01]"]
+    keys += ["exam.parameters=4000", "exam.speed_length=16", "exam.speed_rounds=1"]
+    keys += ["model.n_layers=1", f"--config-dir={own_files}", f"hydra.run.dir={folder}"]
+    assert status("exam", "models=[deltanet,negative]", *keys) == 0
+    found = json.loads((folder / "exam.json").read_text())
+    assert found["models"] == {"deltanet": ["deltanet"], "negative": ["deltanet"]}
+    assert [row["model"] for row in found["scores"]] == ["deltanet"] * 2 + ["negative"] * 2
+    for name, largest in (("deltanet", 1.0), ("negative", 2.0)):
+        (cell,) = (folder / "cells/parity").glob(f"{name}_*/config.yaml")
+        assert config_of(cell.parent)["model"]["beta_max"] == largest
+    bench = json.loads((folder / "bench/bench.json").read_text())
+    settings = [about["keys"] for about in bench["models"].values()]
+    assert [keys["name"] for keys in settings] == ["deltanet", "deltanet"]
+    assert [keys["beta_max"] for keys in settings] == [1.0, 2.0]
+    assert list(bench["models"]) == ["deltanet", "negative"]
+    (panel, *_) = bench_figures.figure(bench, bench_figures.PANELS).axes
+    first, second = (curve[0].get_color() for curve in panel.containers)
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("content", "needed"),
+    [
+        ("dim: 24", ("odd.yaml", "no model.name in it", "defaults: [FAMILY]")),
+        ("name: gruu", ("model=gruu", "did you mean 'gru'?")),
+        ("name: odd", ("model=odd", "odd.yaml is there, but no plugin in use")),
+        ("name: gru\ndim: 24", ("missing: give it, such as",)),
+        ("defaults: [gru]\nparameters: 9", ("odd.yaml", "model.parameters=9", ".parameters=9")),
+    ],
+)
+def test_a_file_that_is_no_row(
+    content: str, needed: tuple[str, ...], own_files: Path, unchanged_environment: None
+) -> None:
+    (own_files / "model" / "odd.yaml").write_text(f"{content}\n")
+    files.add_folder(own_files)
+    for make, section in ((bench_plan.make, "bench"), (exam_plan.make, "exam")):
+        given = {"models": ["odd"], "model": {}, section: {"parameters": None}}
+        assert_refused(lambda make=make, given=given: make(given), *needed)
 
 
 # ---- where the plugin of a run is missing

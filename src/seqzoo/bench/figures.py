@@ -52,6 +52,7 @@ class Panel:
 
 
 MIB = ("bytes", "MiB", 2**20)
+SHARE = "training, share of the machine's peak"
 PANELS = (
     Panel("train_tokens_per_second", "train", "tokens_per_second", "training", "tokens/s"),
     Panel("prefill_tokens_per_second", "prefill", "tokens_per_second", "prefill", "tokens/s"),
@@ -63,7 +64,10 @@ PANELS = (
         "prefill_over_base_bytes", "prefill", "over_base_bytes", "prefill, memory over base", *MIB
     ),
     Panel("state_bytes", "decode", "state_bytes", "state of one sequence", "bytes", "KiB", 2**10),
+    Panel("train_peak_share", "train", "peak_share", SHARE, "fraction", "%", 0.01),
 )
+# Counted and not measured: it has a table and no panel.
+WORK = Panel("", "train", "flops_per_token", "work of training", "FLOPs/token", "MFLOPs/token", 1e6)
 
 
 def measured_panels(results: Results) -> list[Panel]:

@@ -13,7 +13,7 @@ from seqzoo.config import files, schema
 from seqzoo.config.values import Count, Described, Device, Dtype, Flag, Seconds, check_device, shown
 from seqzoo.errors import UserError
 from seqzoo.models import hybrid
-from seqzoo.models.zoo import check_model, families, family, full_name
+from seqzoo.models.zoo import check_model, families, full_name, keys_of
 
 SETTINGS = "seqzoo.bench.plan:BenchSettings"  # as `declared` reads it
 Mode = Literal["train", "prefill", "decode"]
@@ -144,7 +144,8 @@ def make(cfg: Mapping[str, Any]) -> Plan:
             f"model.dim={overrides['dim']}: bench.parameters={settings.parameters} gives the width "
             "of every model: give bench.parameters=null"
         )
-    return Plan(_models(model_names(cfg["models"]), overrides, longest), settings)
+    models = _models(model_names(cfg["models"]), overrides, longest, settings.parameters)
+    return Plan(models, settings)
 
 
 def model_names(given: Any) -> list[str]:
@@ -166,18 +167,32 @@ def refuse_parameters(overrides: Mapping[str, Any], command: str, key: str) -> N
         raise UserError(f"model.parameters={given}: in {command} it is {key}={given}")
 
 
+def row_keys(name: str, parameters: int | None, key: str) -> dict[str, Any]:
+    """The keys in the file of a model, without its number of parameters: that of all is `key`.
+
+    Raises:
+        UserError: as `keys_of`; or the file has such a number where `key` is null.
+    """
+    keys = keys_of(name)
+    own = keys.pop("parameters")
+    if own is not None and parameters is None:
+        raise UserError(
+            f"{files.find('model', name)}: model.parameters={own}, and {key}=null: give one number "
+            f"for all models, {key}={own}, or model.dim in that file"
+        )
+    return keys
+
+
 def _models(
-    names: Sequence[str], overrides: Mapping[str, Any], longest: int
+    names: Sequence[str], overrides: Mapping[str, Any], longest: int, parameters: int | None
 ) -> dict[str, dict[str, Any]]:
     """Each model's keys: its own defaults, and those of the overrides that it has."""
     refuse_parameters(overrides, "a bench", "bench.parameters")
     models: dict[str, dict[str, Any]] = {}
     for name in names:
-        family(name)  # refuses an unknown one
-        defaults = files.defaults("model", name)
-        del defaults["parameters"]  # bench.parameters is that of all of them
+        defaults = row_keys(name, parameters, "bench.parameters")
         own = {k: v for k, v in overrides.items() if k in defaults}
-        keys = hybrid.merged(defaults, {**own, "name": name})
+        keys = hybrid.merged(defaults, {**own, "name": defaults["name"]})
         check_model(keys)
         if keys.get("position") in ("learned", "sinusoidal") and longest > keys["max_len"]:
             raise UserError(

@@ -37,7 +37,8 @@ def measured(points: Sequence[Row], model: str, mode: str) -> list[Row]:
 def summarise(
     points: Sequence[Row], models: Mapping[str, Row], peak_flops: float
 ) -> list[dict[str, Any]]:
-    """A row of COLUMNS for each point, and `samples`: seconds a call, one for each round.
+    """A row of COLUMNS for each point; `flops_per_token`; and `samples`: seconds a call, one for
+    each round.
 
     Args:
         points: each with its `status`, a `note` and `rounds`, results of `measure.point`.
@@ -85,6 +86,7 @@ def _row(point: Row, about: Row, peak_flops: float) -> dict[str, Any]:
         "base_bytes": rounds[0]["base_bytes"],
         "over_base_bytes": max(one["peak_bytes"] - one["base_bytes"] for one in rounds),
         "flops": flops,
+        "flops_per_token": flops / tokens,
         "peak_share": flops / seconds / peak_flops,
         "backend": rounds[0]["backend"],
     }

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from seqzoo.bench.figures import PANELS, Panel, Results, figure, measured_panels, subtitle
+from seqzoo.bench.figures import PANELS, WORK, Panel, Results, figure, measured_panels, subtitle
 from seqzoo.bench.results import COLUMNS, FIGURES, crossovers
 from seqzoo.report import figures, page, text
 from seqzoo.report.text import Table, length, number
@@ -18,9 +18,10 @@ median and spread are in bench.csv. ± is the half width of the figure's interva
 from what differs between rounds. Peak memory is the process's on a CPU (libraries included), the
 allocator's on a GPU; memory over base is the peak less what was held before there was a model, so
 that of weights, optimiser and activations alone. State bytes are summed from the tensors. FLOPs are
-those of the definition read token by token, a backward pass counted as two forward ones; peak_share
-in bench.csv is against the matrix-product peak measured in the same run. Circles in the figure: at
-every longer length measured a state that grows is the slower one."""
+those of the definition read token by token, a backward pass counted as two forward ones. The share
+of the machine's peak (model FLOPs utilisation, MFU) is FLOPs a second, divided by those of the
+matrix products that were measured in the same run; bench.csv has it of every mode, as peak_share.
+Circles in the figure: at every longer length measured a state that grows is the slower one."""
 
 
 def write(results: Results, folder: Path) -> str:
@@ -91,7 +92,7 @@ def tables(results: Results) -> Iterator[Titled]:
     """The models, each quantity by length, exponents and crossovers; what is empty is left out."""
     found = [
         _models(results),
-        *(_by_length(results, panel) for panel in measured_panels(results)),
+        *(_by_length(results, panel) for panel in (*measured_panels(results), WORK)),
         _long_against_short(results),
         _exponents(results),
         _crossovers(results),

@@ -11,7 +11,7 @@ from typing import Any
 
 from seqzoo.cli.compose import NAMED, SECTIONS
 from seqzoo.config import files, moved
-from seqzoo.config.schema import check, check_keys, declared
+from seqzoo.config.schema import check, check_complete, check_keys, declared
 from seqzoo.config.values import check_device, shown
 from seqzoo.errors import UserError, nearest
 from seqzoo.models.zoo import ARCHITECTURES, check_architecture, check_model, full_name
@@ -31,7 +31,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_sections(config)
     for section in ("model", "architecture", "task"):
         known = files.defaults(section, full_name(config[section]["name"]))
-        _check_complete(known, config[section], f"{section}.")
+        check_complete(known, config[section], f"{section}.")
     check_model(config["model"])
     _check_keys_of_architecture(config["architecture"])
     check_architecture(config["architecture"], config["model"])
@@ -75,15 +75,8 @@ def _check_section(
     constructor at `path` does not allow."""
     known = files.defaults(section, name)
     check_keys(values, {*known, "name"}, where)
-    _check_complete(known, {"name": name, **values}, where)
+    check_complete(known, {"name": name, **values}, where)
     check(declared(path), values, where)
-
-
-def _check_complete(known: Mapping[str, Any], values: Mapping[str, Any], where: str) -> None:
-    """Refuse a section without one of the keys in the file of its choice."""
-    for key, default in known.items():
-        if key not in values:
-            raise UserError(f"{where}{key}: missing: give it, such as {shown(default)}")
 
 
 def _check_keys_of_architecture(values: Mapping[str, Any]) -> None:

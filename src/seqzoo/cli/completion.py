@@ -18,7 +18,7 @@ from seqzoo.config.schema import declared
 from seqzoo.config.values import choices, shown
 from seqzoo.errors import UserError
 from seqzoo.exam import plan as exam_plan
-from seqzoo.models.zoo import families, full_name
+from seqzoo.models.zoo import full_name
 
 CONFIG_DIR = ("--config-dir", "-cd")
 MEASURED = {"bench": bench_plan.SETTINGS, "exam": exam_plan.SETTINGS}  # they measure models=
@@ -147,7 +147,7 @@ def _values(key: str, begun: str, keys: Mapping[str, tuple[Any, Any]]) -> Iterab
     if key in GROUPS:
         return files.names(key)
     if key == "models":
-        return ["all", *families()]
+        return ["all", *files.names("model")]
     if key == "exam.abilities":
         return files.names("ability")
     if key == "resume":

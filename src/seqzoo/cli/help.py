@@ -41,6 +41,7 @@ seqzoo bench [-m] [--cfg job] [KEY=VALUE ...]: speed, memory and state against s
 
   -m               a bench for each combination of comma-separated values
   --cfg job        print the configuration and leave
+  --config-dir D   a folder with further YAML files: D/model/NAME.yaml is the model NAME
   models=          all, a name, or a list
   model.KEY=       for every model that has the key
   hydra.run.dir=D  the directory of the results (default: runs/bench/TIME)
@@ -55,6 +56,7 @@ seqzoo exam [--cfg job] [KEY=VALUE ...]: what several models can learn, and what
   seqzoo exam models=all exam.text=my.txt hydra.run.dir=runs/exam/all
 
   --cfg job        print the configuration and leave
+  --config-dir D   a folder with further YAML files: D/model/NAME.yaml is the model NAME
   models=          all, a name, or a list
   model.KEY=       for every model that has the key
   hydra.run.dir=D  the directory of the results (default: runs/exam/TIME); an exam that was

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_args, get_origin
 
 from seqzoo.config import files
-from seqzoo.config.values import check_value
+from seqzoo.config.values import check_value, shown
 from seqzoo.errors import UserError, nearest
 
 P = ParamSpec("P")
@@ -71,6 +71,21 @@ def check_keys(values: Iterable[str], known: Iterable[str], where: str = "") -> 
     for key in values:
         if key not in known:
             raise UserError(f"{where}{key}: no such key{nearest(key, known - {'name'})}")
+
+
+def check_complete(known: Mapping[str, Any], values: Iterable[str], where: str = "") -> None:
+    """Refuse a section without one of the keys in the file of its choice.
+
+    Args:
+        known: the keys of that file and their values.
+
+    Raises:
+        UserError: the key, and the file's value.
+    """
+    given = set(values)
+    for key, default in known.items():
+        if key not in given:
+            raise UserError(f"{where}{key}: missing: give it, such as {shown(default)}")
 
 
 def whole_section(name: str, path: str, config: Mapping[str, Any]) -> dict[str, Any]:

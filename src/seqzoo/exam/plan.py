@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from seqzoo.bench.plan import model_names, refuse_parameters
+from seqzoo.bench.plan import model_names, refuse_parameters, row_keys
 from seqzoo.config import files, schema
 from seqzoo.config.values import (
     Count,
@@ -23,7 +23,6 @@ from seqzoo.config.values import (
     shown,
 )
 from seqzoo.errors import UserError, nearest
-from seqzoo.models.zoo import family
 from seqzoo.tasks import declared_metrics, metric
 
 SETTINGS = "seqzoo.exam.plan:ExamSettings"  # as `declared` reads it
@@ -170,7 +169,8 @@ def make(cfg: Mapping[str, Any]) -> Plan:
     settings = ExamSettings(**schema.whole_section("exam", SETTINGS, cfg))
     check_device("exam.device", settings.device)
     abilities = tuple(map(ability, settings.abilities))
-    return Plan(_models(model_names(cfg["models"]), cfg["model"] or {}), abilities, settings)
+    models = _models(model_names(cfg["models"]), cfg["model"] or {}, settings.parameters)
+    return Plan(models, abilities, settings)
 
 
 def ability(name: str) -> Ability:
@@ -196,16 +196,16 @@ def ability(name: str) -> Ability:
     return one
 
 
-def _models(names: Iterable[str], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _models(
+    names: Iterable[str], overrides: Mapping[str, Any], parameters: int | None
+) -> dict[str, dict[str, Any]]:
     """Of each model, those of the given keys that it has. A hybrid has at least the layers of its
     pattern."""
     refuse_parameters(overrides, "an exam", "exam.parameters")
     models: dict[str, dict[str, Any]] = {}
     known: set[str] = set()
     for name in names:
-        family(name)  # refuses an unknown one
-        defaults = files.defaults("model", name)
-        del defaults["parameters"]  # exam.parameters is that of all of them
+        defaults = row_keys(name, parameters, "exam.parameters")
         known |= defaults.keys()
         models[name] = {key: value for key, value in overrides.items() if key in defaults}
         if isinstance(given := models[name].get("n_layers"), int):

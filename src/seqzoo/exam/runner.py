@@ -119,7 +119,7 @@ class _Costs:
         one = bench_plan.make({"models": list(plan.models), "model": {}, "bench": asked})
         models = {name: hybrid.merged(keys, plan.models[name]) for name, keys in one.models.items()}
         self.plan = replace(one, models=models)  # each model's own keys: a hybrid has more layers
-        self.request = json.dumps([asked, plan.models], sort_keys=True)
+        self.request = json.dumps([asked, models], sort_keys=True)
         self.folder, self.command = folder, command
         self.found, self.of = folder / "bench.json", folder / "request.json"
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from seqzoo.config import files, plugins
-from seqzoo.config.schema import Declaration, check, check_keys, declared, load
+from seqzoo.config.schema import Declaration, check, check_complete, check_keys, declared, load
 from seqzoo.errors import UserError, is_out_of_memory
 from seqzoo.models import hybrid
 
@@ -117,6 +117,24 @@ def family(name: str) -> Family:
     return files.entry("model", name, known | {old: known[new] for old, new in ALIASES.items()})
 
 
+def keys_of(name: str) -> dict[str, Any]:
+    """The section `model` that `model=NAME` gives: that of a family or an alias, or of a file in a
+    folder of `--config-dir`, whose `name` is that of its family.
+
+    Raises:
+        UserError: no such file, no family in it, or a key of the family is missing.
+    """
+    keys = files.defaults("model", name)
+    if not isinstance(keys.get("name"), str):
+        raise UserError(
+            f"{files.find('model', name)}: no model.name in it: give that of a family, or begin "
+            "with defaults: [FAMILY]"
+        )
+    family(keys["name"])  # refuses an unknown one
+    check_complete(files.defaults("model", full_name(keys["name"])), keys, "model.")
+    return keys
+
+
 def declaration(name: str) -> Declaration:
     """What the keys of a family allow, as the constructors declare that take them.
 
@@ -194,11 +212,9 @@ def complete(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The whole sections `model` and `architecture`: the files' values, with `keys` in place of
     some, checked."""
-    name = full_name(name)
-    model = files.defaults("model", name) if family(name) else {}
     whole = files.defaults("architecture", architecture)
     own = {key: value for key, value in keys.items() if key not in whole}
-    model = hybrid.merged(model, {**own, "name": name})
+    model = hybrid.merged(keys_of(name), own)
     whole |= {key: value for key, value in keys.items() if key in whole}
     check_model(model)
     check_architecture(whole, model)
@@ -206,7 +222,7 @@ def complete(
 
 
 def model_keys(name: str, **keys: Any) -> dict[str, Any]:
-    """The whole section `model` of a family, with `keys` in place of some, checked."""
+    """The whole section `model` that `keys_of` gives, with `keys` in place of some, checked."""
     return complete(name, **keys)[0]
 
 
@@ -232,7 +248,7 @@ def build(
     """Build any model of the zoo, with fresh weights from torch's global generator.
 
     Args:
-        name: one of FAMILIES, such as `lstm`, or an alias such as `rwkv`.
+        name: one of FAMILIES, such as `lstm`, an alias such as `rwkv`, or a file as for `keys_of`.
         vocab_size: number of tokens V.
         architecture: `decoder_only`, `encoder_decoder` or `classifier`.
         **keys: any key of the model (``configs/model/NAME.yaml``), such as dim, n_layers, dropout,

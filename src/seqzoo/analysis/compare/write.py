@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from seqzoo.analysis.compare import fair, figures, tables
-from seqzoo.analysis.compare.groups import Group, best_first, grouped
+from seqzoo.analysis.compare.groups import Group, best_first, grouped, mean_curve
 from seqzoo.analysis.compare.runs import TrainingRun
 from seqzoo.errors import UserError
 from seqzoo.report import figures as look
@@ -28,8 +29,8 @@ UNRANKED = "Runs that did not finish are drawn dotted and come last, without a r
 
 
 def write(runs: Sequence[TrainingRun], metric: str, out: Path) -> str:
-    """Write compare.json, .csv, .md, .png, .svg, curves.csv and report.html into `out`, the best
-    runs first. The runs were evaluated on the same data.
+    """Write compare.json, .csv, .md, .png, .svg, curves.csv, report.html and tensorboard into
+    `out`, the best runs first. The runs were evaluated on the same data.
 
     Where runs have scores by the length of their sources, lengths.png and .svg too.
 
@@ -65,11 +66,50 @@ def write(runs: Sequence[TrainingRun], metric: str, out: Path) -> str:
     out.mkdir(parents=True, exist_ok=True)
     text.write(out, files)
     look.save(drawn, out)
+    write_tensorboard(groups, metric, out / "tensorboard")
     return markdown
 
 
+OURS = ".compare"  # ends the names of a comparison's event files
+
+
+def write_tensorboard(groups: Sequence[Group], metric: str, folder: Path) -> None:
+    """A TensorBoard run for each group: its mean curve against steps, and of several seeds one
+    standard deviation to each side. One more run has the layout: the curves of all groups in one
+    chart, and their bands in another.
+
+    Event files of an earlier comparison in the folder are removed first; those of others stay.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    for old in folder.rglob(f"events.out.tfevents.*{OURS}"):
+        old.unlink()
+    tag = re.sub(r"[^-/\w.]", "_", metric)  # as SummaryWriter does, in tags but not in layouts
+    band = [f"compare_band{part}/{tag}" for part in ("", "_low", "_high")]
+    charts: dict[str, list[Any]] = {metric: ["Multiline", [f"{re.escape(f'compare/{tag}')}$"]]}
+    for group in groups:
+        steps, mean, deviation = mean_curve(group, metric, "step")
+        curves = {f"compare/{tag}": mean}
+        if deviation is not None:  # the mean again: a run with it and no band is shown as an error
+            curves |= zip(band, (mean, mean - deviation, mean + deviation), strict=True)
+            charts[f"{metric}, mean and sd of seeds"] = ["Margin", band]
+        with SummaryWriter(str(folder / _place(group.name)), filename_suffix=OURS) as board:
+            for name, values in curves.items():
+                for step, value in zip(steps, values, strict=True):
+                    board.add_scalar(name, value, int(step))
+    with SummaryWriter(str(folder), filename_suffix=OURS) as board:
+        board.add_custom_scalars({"comparison": charts})
+
+
+def _place(name: str) -> Path:
+    """A group's name as the path of its TensorBoard run, which TensorBoard shows as its name."""
+    parts = re.sub(r'[\\:*?"<>|]', "_", name).split("/")
+    return Path(*(part for part in parts if part not in ("", ".", "..")))
+
+
 def of_a_sweep(runs: Sequence[TrainingRun]) -> str:
-    """A short table for the terminal, the best runs first; one for each of several data sets."""
+    """Short tables for the terminal, the best runs first: results, and where there are seeds the
+    paired differences from the best. Both for each of several data sets."""
     parts = []
     for each in fair.comparable(runs):
         try:
@@ -77,8 +117,12 @@ def of_a_sweep(runs: Sequence[TrainingRun]) -> str:
         except UserError:  # nothing was measured
             metric = "val/loss"
         groups = best_first(grouped(each), metric)
-        table = tables.results(groups, metric, ("parameters", "train_seconds"))
-        parts += [text.markdown(*table), *filter(None, [fair.why(each, metric)])]
+        found = [
+            tables.results(groups, metric, ("parameters", "train_seconds")),
+            tables.against_best(groups, metric),
+        ]
+        parts += [text.markdown(*table) for table in found if table.rows]
+        parts += filter(None, [fair.why(each, metric)])
     return "\n".join(parts)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from seqzoo.cli import launch
 from seqzoo.cli.loading import dated
 from seqzoo.errors import UserError
 from seqzoo.runs.directory import RunDirectory
 
-FILES = "report.html, and its parts as .md, .csv, .json, .png, .svg; curves.csv: every point"
+FILES = (
+    "report.html, and its parts as .md, .csv, .json, .png, .svg; curves.csv: every point;\n"
+    "  tensorboard: mean curves, and their bands over seeds"
+)
 # The files that tell a bench, an exam and a training run from each other.
 BENCH, EXAM, RUN = "bench.json", "exam.json", "metrics.jsonl"
 
@@ -56,6 +61,7 @@ def run(options: Namespace) -> None:
             f"These runs were evaluated on {len(sets)} different data or tasks, across which no "
             "metric ranks them: each has its own table."
         )
+    print(f"next:\n  {launch.command()} dashboard {shlex.quote(str(out))}")
 
 
 def _holds(folder: Path, marker: str) -> bool:

@@ -100,10 +100,13 @@ def links(url: str, folder: Path) -> dict[str, str]:
     }
     if any(folder.rglob("projector_config.pbtxt")):
         views["embeddings"] = f"{url}/#projector"
+    charts = f"{url}/#custom_scalars&_smoothingWeight=0"
     if any(folder.rglob("bench.json")):  # one chart with all families
-        views = {"bench": f"{url}/#custom_scalars&_smoothingWeight=0", **views}
+        views = {"bench": charts, **views}
     if any(folder.rglob("exam.json")):  # scores, costs and figures
         views = {"exam": f"{url}/?smoothing=0&tagFilter=%5Eexam#timeseries", **views}
+    if any(folder.glob("compare.json")) or any(folder.glob("*/compare.json")):
+        views = {"comparison": charts, **views}
     return views
 
 
