@@ -18,7 +18,7 @@ MOST = 8  # mixes or taps that a kernel takes
 
 
 def token_shift(x: Tensor, last: Tensor, mixes: Tensor) -> tuple[Tensor, ...]:
-    """All mixes from one reading of x, and under autocast in 16 bits, in which x is then kept."""
+    """All mixes from one reading of x, and under autocast in 16 bits."""
     to = type_of_products(x)
     if to not in TO or len(mixes) > MOST:
         return naive_shift_mixes(x, last, mixes)
@@ -29,7 +29,7 @@ def token_shift(x: Tensor, last: Tensor, mixes: Tensor) -> tuple[Tensor, ...]:
 class _TokenShift(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, last: Tensor, mixes: Tensor, to: torch.dtype) -> Any:
-        ctx.save_for_backward(x.to(to), last, mixes)
+        ctx.save_for_backward(x, last, mixes)
         ctx.to = to
         ctx.set_materialize_grads(False)
         return _mix(x, last, mixes, to)
@@ -38,12 +38,11 @@ class _TokenShift(torch.autograd.Function):
     @backward_pass
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         x, last, mixes = ctx.saved_tensors
-        return *_mix_back(x.to(last.dtype), last, mixes, given, ctx.to), None
+        return *_mix_back(x, last, mixes, given, ctx.to), None
 
 
 def shift_products(x: Tensor, last: Tensor, mixes: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-    """The mixes are computed again in the backward pass: of a token only x is kept, in the type of
-    the products."""
+    """The mixes are computed again in the backward pass: of a token only x is kept."""
     to = type_of_products(x)
     if to not in TO or len(mixes) > MOST:
         return naive_shift_products(x, last, mixes, *weights)
@@ -57,7 +56,7 @@ class _ShiftProducts(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, last: Tensor, mixes: Tensor, to: torch.dtype, *weights: Tensor
     ) -> Any:
-        ctx.save_for_backward(x.to(to), last, mixes, *weights)
+        ctx.save_for_backward(x, last, mixes, *weights)
         ctx.to = to
         ctx.set_materialize_grads(False)
         return tuple(map(F.linear, _mix(x, last, mixes, to), weights))
@@ -66,7 +65,6 @@ class _ShiftProducts(torch.autograd.Function):
     @backward_pass
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         x, last, mixes, *weights = ctx.saved_tensors
-        x = x.to(last.dtype)
         of_weights: list[Tensor | None] = []
         of_mixed: list[Tensor | None] = []
         for g, mixed, W in zip(given, _mix(x, last, mixes, ctx.to), weights, strict=True):
