@@ -3,6 +3,8 @@ end."""
 
 import csv
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -427,3 +429,26 @@ def test_a_bench_that_fails_is_said(
     keys += ["exam.parameters=4000", "exam.rates=[0.01]", f"hydra.run.dir={tmp_path}"]
     assert status("exam", *keys) == 1
     assert "Speed and memory were not measured: no room." in capfd.readouterr().out
+
+
+def test_the_orderings_can_be_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every exam of scripts/orderings.sh, up to its first cell."""
+    asked = tmp_path / "seqzoo"
+    asked.write_text("#!/bin/sh\nprintf '%s\\n' \"$*\"\n")
+    asked.chmod(0o755)
+    environment = {**os.environ, "OUT": str(tmp_path), "SEQZOO": str(asked)}
+    script = Path(__file__).parents[1] / "scripts" / "orderings.sh"
+    lines = subprocess.run(
+        ["bash", script], env=environment, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    plans: list[plan.Plan] = []
+
+    def planned(one: plan.Plan, *_: Any) -> Any:
+        plans.append(one)
+        raise UserError("enough")
+
+    monkeypatch.setattr("seqzoo.exam.runner.run", planned)
+    assert [status(*line.split()) for line in lines] == [2] * len(lines) == [2] * len(plans)
+    assert {"deltanet_beta2", "deltaproduct_1", "gla_16"} < {
+        name for p in plans for name in p.models
+    }
