@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from calls import assert_refused, status
+from seqzoo.cli.checks import check_config
+from seqzoo.cli.compose import compose, parse
 from seqzoo.config import files
 from seqzoo.exam import plan, results, runner, words
 from seqzoo.exam.cells import Cells
 from seqzoo.exam.plan import Cell
+from seqzoo.models.zoo import FAMILIES
 from seqzoo.runs.directory import RunDirectory
 
 
@@ -26,6 +29,24 @@ def made(**exam: Any) -> plan.Plan:
 def test_every_ability_has_a_file_that_is_whole() -> None:
     for name in files.names("ability"):
         assert plan.ability(name).columns and files.comments("ability", name)[0]
+
+
+def test_every_model_can_be_asked_every_ability() -> None:
+    """A model's section and an ability's other sections are composed once each, and then joined:
+    Hydra would take a minute for all pairs."""
+    one = made(models="all", model={"n_layers": 2}, abilities=files.names("ability"))
+
+    def composed(model: str, ability: str) -> dict[str, Any]:
+        config = compose(parse(one.overrides(Cell(model, ability, 0.001, 1))))[0]
+        check_config(config)
+        return config
+
+    sections = {model: composed(model, "recall")["model"] for model in one.models}
+    for ability in one.abilities:
+        config = composed("lstm", ability.name)
+        for section in sections.values():
+            check_config({**config, "model": section})
+    assert set(FAMILIES) <= set(sections)
 
 
 def test_a_hybrid_has_its_whole_pattern() -> None:

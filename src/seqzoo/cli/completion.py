@@ -22,7 +22,7 @@ from seqzoo.models.zoo import families, full_name
 
 CONFIG_DIR = ("--config-dir", "-cd")
 MEASURED = {"bench": bench_plan.SETTINGS, "exam": exam_plan.SETTINGS}  # they measure models=
-FLAGS = {"info": ("--config-dir", "--help")}  # of each command with overrides
+FLAGS: dict[str, tuple[str, ...]] = {"info": ("--config-dir", "--help")}
 FLAGS["exam"] = (*FLAGS["info"], "--cfg", "--config-name", "--info")
 FLAGS["train"] = FLAGS["bench"] = (*FLAGS["exam"], "-m", "--multirun")
 
