@@ -323,6 +323,13 @@ def test_an_exam_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[st
     found = json.loads((folder / "exam.json").read_text())
     assert len(found["cells"]) == found["planned"] == 8 and not found["stopped"]
     assert {row["model"] for row in found["costs"]} == {"gru", "transformer"}
+    sizes = {
+        (curve["model"], curve["ability"]): [size for size, _ in curve["points"]]
+        for curve in found["curves"]
+    }
+    assert sizes["gru", "recall"] == [2, 4, 8]  # pairs
+    assert sizes["gru", "parity"] == [40, 64, 128, 256]  # bits
+    assert "recall, longer" not in again and "parity, longer" in again
     names = {path.name for path in folder.iterdir()}
     figures = {f"{each}.{kind}" for each in ("exam", "state", "length") for kind in ("png", "svg")}
     assert figures | {"report.html", "exam.md", "exam.csv", "cells", "bench"} <= names
