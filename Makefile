@@ -45,7 +45,7 @@ check-cuda: ## devices, shapes and waiting on CUDA, on a machine without a GPU
 	  .venv-cuda/bin/pip install -q -e . pytest pytest-xdist; }
 	OMP_NUM_THREADS=1 .venv-cuda/bin/pytest -n 2 tests/test_fake_cuda.py
 
-test-oracles: setup ## every family against other libraries
+test-oracles: setup ## families against other libraries
 	$(PIP) $(PINS) -e '.[oracles]'
 	$(BIN)/pytest -m oracle
 

@@ -1,6 +1,6 @@
 """Small cases whose weights and inputs are sines, so that no random generator has to stay the same:
-what we make of them, and the numbers that other people's implementations made (golden.json, written
-by `tests/oracles`)."""
+what we make of them, and the numbers that other people's implementations made, or the equations of
+the paper where there is none (Mamba-3). They are in golden.json, which `tests/oracles` writes."""
 
 import json
 from pathlib import Path

@@ -139,6 +139,11 @@ BAD = [  # (request, what the line must say)
     ("train -m --cfg hydra", "leave -m out, or give --cfg job"),
     ("train -p model", "--package: only works with --cfg: add --cfg job"),
     ("train -m --cfg job -p model", "--package model: leave it out with -m"),
+    ("train --cfg job --info", "--info with --cfg job: give one of them"),
+    ("bench -m --info", "-m with --info or --cfg hydra|all: leave -m out"),
+    ("bench -m --cfg job -p model", "--package model: leave it out with -m"),
+    ("exam -m --cfg job", "-m: an exam is a sweep itself: leave it out"),
+    ("exam -p model", "--package: only works with --cfg: add --cfg job"),
     ("info /nope", "/nope: no run directory"),
     ("info bench model=gru", "a run takes no overrides: give bench alone"),
     ("train plugins=[no_such_module]", "plugins=[no_such_module]: cannot be imported"),
@@ -216,6 +221,9 @@ BAD = [  # (request, what the line must say)
     ("bench bench.parameters=0", "bench.parameters=0"),
     ("bench bench.device=foo", "bench.device=foo"),
     ("bench models=transformer model.position=learned", "try model.max_len=8192"),
+    ("exam model=lstm", "give models=lstm"),
+    ("exam exam.sed=1 --cfg job", "did you mean 'speed'?"),
+    ("exam exam.abilities=[recal] --info", "did you mean 'recall'?"),
     ("compare missing", "missing: no run in it"),
     ("compare bench bench --out X", "--out X: only for training runs", "leave --out out"),
     ("inspect missing", "missing: no run directory"),
@@ -292,24 +300,12 @@ def test_help(seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str], arguments: list
     assert "seqzoo train model=lstm" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "bench",
-        "compare",
-        "inspect",
-        "eval",
-        "generate",
-        "translate",
-        "verify",
-        "dashboard",
-        "completion",
-        "info",
-    ],
-)
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_of_a_command(seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str], command: str) -> None:
     assert seqzoo(command, "--help") == 0
-    assert f"seqzoo {command}" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert f"seqzoo {command}" in out
+    assert max(map(len, out.splitlines())) < 120
 
 
 @pytest.mark.parametrize("order", [["--help", "model=transformer"], ["model=transformer", "-h"]])
@@ -325,7 +321,6 @@ def test_help_of_train_has_every_key(
         "charlm, classification, copying",
     ):
         assert text in out
-    assert max(map(len, out.splitlines())) < 120
 
 
 def test_version(seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str]) -> None:
@@ -608,6 +603,12 @@ COMPLETIONS = {
     "seqzoo bench models=[lstm,transf": ["[lstm,transformer"],
     "seqzoo bench bench.max": ["bench.max_step_seconds="],
     "seqzoo bench bench.modes=[train,pre": ["[train,prefill"],
+    "seqzoo exam models=[lstm,transf": ["[lstm,transformer"],
+    "seqzoo exam exam.abilities=[recall,par": ["[recall,parity"],
+    "seqzoo exam exam.see": ["exam.seeds="],
+    "seqzoo exam exam.speed=": ["false", "true"],
+    "seqzoo exam --c": ["--cfg", "--config-dir", "--config-name"],
+    "seqzoo exam -m": [],
     "seqzoo compare runs/a ": ["runs/a", "runs/b"],
     "seqzoo generate ": ["runs/a", "runs/b"],
     "seqzoo eval runs/a --split ": ["test", "val"],

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from calls import status
 from seqzoo.cli.checks import check_config
 from seqzoo.cli.compose import compose, parse
 from seqzoo.cli.main import COMMANDS, command_parser
@@ -131,30 +132,52 @@ def test_no_key_has_moved(page: Path) -> None:
         assert not given & MOVED.keys()
 
 
-TUTORIAL = {
+SHORT = {
     "train": ["model.parameters=20000", "trainer.max_seconds=null", "trainer.max_steps=2"],
     "exam": ["exam.parameters=20000", "exam.steps=2", "exam.seeds=1", "exam.rates=[0.004]",
              "exam.language_seconds=2", "exam.speed_length=32", "exam.speed_rounds=1"],
 }  # fmt: skip
+SHORTER = {
+    "train": [*SHORT["train"], "task.val_max_chars=500", "task.sample_tokens=5"],
+    "exam": [*SHORT["exam"], "exam.language_seconds=0.5", "exam.speed=false", "models=[lstm]"],
+}
 
 
-@pytest.mark.slow
-def test_the_tutorial_runs_to_its_end(tmp_path: Path, text_file: Path) -> None:
-    """Every command of a block of docs/choosing.md, one after the other, with small runs."""
-    shutil.copy(text_file, tmp_path / "my.txt")
+def tutorial(folder: Path, text: Path) -> Iterator[tuple[str, list[str]]]:
+    """The commands of docs/choosing.md and what they are given, each when those before it have run
+    in a folder."""
+    shutil.copy(text, folder / "my.txt")
     blocks = [f.text for f in fences(ROOT / "docs" / "choosing.md") if f.language == "sh"]
     names = []
     for line in "".join(blocks).replace("\\\n", " ").splitlines():
         _, name, *given = shlex.split(line)
-        sweeps = tmp_path / "runs" / "sweeps"
-        given = [str(next(sweeps.iterdir())) if "runs/sweeps/" in g else g for g in given]
-        done = subprocess.run(
-            [sys.executable, "-m", "seqzoo", name, *given, *TUTORIAL.get(name, [])],
-            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{line}\n{done.stdout}"
+        sweeps = folder / "runs" / "sweeps"
+        yield name, [str(next(sweeps.iterdir())) if "runs/sweeps/" in g else g for g in given]
         names.append(name)
     assert set(names) == {"train", "compare", "exam"}
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_to_its_end(tmp_path: Path, text_file: Path) -> None:
+    """Every command, with small runs."""
+    for name, given in tutorial(tmp_path, text_file):
+        done = subprocess.run(
+            [sys.executable, "-m", "seqzoo", name, *given, *SHORT.get(name, [])],
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{name} {given}\n{done.stdout}"
+
+
+def test_the_tutorial_in_short(
+    tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command in this process; exams of one model, in one ability."""
+    monkeypatch.chdir(tmp_path)
+    for name, given in tutorial(tmp_path, text_file):
+        first = ["exam.abilities=[language]"] if name == "exam" else []  # unless the line says more
+        assert status(name, *first, *given, *SHORTER.get(name, [])) == 0
+    cells = [summary.parts[-3] for summary in tmp_path.glob("runs/exam/*/cells/*/*/summary.json")]
+    assert sorted(cells) == ["language", "needle"]
 
 
 # ---- links and snippets

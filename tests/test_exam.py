@@ -12,12 +12,15 @@ import pytest
 
 from calls import assert_refused, status
 from seqzoo.analysis.compare import exams
+from seqzoo.cli.checks import check_config
 from seqzoo.cli.commands.exam import _names
+from seqzoo.cli.compose import compose, parse
 from seqzoo.config import files
 from seqzoo.errors import UserError
 from seqzoo.exam import plan, results, runner, words
 from seqzoo.exam.cells import Cells
 from seqzoo.exam.plan import Cell
+from seqzoo.models.zoo import FAMILIES
 from seqzoo.runs.directory import RunDirectory
 
 
@@ -32,6 +35,24 @@ def made(**exam: Any) -> plan.Plan:
 def test_every_ability_has_a_file_that_is_whole() -> None:
     for name in files.names("ability"):
         assert plan.ability(name).columns and files.comments("ability", name)[0]
+
+
+def test_every_model_can_be_asked_every_ability() -> None:
+    """A model's section and an ability's other sections are composed once each, and then joined:
+    Hydra would take a minute for all pairs."""
+    one = made(models="all", model={"n_layers": 2}, abilities=files.names("ability"))
+
+    def composed(model: str, ability: str) -> dict[str, Any]:
+        config = compose(parse(one.overrides(Cell(model, ability, 0.001, 1))))[0]
+        check_config(config)
+        return config
+
+    sections = {model: composed(model, "recall")["model"] for model in one.models}
+    for ability in one.abilities:
+        config = composed("lstm", ability.name)
+        for section in sections.values():
+            check_config({**config, "model": section})
+    assert set(FAMILIES) <= set(sections)
 
 
 def test_a_hybrid_has_its_whole_pattern() -> None:
@@ -335,6 +356,13 @@ def test_an_exam_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[st
     found = json.loads((folder / "exam.json").read_text())
     assert len(found["cells"]) == found["planned"] == 12 and not found["stopped"]
     assert {row["model"] for row in found["costs"]} == {"gru", "transformer"}
+    sizes = {
+        (curve["model"], curve["ability"]): [size for size, *_ in curve["points"]]
+        for curve in found["curves"]
+    }
+    assert sizes["gru", "recall"] == [2, 4, 8]  # pairs
+    assert sizes["gru", "parity"] == [40, 64, 128, 256]  # bits
+    assert "recall, longer" not in again and "parity, longer" in again
     names = {path.name for path in folder.iterdir()}
     figures = {f"{each}.{kind}" for each in ("exam", "state", "length") for kind in ("png", "svg")}
     assert figures | {"report.html", "exam.md", "exam.csv", "cells", "bench"} <= names

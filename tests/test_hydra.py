@@ -194,13 +194,48 @@ def test_a_users_own_folder_of_files(place: Path, capsys: pytest.CaptureFixture[
     assert yaml.safe_load(capsys.readouterr().out)["model"]["dim"] == 24
 
 
+commands = pytest.mark.parametrize("command", ("train", "bench", "exam"))
+
+
+@commands
 @pytest.mark.parametrize("flags", (["--info", "defaults"], ["--cfg", "all"], ["--cfg", "hydra"]))
 def test_hydras_own_flags(
-    place: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+    place: Path, capsys: pytest.CaptureFixture[str], command: str, flags: list[str]
 ) -> None:
-    assert status("train", *flags, "model=gru") == 0
+    assert status(command, *flags, "model.n_layers=3") == 0
     assert "hydra" in capsys.readouterr().out
     assert not (place / "runs").exists()
+
+
+@commands
+def test_one_package_is_printed(
+    place: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert status(command, "--cfg", "job", "-p", "model", "model.n_layers=3") == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["n_layers"] == 3 and not printed.keys() & {"model", "trainer", "exam"}
+    assert not (place / "runs").exists()
+
+
+def test_a_sweep_of_benches_is_printed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status("bench", "-m", "bench.rounds=1,2", "--cfg", "job") == 0
+    printed = yaml.safe_load_all(capsys.readouterr().out)
+    assert [config["bench"]["rounds"] for config in printed] == [1, 2]
+
+
+def test_flags_of_a_resumed_run_do_not_start_it(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("model=gru", "hydra.run.dir=a") == 0
+    interrupt(place / "a")
+    capsys.readouterr()
+    assert status("train", "resume=a", "trainer.max_steps=6", "--cfg", "job") == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["name"] == "gru" and printed["trainer"]["max_steps"] == 6
+    for flags in (["--info"], ["--cfg", "all"], ["--cfg", "job", "-p", "model"]):
+        assert status("train", "resume=a", *flags) == 2
+        assert "leave resume=a out" in capsys.readouterr().err
+    assert summary(place / "a")["steps"] == 2
 
 
 def test_loggers_and_hooks_are_lists(place: Path) -> None:

@@ -7,8 +7,10 @@ import torch
 import yaml
 
 import seqzoo
-from seqzoo.config.files import CONFIGS
-from seqzoo.models.zoo import ALIASES, FAMILIES, model_keys
+from seqzoo.cli.checks import check_config
+from seqzoo.cli.compose import compose, parse
+from seqzoo.config.files import CONFIGS, names
+from seqzoo.models.zoo import ALIASES, FAMILIES, build_keys, model_keys
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *ALIASES])
@@ -49,6 +51,19 @@ def test_a_model_too_large_for_memory_is_refused(name: str) -> None:
 def test_tied_embeddings_are_one_matrix() -> None:
     model = seqzoo.build("gru", vocab_size=13, dim=16, n_layers=1, tie_embeddings=True)
     assert model.head.weight is model.embedding.weight
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_every_recipe_composes(name: str) -> None:
+    """And those of Tiny Shakespeare, which docs/results.md compares, have 1.5M parameters at most;
+    65 is the number of its characters."""
+    given = ["task.path=FOLDER"] if name.startswith("multi30k") else []
+    (config,) = compose(parse([f"experiment={name}", *given]))
+    check_config(config)
+    if name.startswith("tinyshakespeare"):
+        with torch.device("meta"):
+            model = seqzoo.build(**build_keys(config), vocab_size=65)
+        assert 500_000 < model.n_parameters() <= 1_500_000
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)

@@ -1,12 +1,13 @@
-"""The layers of the delta family as others have them, with our weights."""
+"""Layers as others have them, tied to our weights: those of the delta family."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from seqzoo.mixers.deltaproduct import DeltaProduct
 from seqzoo.mixers.gated_deltanet import GatedDeltaNet
@@ -15,7 +16,7 @@ from seqzoo.mixers.kda import KimiDeltaAttention
 EPS = float(torch.finfo(torch.float32).eps)  # of our norms
 
 
-def their_gated_deltanet(ours: GatedDeltaNet) -> Any:
+def their_gated_deltanet(ours: GatedDeltaNet) -> Callable[[Tensor], Tensor]:
     """That of OLMo Hybrid, whose rates are in (0, 1) or (0, 2)."""
     from transformers.models.olmo_hybrid.modeling_olmo_hybrid import OlmoHybridGatedDeltaNet
 
@@ -44,10 +45,10 @@ def their_gated_deltanet(ours: GatedDeltaNet) -> Any:
     tensors = {"q_proj.weight": q, "k_proj.weight": k, "v_proj.weight": v}
     tensors |= {"a_proj.weight": decay.weight, "A_log": ours.decay.A_log}
     tensors |= {"dt_bias": ours.decay.bias, "g_proj.weight": ours.gate.weight}
-    return copied(theirs, ours, tensors)
+    return tied(theirs, {**tensors, **_of_both(ours)})
 
 
-def their_kda(ours: KimiDeltaAttention) -> Any:
+def their_kda(ours: KimiDeltaAttention) -> Callable[[Tensor], Tensor]:
     """That of Kimi Linear."""
     from transformers.models.kimi_linear.modeling_kimi_linear import KimiLinearDeltaAttention
 
@@ -68,7 +69,7 @@ def their_kda(ours: KimiDeltaAttention) -> Any:
     tensors |= {"forget_gate.f_b_proj.weight": decay[1].weight}
     tensors |= {"forget_gate.A_log": ours.decay.A_log, "forget_gate.dt_bias": ours.decay.bias}
     tensors |= {"g_a_proj.weight": ours.gate[0].weight, "g_b_proj.weight": ours.gate[1].weight}
-    return copied(KimiLinearDeltaAttention(config, 0), ours, tensors)
+    return tied(KimiLinearDeltaAttention(config, 0), {**tensors, **_of_both(ours)})
 
 
 def their_deltaproduct(ours: DeltaProduct, recurrence: Any) -> Callable[[Tensor], Tensor]:
@@ -94,13 +95,20 @@ def their_deltaproduct(ours: DeltaProduct, recurrence: Any) -> Callable[[Tensor]
     return read
 
 
-@torch.no_grad()
-def copied(theirs: nn.Module, ours: Any, tensors: dict[str, Tensor]) -> nn.Module:
-    """`theirs` with these tensors and those that both families have; none is left as it was."""
-    tensors |= {"conv1d.weight": ours.conv, "b_proj.weight": ours.beta.weight}
-    tensors |= {"o_norm.weight": ours.norm, "o_proj.weight": ours.out.weight}
-    assert tensors.keys() == dict(theirs.named_parameters()).keys()
-    for name, tensor in tensors.items():
-        parameter = theirs.get_parameter(name)
-        parameter.copy_(tensor.view_as(parameter))
-    return theirs
+def _of_both(ours: GatedDeltaNet | KimiDeltaAttention) -> dict[str, Tensor]:
+    """The tensors whose names are the same in both of theirs."""
+    found: dict[str, Tensor] = {"conv1d.weight": ours.conv, "b_proj.weight": ours.beta.weight}
+    return found | {"o_norm.weight": ours.norm, "o_proj.weight": ours.out.weight}
+
+
+def tied(theirs: nn.Module, tensors: Mapping[str, Tensor]) -> Callable[..., Any]:
+    """`theirs` as a function, with these tensors in place of all its parameters: a gradient of what
+    it computes reaches the parameters of ours that they are made of."""
+    shapes = {name: parameter.shape for name, parameter in theirs.named_parameters()}
+    assert tensors.keys() == shapes.keys()
+
+    def forward(*inputs: Any, **more: Any) -> Any:
+        shaped = {name: tensor.reshape(shapes[name]) for name, tensor in tensors.items()}
+        return functional_call(theirs, shaped, inputs, more)
+
+    return forward

@@ -1,5 +1,5 @@
-"""The delta family against fla-core's naive forms and the layers of `transformers`: values, and
-gradients of inputs and weights."""
+"""The delta family against fla-core's naive forms (the operation, DeltaProduct) and the layers of
+`transformers` (Gated DeltaNet, KDA): values, and gradients of inputs and weights."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_gated_deltanet(B: int, T: int, seed: int, beta_max: float) -> None:
     keys = {"dim": 16, "n_heads": 2, "n_layers": 1, "expand_v": 2}
     ours = moved(GatedDeltaNet(**keys, beta_max=beta_max), seed, 0.3)
     x = torch.randn(B, T, 16, requires_grad=True)
-    same(ours(x)[0], their_gated_deltanet(ours)(x), x)
+    same(ours(x)[0], their_gated_deltanet(ours)(x), x, *ours.parameters())
 
 
 @everywhere
@@ -63,7 +63,7 @@ def test_kda(B: int, T: int, seed: int) -> None:
     keys = {"dim": 16, "n_heads": 2, "n_layers": 1, "beta_max": 1.0}
     ours = moved(KimiDeltaAttention(**keys), seed, 0.3)
     x = torch.randn(B, T, 16, requires_grad=True)
-    same(ours(x)[0], their_kda(ours)(x), x)
+    same(ours(x)[0], their_kda(ours)(x), x, *ours.parameters())
 
 
 @everywhere
@@ -76,4 +76,4 @@ def test_deltaproduct(B: int, T: int, seed: int, steps: int, gated: bool, beta_m
     ours = moved(DeltaProduct(**keys, beta_max=beta_max), seed, 0.3)
     x = torch.randn(B, T, 16, requires_grad=True)
     theirs = their_deltaproduct(ours, fla(DELTA_PRODUCT).naive_recurrent_gated_delta_product)
-    same(ours(x)[0], theirs(x), x, *(ours.qkv.weight, ours.conv, ours.beta.weight))
+    same(ours(x)[0], theirs(x), x, *ours.parameters())

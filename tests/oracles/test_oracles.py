@@ -1,5 +1,14 @@
-"""Every family against an implementation that nobody here wrote: values, and gradients where the
-oracle has them, in float32, to 1e-4 of the largest.
+"""Families against implementations that nobody here wrote: values, and gradients of inputs and
+weights, in float32, to 1e-4 of the largest.
+
+- Whole models, by their values: RWKV-4 to 7, the Transformer as Llama and as GPT-2; of RWKV-4 and
+  the Transformer also the gradient of the embedding.
+- Whole layers: RNN, LSTM, GRU, attention (window, qk_norm, softcap, sinks), the MLP, Mamba-2,
+  minGRU, minLSTM, mLSTM, sLSTM, RG-LRU; in test_delta_oracles.py Gated DeltaNet and KDA.
+- The operation, with our projections, gates and norms around it: the linear Transformer, HGRN2,
+  FoX, DeltaProduct; the operation alone: RetNet, GLA, DeltaNet.
+- Mamba-3 is in no package: it is held to the equations of its paper, written here once more with
+  complex numbers.
 
 These need the `oracles` extra (`make test-oracles`).
 """
@@ -14,7 +23,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from delta_family import their_deltaproduct, their_gated_deltanet, their_kda
+from delta_family import their_deltaproduct, their_gated_deltanet, their_kda, tied
 from torch import Tensor, nn
 
 import golden
@@ -130,7 +139,7 @@ def test_linear_attention(B: int, T: int, seed: int) -> None:
     x = torch.randn(B, T, 16, requires_grad=True)
     q, k, v = mixer.qkv(x).view(B, T, 3, 2, 8).unbind(2)
     theirs, _ = naive(F.elu(q) + 1, F.elu(k) + 1, v, normalize=True)
-    same(mixer(x)[0], mixer.out(theirs.flatten(2)), x)
+    same(mixer(x)[0], mixer.out(theirs.flatten(2)), x, *mixer.parameters())
 
 
 @everywhere
@@ -320,11 +329,8 @@ def their_mamba2(ours: Mamba2) -> Any:
     theirs = Mamba2Mixer(config, layer_idx=0)
     places = {"project.weight": "in_proj.weight", "conv_bias": "conv1d.bias", "skip": "D"}
     places |= {"norm": "norm.weight", "out.weight": "out_proj.weight", "conv": "conv1d.weight"}
-    with torch.no_grad():
-        for mine, parameter in ours.named_parameters():
-            target = theirs.get_parameter(places.get(mine, mine))
-            target.copy_(parameter.view_as(target))
-    return theirs
+    tensors = {places.get(name, name): tensor for name, tensor in ours.named_parameters()}
+    return tied(theirs, tensors)
 
 
 @everywhere
@@ -332,7 +338,7 @@ def their_mamba2(ours: Mamba2) -> Any:
 def test_mamba2(B: int, T: int, seed: int) -> None:
     ours = moved(Mamba2(dim=16, n_heads=4, expand=2, state_size=6), seed)
     x = torch.randn(B, T, 16, requires_grad=True)
-    same(ours(x)[0], their_mamba2(ours)(x), x)
+    same(ours(x)[0], their_mamba2(ours)(x), x, *ours.parameters())
 
 
 def their_minimal(ours: MinGRU | MinLSTM) -> Any:
@@ -343,13 +349,12 @@ def their_minimal(ours: MinGRU | MinLSTM) -> Any:
     gru = isinstance(ours, MinGRU)
     theirs = (minGRU if gru else minLSTM)(12, expansion_factor=2.0)
     *gates, candidate = ours.project.weight.chunk(2 if gru else 3)
-    project = theirs.to_hidden_and_gate if gru else theirs.to_hidden_and_f_i_gate
     with torch.no_grad():
-        project.weight.copy_(torch.cat((candidate, *gates)))
-        theirs.to_out.weight.copy_(ours.out.weight)
         ours.project.bias.zero_()
         ours.out.bias.zero_()
-    return theirs
+    gated = "to_hidden_and_gate.weight" if gru else "to_hidden_and_f_i_gate.weight"
+    tensors = {gated: torch.cat((candidate, *gates)), "to_out.weight": ours.out.weight}
+    return tied(theirs, tensors)
 
 
 @everywhere
@@ -359,7 +364,7 @@ def test_minimal(kind: Any, B: int, T: int, seed: int) -> None:
     ours = moved(kind(dim=12, expand=2), seed)
     theirs = their_minimal(ours)
     x = torch.randn(B, T, 12, requires_grad=True)
-    same(ours(x)[0], theirs(x), x)
+    same(ours(x)[0], theirs(x), x, ours.project.weight, ours.out.weight)
 
 
 def their_mlstm(ours: MLSTM) -> Any:
@@ -369,20 +374,19 @@ def their_mlstm(ours: MLSTM) -> Any:
     dim = ours.out.out_features
     keys = {"embedding_dim": dim, "num_heads": ours.n_heads, "round_proj_up_to_multiple_of": 4}
     theirs = mLSTMLayer(mLSTMLayerConfig(context_length=130, **keys))
-    cell = theirs.mlstm_cell
-    with torch.no_grad():
-        theirs.proj_up.weight.copy_(ours.project.weight)
-        for projection, blocks in zip("qkv", ours.blocks, strict=True):
-            getattr(theirs, f"{projection}_proj").weight.copy_(blocks)
-        theirs.conv1d.conv.weight.copy_(ours.conv[:, None])
-        theirs.conv1d.conv.bias.copy_(ours.conv_bias)
-        for gate, W, b in zip((cell.igate, cell.fgate), ours.gates, ours.gates_bias, strict=True):
-            gate.weight.copy_(W)
-            gate.bias.copy_(b)
-        cell.outnorm.weight.copy_(ours.norm - 1)
-        theirs.learnable_skip.copy_(ours.skip)
-        theirs.proj_down.weight.copy_(ours.out.weight)
-    return theirs
+    tensors = {
+        "proj_up.weight": ours.project.weight,
+        "conv1d.conv.weight": ours.conv,
+        "conv1d.conv.bias": ours.conv_bias,
+        "mlstm_cell.outnorm.weight": ours.norm - 1,
+        "learnable_skip": ours.skip,
+        "proj_down.weight": ours.out.weight,
+    }
+    tensors |= {f"{letter}_proj.weight": W for letter, W in zip("qkv", ours.blocks, strict=True)}
+    for letter, W, b in zip("if", ours.gates, ours.gates_bias, strict=True):
+        gate = f"mlstm_cell.{letter}gate"
+        tensors |= {f"{gate}.weight": W, f"{gate}.bias": b}
+    return tied(theirs, tensors)
 
 
 def their_slstm(ours: SLSTM) -> Any:
@@ -394,18 +398,17 @@ def their_slstm(ours: SLSTM) -> Any:
         embedding_dim=heads * K, num_heads=heads, backend="vanilla", dtype="float32"
     )
     theirs = sLSTMLayer(config)
-    i, f, z, o = (W for pair in ours.weights for W in pair.mT.chunk(2, 1))  # (H, K, K)
-    cell = theirs.slstm_cell
-    with torch.no_grad():
-        gates = (theirs.fgate, theirs.igate, theirs.zgate, theirs.ogate)
-        for gate, W in zip(gates, (i, f, z, o), strict=True):
-            gate.weight.copy_(W)
-        theirs.conv1d.conv.weight.copy_(ours.conv[:, None])
-        theirs.conv1d.conv.bias.copy_(ours.conv_bias)
-        cell._recurrent_kernel_.copy_(ours.recurrent)
-        cell._bias_.copy_(cell._bias_ext2int(ours.bias.unflatten(1, (4, K))))
-        theirs.group_norm.weight.copy_(ours.norm - 1)
-    return theirs
+    gates = (W for pair in ours.weights for W in pair.mT.chunk(2, 1))  # (H, K, K)
+    bias = theirs.slstm_cell._bias_ext2int(ours.bias.unflatten(1, (4, K)))
+    tensors = {
+        "conv1d.conv.weight": ours.conv,
+        "conv1d.conv.bias": ours.conv_bias,
+        "slstm_cell._recurrent_kernel_": ours.recurrent,
+        "slstm_cell._bias_": bias,
+        "group_norm.weight": ours.norm - 1,
+    }
+    names = "fgate.weight", "igate.weight", "zgate.weight", "ogate.weight"
+    return tied(theirs, {**tensors, **dict(zip(names, gates, strict=True))})
 
 
 @everywhere
@@ -413,7 +416,7 @@ def their_slstm(ours: SLSTM) -> Any:
 def test_mlstm(B: int, T: int, seed: int) -> None:
     ours = moved(MLSTM(dim=16, n_heads=4, input_gate="exp", n_layers=2), seed)
     x = torch.randn(B, T, 16, requires_grad=True)
-    same(ours(x)[0], their_mlstm(ours)(x), x)
+    same(ours(x)[0], their_mlstm(ours)(x), x, *ours.parameters())
 
 
 @everywhere
@@ -422,7 +425,7 @@ def test_slstm(B: int, T: int, seed: int) -> None:
     keys = {"forget_gate": "sigmoid", "layer": 1, "n_layers": 2}
     ours = moved(SLSTM(dim=16, n_heads=4, **keys), seed, scale=0.3)
     x = torch.randn(B, T, 16, requires_grad=True)
-    same(ours(x)[0], their_slstm(ours)(x), x)
+    same(ours(x)[0], their_slstm(ours)(x), x, *ours.parameters())
 
 
 def their_hgrn2(ours: HGRN2) -> Any:
@@ -466,11 +469,8 @@ def their_rglru(ours: RGLRU) -> Any:
     theirs = RecurrentGemmaRecurrentBlock(config, 0)
     r, i = ours.gates.chunk(2, -1)
     r_bias, i_bias = ours.gates_bias.squeeze(1).chunk(2, -1)
-    places = {
-        "linear_y": ours.gate,
-        "linear_x": ours.project,
-        "linear_out": ours.out,
-        "conv_1d.weight": ours.conv[:, None],
+    tensors = {
+        "conv_1d.weight": ours.conv,
         "conv_1d.bias": ours.conv_bias,
         "rg_lru.recurrent_param": ours.decay,
         "rg_lru.recurrent_gate_weight": r,
@@ -478,16 +478,13 @@ def their_rglru(ours: RGLRU) -> Any:
         "rg_lru.input_gate_weight": i,
         "rg_lru.input_gate_bias": i_bias,
     }
-    with torch.no_grad():
-        for name, part in places.items():
-            if isinstance(part, nn.Linear):
-                theirs.get_submodule(name).load_state_dict(part.state_dict())
-            else:
-                theirs.get_parameter(name).copy_(part)
+    for letter, part in (("y", ours.gate), ("x", ours.project), ("out", ours.out)):
+        tensors |= {f"linear_{letter}.{name}": W for name, W in part.named_parameters()}
+    read = tied(theirs, tensors)
 
     def forward(x: Tensor) -> Tensor:
         positions = torch.arange(1, x.shape[1] + 1).expand(len(x), -1)
-        return theirs(x, positions, None, use_cache=False)[0]
+        return read(x, positions, None, use_cache=False)[0]
 
     return forward
 
@@ -497,7 +494,7 @@ def their_rglru(ours: RGLRU) -> Any:
 def test_rglru(B: int, T: int, seed: int) -> None:
     ours = moved(RGLRU(dim=12, n_heads=2, expand=1.5, n_layers=1), seed)
     x = torch.randn(B, T, 12, requires_grad=True)
-    same(ours(x)[0], their_rglru(ours)(x), x)
+    same(ours(x)[0], their_rglru(ours)(x), x, *ours.parameters())
 
 
 def their_mamba3(ours: Mamba3) -> Any:
@@ -540,7 +537,7 @@ def their_mamba3(ours: Mamba3) -> Any:
 def test_mamba3(B: int, T: int, seed: int, rotary: Any) -> None:
     ours = moved(Mamba3(dim=12, n_heads=2, expand=2, state_size=8, rotary=rotary), seed)
     x = torch.randn(B, T, 12, requires_grad=True)
-    same(ours(x)[0], their_mamba3(ours)(x), x)
+    same(ours(x)[0], their_mamba3(ours)(x), x, *ours.parameters())
 
 
 @everywhere
@@ -551,15 +548,19 @@ def test_attention(B: int, T: int, seed: int, shared: int) -> None:
 
     torch.manual_seed(seed)
     theirs = Attention(16, dim_head=4, heads=4, kv_heads=shared, causal=True)
-    ours = CausalAttention(dim=16, n_heads=4, n_kv_heads=shared, position="none", n_layers=1)
+    keys = {"dim": 16, "n_heads": 4, "n_kv_heads": shared, "n_layers": 1}
+    ours = moved(CausalAttention(**keys, position="none"), seed)
     # Our heads of queries that share keys are neighbours; theirs are `shared` apart.
-    order = torch.arange(4).view(4 // shared, shared).t().flatten()
-    with torch.no_grad():
-        queries = theirs.to_q.weight.view(4, 4, 16)[order].flatten(0, 1)
-        ours.qkv.weight.copy_(torch.cat((queries, theirs.to_k.weight, theirs.to_v.weight)))
-        ours.out.weight.copy_(theirs.to_out.weight.view(16, 4, 4)[:, order].flatten(1))
+    order = torch.arange(4).view(shared, 4 // shared).t().flatten()
+    q, k, v = ours.qkv.weight.split((16, 4 * shared, 4 * shared))
+    tensors = {
+        "to_q.weight": q.view(4, 4, 16)[order],
+        "to_k.weight": k,
+        "to_v.weight": v,
+        "to_out.weight": ours.out.weight.view(16, 4, 4)[:, order],
+    }
     x = torch.randn(B, T, 16, requires_grad=True)
-    same(ours(x)[0], theirs(x), x)
+    same(ours(x)[0], tied(theirs, tensors)(x), x, *ours.parameters())
 
 
 TRANSFORMERS = {  # options of ours, the module and class of theirs, and their settings
@@ -603,12 +604,9 @@ def test_options_of_attention(kind: str, B: int, T: int, seed: int) -> None:
     ours = moved(CausalAttention(**sizes, position="rope", **keys), seed)
     pairs = {"out.weight": "o_proj.weight", "sinks": "sinks"}
     pairs |= {f"{letter}_norm": f"{letter}_norm.weight" for letter in "qk"}
-    with torch.no_grad():
-        for letter, part in zip("qkv", ours.qkv.weight.split((32, 16, 16)), strict=True):
-            getattr(theirs, f"{letter}_proj").weight.copy_(part)
-        for one, parameter in ours.named_parameters():
-            if one in pairs:
-                theirs.get_parameter(pairs[one]).copy_(parameter)
+    tensors = {pairs[one]: W for one, W in ours.named_parameters() if one in pairs}
+    parts = zip("qkv", ours.qkv.weight.split((32, 16, 16)), strict=True)
+    tensors |= {f"{letter}_proj.weight": W for letter, W in parts}
     x = torch.randn(B, T, 32, requires_grad=True)
     rotary = next(cls for cls in vars(module).values() if str(cls).endswith("RotaryEmbedding'>"))
     places = torch.arange(T)[None]
@@ -620,8 +618,8 @@ def test_options_of_attention(kind: str, B: int, T: int, seed: int) -> None:
         past_key_values=None,
         position_ids=places,
     )
-    y, *_ = theirs(x, rotary(config)(x, places), mask)
-    same(ours(x)[0], y, x)
+    y, *_ = tied(theirs, tensors)(x, rotary(config)(x, places), mask)
+    same(ours(x)[0], y, x, *ours.parameters())
 
 
 @pytest.mark.parametrize("activation", ("gelu", "relu", "relu2", "swiglu", "geglu"))
@@ -638,16 +636,13 @@ def test_mlp(activation: str) -> None:
     }
     theirs = FeedForward(12, mult=3, **kinds[activation])
     ours = moved(MLP(dim=12, mlp_ratio=3, n_layers=1, activation=activation), 0)
-    linears = [m for m in theirs.modules() if isinstance(m, nn.Linear)]
-    with torch.no_grad():
-        for kind in ("weight", "bias"):
-            up = [getattr(ours.up, kind)]
-            if ours.gate is not None:
-                up.append(getattr(ours.gate, kind))
-            getattr(linears[0], kind).copy_(torch.cat(up))
-            getattr(linears[1], kind).copy_(getattr(ours.down, kind))
+    up = [ours.up] if ours.gate is None else [ours.up, ours.gate]
+    first = "ff.0.0" if ours.gate is None else "ff.0.proj"
+    tensors = {f"ff.2.{kind}": W for kind, W in ours.down.named_parameters()}
+    for kind in ("weight", "bias"):
+        tensors[f"{first}.{kind}"] = torch.cat([getattr(part, kind) for part in up])
     x = torch.randn(2, 9, 12, requires_grad=True)
-    same(ours(x)[0], theirs(x), x)
+    same(ours(x)[0], tied(theirs, tensors)(x), x, *ours.parameters())
 
 
 @pytest.mark.parametrize("kind", ("RNN", "LSTM", "GRU"))
@@ -659,7 +654,7 @@ def test_recurrent(kind: str, B: int, T: int) -> None:
     x = torch.randn(B, T, 12, requires_grad=True)
     theirs, _ = mixer.cell(x)
     with ops.backend("naive"):
-        same(mixer(x)[0], theirs, x)
+        same(mixer(x)[0], theirs, x, *mixer.parameters())
 
 
 def forgetting(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
@@ -680,7 +675,7 @@ def test_forgetting_attention(B: int, T: int, seed: int) -> None:
     x = torch.randn(B, T, 16, requires_grad=True)
     q, k, v = mixer.qkv(x).view(B, T, 3, 2, 8).transpose(1, 3).unbind(2)
     theirs = forgetting(q, k, v, F.logsigmoid(mixer.forget(x)).transpose(1, 2))
-    same(mixer(x)[0], mixer.out(theirs.transpose(1, 2).flatten(2)), x)
+    same(mixer(x)[0], mixer.out(theirs.transpose(1, 2).flatten(2)), x, *mixer.parameters())
 
 
 def test_attention_is_torchs() -> None:

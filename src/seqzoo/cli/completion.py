@@ -22,7 +22,9 @@ from seqzoo.models.zoo import full_name
 
 CONFIG_DIR = ("--config-dir", "-cd")
 MEASURED = {"bench": bench_plan.SETTINGS, "exam": exam_plan.SETTINGS}  # they measure models=
-FLAGS = ("-m", "--multirun", "--cfg", "--config-dir", "--config-name", "--info", "--help")
+FLAGS: dict[str, tuple[str, ...]] = {"info": ("--config-dir", "--help")}
+FLAGS["exam"] = (*FLAGS["info"], "--cfg", "--config-name", "--info")
+FLAGS["train"] = FLAGS["bench"] = (*FLAGS["exam"], "-m", "--multirun")
 
 # bash replaces what follows the last break character, which `=` usually is: the rest is taken off.
 _SCRIPT = """\
@@ -53,10 +55,12 @@ def candidates(line: str) -> list[str]:
     before = [text for text in before if text][1:]
     if not before:
         found: Iterable[str] = COMMANDS
-    elif before[0] in ("train", "info", *MEASURED):
+    elif before[0] in FLAGS:
         _use_what_is_named(before[1:])
         if before[-1] in CONFIG_DIR:
             found = _paths(word)
+        elif word.startswith("-"):
+            found = FLAGS[before[0]]
         else:
             several = before[0] in MEASURED
             keys = _keys_of_section(before[0]) if several else _keys(before[1:])
@@ -104,9 +108,7 @@ def _arguments(parser: ArgumentParser, before: list[str], word: str) -> Iterable
 def _overrides(
     groups: Iterable[str], keys: Mapping[str, tuple[Any, Any]], word: str
 ) -> Iterable[str]:
-    """Flags, groups, keys of the choices that the line has, and values."""
-    if word.startswith("-"):
-        return FLAGS
+    """Groups, keys of the choices that the line has, and values."""
     key, equals, value = word.partition("=")
     if not equals:
         whole = [f"{name}=" for name in (*groups, *keys)]

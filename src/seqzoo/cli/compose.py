@@ -247,10 +247,12 @@ def _combinations(overrides: Sequence[Any], loader: Any) -> Iterator[list[str]]:
     return map(list, product(*choices))
 
 
-def text_for_hydra(override: Any) -> str:
-    """An override as Hydra itself takes it: a key of one family's layers in a hybrid is added."""
+def text_for_hydra(override: Any, name: str = "train") -> str:
+    """An override as Hydra itself takes it: a key of one family's layers in a hybrid is added; of
+    `bench` and `exam`, which have the keys of several models, any key of a model."""
     text: str = override.input_line
-    return f"++{text}" if override.get_key_element().startswith("model.layers.") else text
+    added = "model.layers." if name == "train" else "model."
+    return f"++{text}" if override.get_key_element().startswith(added) else text
 
 
 def _of_named(key: str) -> bool:
@@ -268,6 +270,38 @@ def print_yaml(configs: Iterable[Mapping[str, Any]]) -> None:
     own = ({key: value for key, value in each.items() if key != "hydra"} for each in configs)
     texts = (yaml.safe_dump(each, sort_keys=False, allow_unicode=True) for each in own)
     print(*texts, sep="---\n", end="")
+
+
+def print_instead(
+    options: Namespace,
+    overrides: Sequence[Any],
+    configs: Sequence[Mapping[str, Any]],
+    name: str,
+    without_hydra: str | None = None,
+) -> bool:
+    """Print what `--cfg` or `--info` asks for; whether one of them was given.
+
+    Args:
+        configs: what is printed where Hydra cannot.
+        without_hydra: what was given that makes it so, such as `-m`.
+
+    Raises:
+        UserError: what Hydra alone can print, where it cannot.
+    """
+    if not (options.cfg or options.info):
+        return False
+    if without_hydra is None:
+        texts = [text_for_hydra(override, name) for override in overrides]
+        run_hydra(lambda _: None, options, texts, name)  # which then calls no job
+        return True
+    if options.cfg != "job":
+        with_ = f"{without_hydra} with --info or --cfg hydra|all"
+        raise UserError(f"{with_}: leave {without_hydra} out, or give --cfg job")
+    if options.package:
+        leave = f"leave it out with {without_hydra}, or leave {without_hydra} out"
+        raise UserError(f"--package {options.package}: {leave}")
+    print_yaml(configs)
+    return True
 
 
 def run_hydra(

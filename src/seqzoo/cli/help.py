@@ -1,5 +1,5 @@
-"""The help of `train`, `bench` and `info`: choices and keys, as the YAML files and the constructors
-declare them."""
+"""The help of `train`, `bench`, `exam` and `info`: choices and keys, as the YAML files and the
+constructors declare them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ seqzoo bench [-m] [--cfg job] [KEY=VALUE ...]: speed, memory and state against s
   seqzoo bench bench.modes=[decode] bench.lengths=[128,8192] model.n_layers=2
 
   -m               a bench for each combination of comma-separated values
-  --cfg job        print the configuration and leave
+  --cfg job        print the configuration and leave; also --cfg all|hydra, --info, --resolve
   --config-dir D   a folder with further YAML files: D/model/NAME.yaml is the model NAME
   models=          all, a name, or a list
   model.KEY=       for every model that has the key
@@ -55,14 +55,15 @@ seqzoo exam [--cfg job] [KEY=VALUE ...]: what several models can learn, and what
   seqzoo exam models=[lstm,gla,hybrid] exam.abilities=[recall,parity] exam.seeds=3
   seqzoo exam models=all exam.text=my.txt hydra.run.dir=runs/exam/all
 
-  --cfg job        print the configuration and leave
+  --cfg job        print the configuration and leave; also --cfg all|hydra, --info, --resolve
   --config-dir D   a folder with further YAML files: D/model/NAME.yaml is the model NAME
   models=          all, a name, or a list
   model.KEY=       for every model that has the key
   hydra.run.dir=D  the directory of the results (default: runs/exam/TIME); an exam that was
                    interrupted goes on there, and cells that are finished are not run again
 
-Each cell is a seqzoo train of its own. An ability is a file of configs/ability: {abilities}.
+Each cell is a seqzoo train of its own. An ability is a file of configs/ability:
+{abilities}.
 Afterwards: open report.html; seqzoo dashboard; seqzoo compare A B compares two exams.
 """
 INFO = """\
@@ -118,7 +119,7 @@ def bench_help(values: Mapping[str, Any]) -> str:
 
 def exam_help(values: Mapping[str, Any]) -> str:
     """The help of `seqzoo exam`."""
-    abilities = ", ".join(files.names("ability"))
+    abilities = textwrap.fill(", ".join(files.names("ability")), 95)
     comments = files.comments("exam", "default")
     section = section_help("exam", comments, values, declared(exam_plan.SETTINGS))
     return EXAM.format(abilities=abilities) + "\n".join(section)
@@ -133,7 +134,7 @@ def section_help(
     """A section's keys: value, then the file's comment, then the choices that it does not name."""
     title, meanings = comments
     choice = f"{section}={values['name']}" if "name" in values else section
-    lines = [f"\n{choice}   {title}"]
+    lines = ["", *textwrap.wrap(f"{choice}   {title}", 100, break_on_hyphens=False)]
     for key, value in values.items():
         if key == "name":
             continue

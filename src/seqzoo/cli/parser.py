@@ -83,7 +83,7 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
 
 
 def read_options(command: str, arguments: list[str]) -> argparse.Namespace:
-    """The flags and overrides of `train`, `bench` and `info`, in any order. A folder of
+    """The flags and overrides of `train`, `bench`, `exam` and `info`, in any order. A folder of
     `--config-dir` is added to those that are searched."""
     parser = Parser(f"seqzoo {command}", add_help=False)
     parser.add_argument("-h", "--help", action="store_true")
@@ -106,6 +106,8 @@ def read_options(command: str, arguments: list[str]) -> argparse.Namespace:
     for name in ("package", "resolve"):
         if getattr(options, name, None) and options.cfg is None:
             raise UserError(f"--{name}: only works with --cfg: add --cfg job, or leave it out")
+    if getattr(options, "info", None) and options.cfg:
+        raise UserError(f"--info with --cfg {options.cfg}: give one of them")
     if options.config_dir is not None:
         files.add_folder(options.config_dir)
     return options

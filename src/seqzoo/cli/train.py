@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqzoo.cli import launch, resume, sweep
 from seqzoo.cli.checks import check_config, check_folder
-from seqzoo.cli.compose import compose, parse, print_yaml, run_hydra, text_for_hydra
+from seqzoo.cli.compose import compose, parse, print_instead, text_for_hydra
 from seqzoo.cli.help import train_help
 from seqzoo.cli.parser import read_options
 from seqzoo.errors import UserError
@@ -31,28 +31,19 @@ def main(arguments: list[str]) -> int:
     if wanted is not None and not options.multirun:
         if (directory := _directory_to_resume(str(wanted), configs[0], overrides)) is not None:
             config = _config_to_resume(directory, overrides, configs[0])
-            if options.cfg is None:
-                return launch.attempt(config, directory, resuming=True)[0]
-            print_yaml([config])
-            return 0
+            if print_instead(options, overrides, [config], "train", f"resume={wanted}"):
+                return 0
+            return launch.attempt(config, directory, resuming=True)[0]
     elif wanted not in (None, "auto"):
         raise UserError(f"resume={wanted}: names one run: leave -m out, or give resume=auto")
     for config in configs:
         check_config(config)
         check_folder(config["hydra"]["sweep" if options.multirun else "run"]["dir"])
-    texts = [text_for_hydra(override) for override in overrides]
-    if options.multirun and options.cfg == "job":
-        if options.package:
-            raise UserError(f"--package {options.package}: leave it out with -m, or leave -m out")
-        print_yaml(configs)
-        return 0
-    if options.cfg or options.info:
-        if options.multirun:
-            raise UserError("-m with --info or --cfg hydra|all: leave -m out, or give --cfg job")
-        run_hydra(sweep.job, options, texts, "train")  # which then calls no job
+    if print_instead(options, overrides, configs, "train", "-m" if options.multirun else None):
         return 0
     for config in configs:
         launch.prepare(config["task"])
+    texts = [text_for_hydra(override) for override in overrides]
     if options.multirun:
         return sweep.run(options, texts, configs)
     return sweep.run_alone(options, texts)

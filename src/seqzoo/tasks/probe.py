@@ -1,7 +1,8 @@
 """Every probe as a task: the loss and the accuracy of the tokens that are asked for, at the trained
-sizes and at larger ones.
+sizes and at others.
 
-`val` are examples of the largest trained size, `test` those of the sizes that are not trained.
+`val` are examples of the largest trained size, `test` those of the sizes that the keys of the task
+name for it: longer ones, or with fewer or more pairs.
 """
 
 from __future__ import annotations

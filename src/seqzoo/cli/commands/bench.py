@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqzoo.cli import launch
 from seqzoo.cli.checks import check_folder
-from seqzoo.cli.compose import compose, parse, print_yaml, refuse_model
+from seqzoo.cli.compose import compose, parse, print_instead, refuse_model
 from seqzoo.cli.help import bench_help
 from seqzoo.cli.parser import read_options
 from seqzoo.errors import UserError
@@ -26,14 +26,13 @@ def main(arguments: list[str]) -> int:
         print(bench_help(configs[0]["bench"]))
         return 0
     hydra = [config.pop("hydra") for config in configs]
-    if options.cfg:
-        print_yaml(configs)
-        return 0
     from seqzoo.bench import plan
 
     plans = [plan.make(config) for config in configs]
     wanted = hydra[0]["sweep" if options.multirun else "run"]["dir"]
     check_folder(wanted)
+    if print_instead(options, overrides, configs, "bench", "-m" if options.multirun else None):
+        return 0
     folder = Path(wanted)
     command = shlex.join(["seqzoo", "bench", *arguments])
     for number, (config, one) in enumerate(zip(configs, plans, strict=True)):

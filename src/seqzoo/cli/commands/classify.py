@@ -10,7 +10,7 @@ from seqzoo.cli.parser import add_run
 
 def add(parser: ArgumentParser) -> None:
     parser.description = (
-        "Classify texts, or the lines of standard input: label, probability in percent, text. An "
+        "Classify texts, or the lines of standard input: label, probability in percent, text. An\n"
         "empty text has an empty label, and 0.0 %."
     )
     add_run(parser)

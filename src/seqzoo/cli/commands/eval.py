@@ -18,7 +18,7 @@ from seqzoo.runs.directory import RunDirectory
 
 def add(parser: ArgumentParser) -> None:
     parser.description = (
-        "Measure a run again, on its own data or on other data. At a terminal: aligned, with "
+        "Measure a run again, on its own data or on other data. At a terminal: aligned, with\n"
         "units; in a pipe: a line a metric, with a tab between name and value."
     )
     add_run(parser)

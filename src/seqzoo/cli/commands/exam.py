@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqzoo.cli import launch
 from seqzoo.cli.checks import check_config, check_folder
-from seqzoo.cli.compose import compose, parse, print_yaml, refuse_model
+from seqzoo.cli.compose import compose, parse, print_instead, refuse_model
 from seqzoo.cli.help import exam_help
 from seqzoo.cli.parser import read_options
 from seqzoo.errors import UserError
@@ -32,14 +32,13 @@ def main(arguments: list[str]) -> int:
         raise UserError("-m: an exam is a sweep itself: leave it out")
     config = configs[0]
     wanted = config.pop("hydra")["run"]["dir"]
-    if options.cfg:
-        print_yaml([config])
-        return 0
     from seqzoo.exam import plan
 
     one = plan.make(config)
-    names = _names(one)
     check_folder(wanted)
+    if print_instead(options, overrides, configs, "exam"):
+        return 0
+    names = _names(one)
     folder = launch.short(Path(wanted).absolute())
     print(f"{len(one.models)} models, {len(one.abilities)} abilities, {folder}", flush=True)
     from seqzoo.exam import runner, write

@@ -41,7 +41,7 @@ class Probe:
         symbols: how each token is written.
         make: `make(random, rows, **sizes)` gives that many examples, drawn with `random`.
         train: sizes to train with, of which each example draws one; the last are those of `val`.
-        test: larger sizes, which are not trained.
+        test: the sizes of `test`, most of them larger.
         chance: the accuracy of a guess, where scores are also given relative to it.
         make_training: in place of `make` for training.
         seen: of a longer example, only what is asked after so many tokens is measured; before it
