@@ -168,9 +168,8 @@ def make(cfg: Mapping[str, Any]) -> Plan:
     schema.check_keys(cfg, ["models", "model", "exam"])
     settings = ExamSettings(**schema.whole_section("exam", SETTINGS, cfg))
     check_device("exam.device", settings.device)
-    abilities = tuple(map(ability, settings.abilities))
     models = _models(model_names(cfg["models"]), cfg["model"] or {}, settings.parameters)
-    return Plan(models, abilities, settings)
+    return Plan(models, tuple(map(ability, settings.abilities)), settings)
 
 
 def ability(name: str) -> Ability:

@@ -38,9 +38,9 @@ def main(arguments: list[str]) -> int:
     check_folder(wanted)
     if print_instead(options, overrides, configs, "exam"):
         return 0
-    names = _names(one)
     folder = launch.short(Path(wanted).absolute())
     print(f"{len(one.models)} models, {len(one.abilities)} abilities, {folder}", flush=True)
+    names = _names(one)
     from seqzoo.exam import runner, write
 
     command = shlex.join(["seqzoo", "exam", *arguments])
