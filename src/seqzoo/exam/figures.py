@@ -98,11 +98,13 @@ def _shade(values: list[float | None], higher_is_better: bool, log: bool) -> lis
 
 @look.style()
 def against_cost(results: Results, against: str) -> Figure:
-    """A panel for each ability: score against a cost, with the Pareto front as a line."""
+    """A panel for each ability: score against a cost, with the Pareto front as a line and the names
+    on it."""
     names = [name for name in columns(results) if quality(results, name, against)]
     figure, panels = _panels(names)
     title, unit, scale, _ = COSTS[against]
     colours = look.colours(list(results["models"]))
+    named = []
     for axes, name in zip(panels, names, strict=True):
         sign = -1 if higher_is_better(results, name) else 1
         points = quality(results, name, against)
@@ -118,12 +120,15 @@ def against_cost(results: Results, against: str) -> Figure:
             )
         line = [(abs(points[m][1]) / scale, sign * points[m][0]) for m in front(points)]
         axes.plot(*zip(*line, strict=True), color="0.6", lw=0.9, zorder=0)
+        named.append((axes, line, front(points)))
         axes.set(xscale="log", title=name, xlabel=f"{title}, {unit}", ylabel=_unit(results, name))
         if _unit(results, name) == "%":
             axes.set_ylim(0, 103)
         axes.xaxis.set_major_formatter(lambda value, _: text.number(value))
         axes.xaxis.set_minor_formatter(lambda value, _: "")
     look.legend_below(figure, 6)
+    for each in named:  # when all has its place
+        look.name_points(*each)
     return figure
 
 
