@@ -1,18 +1,18 @@
 """Kernels in C++, and the step that they replay, against the same by torch."""
 
-import os
-import subprocess
-import sys
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
+from inspect import getsource
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.testing import assert_close
 
 from seqzoo import ops
 from seqzoo.decoding.sampling import generate
@@ -30,7 +30,6 @@ from seqzoo.ops.local import causal_conv, shift_mixes, shift_products
 from seqzoo.ops.mamba2 import TAPS, mamba2
 from seqzoo.ops.mamba2 import Weights as Mamba2Weights
 from seqzoo.ops.matrix_state import matrix_state
-from seqzoo.ops.native.compiler import build as build_kernels
 from seqzoo.ops.native.instructions import narrow
 from seqzoo.ops.native.program import Recorder, Unrecordable
 from seqzoo.ops.outputs import head_norm
@@ -474,12 +473,19 @@ def test_a_gradient_that_nothing_needs_is_none() -> None:
 
 # ---- a prepared step
 
+END_AT_24 = {"position": "learned", "max_len": 24}
+POSITIONS = [
+    ("transformer", {"position": position, "max_len": 40}) for position in ("learned", "sinusoidal")
+]
 
-@pytest.mark.parametrize("name", FAMILIES)
+
 @pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "keys"), [*((name, {}) for name in FAMILIES), *POSITIONS], ids=str
+)
 @torch.inference_mode()
-def test_a_prepared_step_is_the_model(name: str, rows: int) -> None:
-    model = small(name, seed=1).float()
+def test_a_prepared_step_is_the_model(name: str, keys: dict, rows: int) -> None:
+    model = small(name, seed=1, **keys).float()
     tokens = torch.randint(11, (rows, 40), generator=torch.Generator().manual_seed(2))
     _, state = model(tokens[:, :5])
     first, before = state, [leaf.clone() for leaf in leaves(state)]
@@ -494,12 +500,17 @@ def test_a_prepared_step_is_the_model(name: str, rows: int) -> None:
         step(tokens[:, 0])
 
 
-@pytest.mark.parametrize("name", ["lstm", "transformer", "rwkv7"])
+@pytest.mark.parametrize(
+    ("name", "model_keys"),
+    [("lstm", {}), ("transformer", {}), ("rwkv7", {}), ("transformer", END_AT_24)],
+    ids=str,
+)
 @pytest.mark.parametrize("keys", [{}, {"stop": 0}, {"window": 8}, {"top_k": 3}], ids=str)
-def test_the_same_tokens_with_and_without(name: str, keys: dict, monkeypatch) -> None:
+def test_the_same_tokens_with_and_without(
+    name: str, model_keys: dict, keys: dict, monkeypatch
+) -> None:
     """Also where rows end, and where a model runs out of positions."""
-    positions = {"max_len": 24} if name == "transformer" else {}
-    model = small(name, seed=3, **positions).float()
+    model = small(name, seed=3, **model_keys).float()
     prompt = torch.randint(1, 11, (4, 6), generator=torch.Generator().manual_seed(4))
     texts = []
     for worth in (1, 10**9):  # always, never
@@ -510,6 +521,51 @@ def test_the_same_tokens_with_and_without(name: str, keys: dict, monkeypatch) ->
         assert ("step prepared" in forms) == (worth == 1)
         texts.append(torch.stack(tokens))
     assert torch.equal(*texts)
+
+
+@torch.inference_mode()
+def test_a_step_goes_back_to_its_first_position() -> None:
+    model = small("transformer", seed=1, **END_AT_24).float()
+    tokens = torch.randint(11, (2, 24), generator=torch.Generator().manual_seed(2))
+    _, state = model(tokens[:, :20])
+    step = PreparedStep(model, state, 2, 4)
+    expected, _ = model(tokens[:, 20:], state)
+    for _ in range(3):
+        for t in range(4):
+            assert difference(expected[:, t], step(tokens[:, 20 + t])) < 1e-4
+        step.rewind()
+
+
+@pytest.mark.parametrize("token", [-1, 11])
+@torch.inference_mode()
+def test_a_token_outside_of_the_vocabulary(token: int) -> None:
+    """It is refused as torch refuses it, and changes nothing."""
+    model = small("transformer", seed=1).float()
+    tokens = torch.randint(11, (2, 12), generator=torch.Generator().manual_seed(2))
+    _, state = model(tokens[:, :5])
+    step = PreparedStep(model, state, 2, 7)
+    with pytest.raises(IndexError):
+        model(torch.tensor([[3], [token]]), state)
+    for t in range(5, 12):
+        with pytest.raises(IndexError, match="outside of the vocabulary"):
+            step(torch.tensor([3, token]))
+        logits, state = model(tokens[:, t : t + 1], state)
+        assert difference(logits[:, 0], step(tokens[:, t])) < 1e-4
+
+
+@torch.inference_mode()
+def test_more_tokens_than_positions() -> None:
+    """With room for more than the model has positions for."""
+    model = small("transformer", seed=1, **END_AT_24).float()
+    _, state = model(torch.zeros(1, 22, dtype=torch.long))
+    step = PreparedStep(model, state, 1, 7)
+    for _ in range(2):
+        _, state = model(torch.zeros(1, 1, dtype=torch.long), state)
+        step(torch.zeros(1, dtype=torch.long))
+    with pytest.raises(ValueError, match="25 tokens are more than the 24 positions"):
+        model(torch.zeros(1, 1, dtype=torch.long), state)
+    with pytest.raises(IndexError, match="a position behind the last"):
+        step(torch.zeros(1, dtype=torch.long))
 
 
 @pytest.mark.parametrize("shape", [(2, 16), (5, 3), (64, 256), (70, 33)], ids=str)
@@ -590,16 +646,107 @@ def test_narrow_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> N
         first(model)
 
 
-def test_what_cpp_does_not_know_is_replayed_by_torch() -> None:
-    x = torch.rand(3)
-    recorder = Recorder()
-    with torch.no_grad(), recorder:
-        recorder.follow(x)
-        y = torch.special.erfinv(x * 0.5).sort().values + 1
+@torch.no_grad()
+def replayed(f, recorded: Tensor, x: Tensor) -> tuple[Tensor, list[Any]]:
+    """f(x) by a replay of what was recorded of another tensor; and the parts of that."""
+    given, recorder = recorded.clone(), Recorder()
+    with recorder:
+        recorder.follow(given)
+        y = f(given)
     replay = recorder.finish()
-    x.copy_(torch.tensor([0.9, 0.1, 0.5]))
+    given.copy_(x)
     replay()
-    assert torch.allclose(y, torch.special.erfinv(x * 0.5).sort().values + 1)
+    return y, recorder.parts
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: torch.special.erfinv(x * 0.5).sort().values + 1,
+        lambda x: (x > 0.4) * (x < 0.8),
+        lambda x: (x > 0.4) + 0.5,
+        lambda x: x.bfloat16() + x.bfloat16(),
+        lambda x: x.bfloat16().copy_(2 * x),
+        lambda x: (100 * x).to(torch.int8).clone() >= 50,
+        lambda x: (100 * x).to(torch.int8).float(),
+        lambda x: torch.stack((x.half(), x.half())),
+    ],
+    ids=lambda f: getsource(f).strip(),
+)
+def test_what_cpp_does_not_know_is_replayed_by_torch(f) -> None:
+    recorded = torch.rand(3, generator=torch.Generator().manual_seed(1))
+    x = torch.tensor([0.3, 0.9, 0.1])
+    y, parts = replayed(f, recorded, x)
+    assert any(callable(part) for part in parts)
+    assert torch.equal(y, f(x)) and not torch.equal(y, f(recorded))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.bool], ids=str)
+def test_types_that_cpp_knows(dtype: torch.dtype) -> None:
+    x = torch.tensor([0.0, 2.0, -3.0, 1.0] * 5)
+    y, parts = replayed(lambda x: x.to(dtype).clone(), torch.ones(20), x)
+    assert torch.equal(y, x.to(dtype)) and not any(map(callable, parts))
+    if dtype == torch.bool:
+        return
+
+    def f(x: Tensor) -> Tensor:
+        x = x.to(dtype)
+        return torch.where(
+            x >= 1, (x + x * x).clamp(min=-4), torch.maximum(-x, x.abs() - 2)
+        ).float()
+
+    y, _ = replayed(f, torch.ones(20), x)
+    assert torch.equal(y, f(x))
+
+
+EDGES = [0.0, 0.5, -0.5, 3.0, 80.0, 86.9, 87.1, 88.5, 88.7, 88.8, 200.0, -80.0, -86.0, 3.2e38]
+EDGES += [-3.2e38, math.inf, -math.inf, math.nan]
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        torch.exp,
+        torch.relu,
+        torch.sigmoid,
+        torch.tanh,
+        torch.abs,
+        lambda x: x.clamp(min=0),
+        lambda x: x.clamp(max=1),
+        lambda x: torch.maximum(x, x.flip(0)),
+        lambda x: torch.minimum(x, x.flip(0)),
+        lambda x: torch.maximum(x.double(), x.double().flip(0)),
+        lambda x: torch.stack((x, x.flip(0)), 1).amax(1),
+        lambda x: x.repeat(2).amax(0),
+        lambda x: x[:-1].repeat(2).amax(0),
+        lambda x: x > 0.1,
+    ],
+    ids=lambda f: getsource(f).strip() if f.__name__ == "<lambda>" else f.__name__,
+)
+def test_values_at_the_edges(f) -> None:
+    """Where float32 ends, at infinities, and a number that is none: in whole vectors, and in the
+    rest."""
+    for extra in ([], [0.1] * 15):
+        x = torch.tensor(EDGES + extra)
+        y, parts = replayed(f, torch.zeros_like(x), x)
+        assert parts[-1]  # the last operation is C++'s
+        assert_close(y, f(x), rtol=1e-6, atol=1e-30, equal_nan=True)
+
+
+def test_exp_has_all_digits() -> None:
+    x = torch.linspace(-87, 88.7, 10_001)
+    y, _ = replayed(torch.exp, torch.zeros_like(x), x)
+    assert ((y.double() / x.double().exp() - 1).abs() < 4e-7).all()
+
+
+def test_an_index_counts_from_the_end_too() -> None:
+    table = torch.rand(5, 3)
+    index = torch.tensor([-1, 0, -5, 4])
+    y, parts = replayed(lambda index: table[index], torch.zeros(4, dtype=torch.long), index)
+    assert torch.equal(y, table[index]) and not any(map(callable, parts))
+    for outside in (-6, 5):
+        with pytest.raises(IndexError):
+            replayed(lambda i: table[i], index, torch.tensor([0, 1, outside, 2]))
 
 
 def test_a_step_that_reads_a_number_is_refused() -> None:
@@ -610,7 +757,7 @@ def test_a_step_that_reads_a_number_is_refused() -> None:
         float(x.sum())
 
 
-# ---- caches, and the build
+# ---- caches
 
 
 @torch.inference_mode()
@@ -628,44 +775,6 @@ def test_a_cache_grows_in_place_and_keeps_its_past() -> None:
     assert torch.equal(one[:, :, :4], kept) and one[0, 0, 4, 0] == 2
     chunk = append(one, torch.randn(1, 1, 5, 2))
     assert chunk.untyped_storage().nbytes() == 4 * chunk.numel()
-
-
-def test_the_build_is_kept_and_a_broken_compiler_is_one_line(
-    tmp_path: Path, monkeypatch, capfd
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("CXX", "false")
-    assert build_kernels() is None
-    assert "recurrences run in torch's slower forms" in capfd.readouterr().err
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    assert build_kernels() is None
-    assert "no C++ compiler" in capfd.readouterr().err
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX")
-    assert build_kernels() is None
-    assert "no C++ compiler" in capfd.readouterr().err
-
-
-def test_without_kernels_everything_runs(tmp_path: Path) -> None:
-    """In a process that has no compiler and no build."""
-    code = (
-        "import os, torch; os.environ['PATH'] = ''; os.environ.pop('CXX', None)\n"
-        "import seqzoo\n"
-        "from seqzoo.decoding.sampling import generate\n"
-        "model = seqzoo.build('rwkv7', vocab_size=5, dim=16, n_layers=1)\n"
-        "model(torch.zeros(1, 4, dtype=torch.long))[0].sum().backward()\n"
-        "print(len(list(generate(model, torch.zeros(1, 1, dtype=torch.long), max_tokens=20))))"
-    )
-    environment = {
-        "XDG_CACHE_HOME": str(tmp_path),
-        "HOME": str(tmp_path),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
-    )
-    assert done.stdout == "20\n" and done.stderr.count("no C++ compiler") == 1
 
 
 def test_a_model_in_float64_is_read_as_before() -> None:

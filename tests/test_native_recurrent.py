@@ -39,7 +39,9 @@ def example(
 @every_cell
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float32), ids=str)
 @pytest.mark.parametrize(
-    ("B", "T", "D"), ((1, 1, 5), (3, 2, 16), (2, 33, 48), (17, 33, 5), (17, 16, 40)), ids=str
+    ("B", "T", "D"),
+    ((1, 1, 5), (3, 2, 16), (2, 33, 48), (17, 33, 5), (17, 16, 40), (3, 65, 20)),
+    ids=str,
 )
 def test_native_is_the_definition(
     kind: type[nn.RNNBase], dtype: torch.dtype, B: int, T: int, D: int
@@ -48,6 +50,25 @@ def test_native_is_the_definition(
     for one, other in zip(run("native", *given), run("naive", *given), strict=True):
         error = (one - other).abs().max() / max(1.0, float(other.detach().abs().max()))
         assert error < (1e-12 if dtype == torch.float64 else 5e-6)
+
+
+@pytest.mark.parametrize(
+    ("T", "dtype", "form"),
+    [
+        (16, torch.float32, "lstm native"),
+        (17, torch.float32, "lstm torch"),
+        (17, torch.float64, "lstm native"),
+    ],
+)
+def test_the_form_of_an_lstm(T: int, dtype: torch.dtype, form: str) -> None:
+    cell, x, state = example(nn.LSTM, 2, T, 8, dtype)
+    with ops.recording() as forms:
+        recurrent(cell, x, *state)
+    assert forms == {form}
+    if dtype == torch.float32:
+        with ops.recording() as forms, torch.autocast("cpu", torch.bfloat16):
+            recurrent(cell, x, *state)
+        assert forms == {"lstm native"}
 
 
 @every_cell

@@ -29,6 +29,7 @@ from seqzoo.runs.checkpoint import Checkpoints
 from seqzoo.runs.directory import RunDirectory
 from seqzoo.runs.tensors import load_weights, save_weights
 from seqzoo.training import schedules
+from seqzoo.training.device import pick_dtype
 from seqzoo.training.hooks import EarlyStopping, Hook
 from seqzoo.training.loggers import Logger
 from seqzoo.training.loop import train
@@ -785,6 +786,19 @@ def test_nothing_is_fetched_from_the_device_in_a_step(
 
     fit(tmp_path, text_file, max_steps=6, log_every=6, hooks=[Check()])
     assert fetched
+
+
+@pytest.mark.parametrize(
+    ("known", "instructions", "expected"),
+    [(True, True, "bfloat16"), (True, False, "float32"), (False, True, "float32")],
+)
+def test_bfloat16_on_a_cpu_needs_its_instructions(
+    known: bool, instructions: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: known)
+    assert pick_dtype("auto", torch.device("cpu")) == expected
+    assert pick_dtype("bfloat16", torch.device("cpu")) == "bfloat16"
 
 
 def test_a_closed_window_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from seqzoo.config.values import CACHE_POLICIES
 from seqzoo.models.encoder_decoder import EncoderDecoder
 from seqzoo.models.language_model import LanguageModel, run_layers
 from seqzoo.models.zoo import build, declaration, family, model_keys
+from seqzoo.ops.native import library
 from seqzoo.state import State, grows, initial, leaves, map_leaves, nbytes, select
 
 ONE_TOKEN = ("norm", "activation")  # choices that concern one token at a time
@@ -117,7 +118,8 @@ def example(name: str, dtype: torch.dtype = torch.float64, seed: int = 0, **keys
 
 @torch.no_grad()
 def fast_forms(f: nn.Module, x: Tensor) -> list[str]:
-    """The forms, the definitions and those that round aside, of the operations that f uses."""
+    """The forms, the definitions and those that round aside, of the operations that f uses; without
+    kernels `native` is none."""
     with ops.recording() as recorded:
         f(x, None)
     table = ops.backends()
@@ -125,7 +127,7 @@ def fast_forms(f: nn.Module, x: Tensor) -> list[str]:
     exact = {
         form for operation in used for form, entry in table[operation].items() if not entry.rounded
     }
-    return sorted(exact - {"naive"})
+    return sorted(exact - ({"naive"} if library() else {"naive", "native"}))
 
 
 # ---- the laws

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from itertools import compress
 
+import torch
 from torch import Tensor
 
 from seqzoo.ops.registry import record
-from seqzoo.state import State, rebuild
+from seqzoo.state import State, leaves, rebuild
 
 
 class ReplayedStep:
     """``step(tokens)`` is the logits (B, V) that ``model(tokens[:, None], state)`` gives for tokens
     (B,); the state is inside.
 
-    The model's weights must stay as they are. The next call overwrites the logits.
+    The model's weights must stay as they are. The next call overwrites the logits. On a CPU a token
+    outside of the vocabulary, or one for which there is no position, is an IndexError, and changes
+    no state.
 
     Attributes:
         rows: B; room: tokens that can still be read.
@@ -32,10 +37,10 @@ class ReplayedStep:
     def __call__(self, tokens: Tensor) -> Tensor:
         if not self.room:
             raise IndexError("no room for another token")
-        self.room -= 1
         record("step", self.kind)
         self._tokens[:, 0] = tokens
         self._replay()
+        self.room -= 1
         return self._logits
 
     def reorder(self, rows: Tensor) -> None:
@@ -44,8 +49,18 @@ class ReplayedStep:
             own.copy_(own[rows])
 
     def rewind(self) -> None:
-        """Have room again for as many tokens as at first."""
+        """Have room again for as many tokens as at first, and count positions from there."""
         self.room = self._first_room
+        own, first = self._positions
+        if own:
+            torch._foreach_copy_(own, first)
+
+    @cached_property
+    def _positions(self) -> tuple[list[Tensor], list[Tensor]]:
+        """What counts tokens in the state: now, and at first."""
+        counts = [not leaf.is_floating_point() for leaf in self._leaves]
+        now, first = self._leaves, leaves(self._template)
+        return list(compress(now, counts)), list(compress(first, counts))
 
     def state(self) -> State:
         """The state after the tokens read so far: a copy."""

@@ -87,8 +87,9 @@ class PreparedStep(ReplayedStep):
         """Attention to a cache with room for all tokens to come, or for those of a window, as one
         instruction."""
         (B, H, _, K), (G, S) = q.shape, past[0].shape[1:3]
-        if q.dtype != torch.float32:
-            raise Unrecordable(f"attention in {q.dtype}")
+        for x in (q, k, v, log_f, scoring.sinks):
+            if x is not None and x.dtype != torch.float32:
+                raise Unrecordable(f"attention in {x.dtype}")
         with recorder.paused():
             memory = q.new_zeros(2, B, G, scoring.window or S + self.room, K)
             memory[0, :, :, :S], memory[1, :, :, :S] = past[:2]

@@ -30,8 +30,8 @@ class PositionEmbedding(nn.Module):
     A mixer like any other, whose state is the number of tokens read.
 
     Args:
-        max_len: positions there are; reading more is a ValueError. On CUDA it is one for a first
-            chunk, and for a later one a failed assertion of the device, as nothing is fetched.
+        max_len: positions there are; reading more is a ValueError. On CUDA, and compiled, it is one
+            for a first chunk, and for a later one a failed assertion, as nothing is fetched.
     """
 
     @checked()
@@ -55,18 +55,21 @@ class PositionEmbedding(nn.Module):
         B, T, _ = x.shape
         zero = torch.zeros(B, dtype=torch.long, device=x.device)
         first = zero if state is None else state.position
-        end = T
-        if state is not None and first.device.type == "cpu":  # CUDA's look-up refuses by itself
-            end += int(first.max())
-        if end > self.max_len:
-            raise ValueError(
-                f"{end} tokens are more than the {self.max_len} positions this model has: "
-                f"build it with max_len={end}, or with position=rope"
-            )
         if state is None:
+            if self.max_len < T:
+                raise self._too_many(T)
             return x + self.table[:T], Position(first + T)
         positions = first[:, None] + torch.arange(T, device=x.device)  # (B, T)
-        return x + self.table[positions], Position(first + T)
+        try:
+            return x + self.table[positions], Position(first + T)
+        except IndexError:
+            raise self._too_many(int(first.max()) + T) from None
+
+    def _too_many(self, tokens: int) -> ValueError:
+        return ValueError(
+            f"{tokens} tokens are more than the {self.max_len} positions this model has: "
+            f"build it with max_len={tokens}, or with position=rope"
+        )
 
 
 def run_layers(layers: nn.ModuleList, x: Tensor, state: State) -> tuple[Tensor, State]:

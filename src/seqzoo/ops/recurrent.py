@@ -22,7 +22,8 @@ def recurrent(cell: nn.RNNBase, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]
     Returns:
         y (B, T, D), then the state after the last token.
     """
-    out: tuple[Tensor, ...] = choose("recurrent", x, x.shape[1])(cell, x, *state)
+    operation = "lstm" if isinstance(cell, nn.LSTM) else "recurrent"
+    out: tuple[Tensor, ...] = choose(operation, x, x.shape[1])(cell, x, *state)
     return out
 
 

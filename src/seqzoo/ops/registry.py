@@ -84,6 +84,13 @@ def native_attention(x: Tensor, length: int) -> bool:
     return x.shape[-2] > 1 and available(x, length, "attention_forward")
 
 
+def native_lstm(x: Tensor, length: int) -> bool:
+    """In float32 oneDNN is faster, but for few tokens, where it takes long to convert the
+    weights."""
+    rounded = x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+    return (rounded or length <= 16) and available(x, length)
+
+
 def few_logits(x: Tensor, length: int) -> bool:
     """Those of which a copy in float32 needs no more than 16 MiB."""
     return length <= 2**22
@@ -154,6 +161,11 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "naive": Backend("seqzoo.ops.linear_scan:naive", when=one_token),
         "loop": Backend("seqzoo.ops.linear_scan:loop", when=on_cpu),
         "scan": Backend("seqzoo.ops.linear_scan:scan"),
+    },
+    "lstm": {
+        "naive": Backend("seqzoo.ops.recurrent:naive", when=one_token_on_cpu),
+        "native": Backend("seqzoo.ops.native.recurrent:recurrent", when=native_lstm),
+        "torch": Backend("seqzoo.ops.recurrent:fused"),
     },
     "mamba2": around_a_recurrence(
         "seqzoo.ops.native.matrix_states:mamba2", "seqzoo.ops.mamba2:naive"

@@ -95,6 +95,7 @@ def pick_dtype(name: str, device: torch.device) -> str:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        capable = torch.backends.cpu.get_cpu_capability()
-        fast = capable.startswith("AVX512") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        # The first is true of every CPU with AVX-512, where oneDNN multiplies by way of float32.
+        known = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        fast = known and torch.cpu._is_avx512_bf16_supported()  # as every CPU with AMX has it too
     return "bfloat16" if fast else "float32"

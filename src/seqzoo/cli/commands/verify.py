@@ -26,12 +26,18 @@ def run(options: Namespace) -> int:
 
     from seqzoo import ops
     from seqzoo.laws import verify
+    from seqzoo.ops.native import library
 
     tables = ops.backends().values()
     forms = sorted({name for table in tables for name, form in table.items() if not form.rounded})
     if options.backend not in (None, *forms):
         raise UserError(
             f"--backend {options.backend}: no such form{nearest(options.backend, forms)}"
+        )
+    if options.backend == "native" and library() is None:
+        raise UserError(
+            "--backend native: there are no kernels in C++ here, for the reason above: install g++ "
+            "if it is missing, or leave --backend out"
         )
     with ops.backend(options.backend) if options.backend else nullcontext():
         return 0 if verify(names) else 1

@@ -17,18 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from seqzoo.ops.native.compiler import build
+from seqzoo.ops.native.compiler import load
 
 DIMENSIONS = 4  # strides that a kernel gets of each tensor
 PARTS = 16  # of the rows of a batch, each with a sum of its own for the gradient of a parameter
+OTHERWISE = "choose another form than native"
 TO = {torch.float32: "", torch.float64: "", torch.bfloat16: "_to_bfloat16"}  # types written
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The kernels; None where they cannot be built, after one line on stderr."""
-    path = build()
-    return None if path is None else ctypes.CDLL(str(path))
+    """The kernels; None where they cannot be built or loaded, after one line on stderr."""
+    return load()
 
 
 def available(x: Tensor, length: int, kernel: str = "matrix_state_forward") -> bool:
@@ -61,7 +61,11 @@ def bits(x: float) -> int:
 
 def call(name: str, *values: Tensor | float | None, of: torch.dtype | None = None) -> None:
     """Run the kernel `name` for the type `of`; None: that of the first tensor. A None among the
-    values stands for a tensor that is not there."""
+    values stands for a tensor that is not there.
+
+    Raises:
+        TypeError: there is no such kernel here, or a tensor is not on the CPU.
+    """
     flat: list[int] = []
     dtype = of
     for value in values:
@@ -71,12 +75,17 @@ def call(name: str, *values: Tensor | float | None, of: torch.dtype | None = Non
             flat.append(bits(value))
         elif value is None:
             flat += [0] * (1 + DIMENSIONS)
+        elif not value.is_cpu:
+            raise TypeError(f"{name}: a tensor on {value.device}: {OTHERWISE}")
         else:
             dtype = dtype or value.dtype
             strides = value.stride()
             flat += [value.data_ptr(), *strides, *[0] * (DIMENSIONS - len(strides))]
     assert dtype is not None
-    kernel = getattr(library(), _named(name, dtype))
+    kernel = getattr(library(), _named(name, dtype), None)
+    if kernel is None:
+        why = "no kernels in C++" if library() is None else f"no kernel for {dtype} on this CPU"
+        raise TypeError(f"{name}: {why}: {OTHERWISE}")
     kernel((ctypes.c_int64 * len(flat))(*flat))
 
 

@@ -255,7 +255,7 @@ void forward(Arguments from) {
   Inputs<T, P> in(from);
   auto y = from.tensor<P>();
   auto lse = from.tensor<T>();
-  int64_t chunk = in.L;
+  int64_t chunk = std::max<int64_t>(1, in.L);
 #ifdef _OPENMP
   if (in.B * in.H < 4 * omp_get_max_threads()) chunk = CHUNK;
 #endif

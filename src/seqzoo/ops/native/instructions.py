@@ -7,6 +7,7 @@ arguments, and returns instructions, or raises `Unknown`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ CODES = {
 }
 TYPES = {torch.float32: 0, torch.float64: 1, torch.int64: 2, torch.bool: 3}
 TYPES |= {torch.bfloat16: 4, torch.int8: 5}  # of the weights of products only
+NUMBERS = {torch.float32, torch.float64, torch.int64}
+COMPARED = ("ge", "gt", "le", "lt")
 DIMS = 4
 LANES = 16  # numbers of a vector, to which rows of narrow weights are padded
 aten = torch.ops.aten
@@ -88,12 +91,18 @@ def one_input(name: str, p: float = 0.0, q: float = 0.0) -> Any:
     """An operation of one input."""
 
     def write(_: Recorder, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if name not in ("copy", "ge", "gt", "le", "lt") and out.dtype != x.dtype:
+        if not _one_input_takes(name, out.dtype, x.dtype):
             raise Unknown
         to, x = _aligned(out, x)
         return [(name, *to.shape, to, x, float(p), float(q))]
 
     return write
+
+
+def _one_input_takes(name: str, to: torch.dtype, of: torch.dtype) -> bool:
+    if name == "copy":
+        return {to, of} <= {*NUMBERS, torch.bool}
+    return of in NUMBERS and to == (torch.bool if name in COMPARED else of)
 
 
 def _affine(recorder: Recorder, out: Tensor, x: Tensor, scale: float, shift: float) -> Any:
@@ -126,6 +135,8 @@ def _two(name: str) -> Any:
 
 def _alike(recorder: Recorder, out: Tensor, *inputs: Any) -> list[Tensor]:
     """Inputs of the type of the output: constants are converted now."""
+    if out.dtype not in NUMBERS:
+        raise Unknown
     found = []
     for x in inputs:
         if not isinstance(x, Tensor) or x.dtype != out.dtype:
@@ -161,7 +172,7 @@ def _masked_fill(recorder: Recorder, out: Tensor, x: Tensor, mask: Tensor, value
 def _matmul(
     recorder: Recorder, out: Tensor, x: Tensor, W: Tensor, bias: Tensor | None = None
 ) -> Any:
-    if {out.dtype, x.dtype, W.dtype} != {torch.float32}:
+    if any(t.dtype != torch.float32 for t in (out, x, W, bias) if t is not None):
         raise Unknown
     if x.dim() == 2:
         out, x, W = out[None], x[None], W[None]
@@ -206,15 +217,19 @@ def _reduced(name: str) -> Any:
     return write
 
 
+def _plain(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and x.is_contiguous()
+
+
 def _softmax(_: Recorder, out: Tensor, x: Tensor, dim: int, half: bool) -> Any:
-    if dim % x.dim() != x.dim() - 1 or not x.is_contiguous() or x.dtype != torch.float32:
+    if dim % x.dim() != x.dim() - 1 or not _plain(x):
         raise Unknown
     D = x.shape[-1]
     return [("softmax", x.numel() // D, D, out.view(-1, D), x.view(-1, D))]
 
 
 def _layer_norm(_: Recorder, out: Tensor, x: Tensor, shape: Any, w: Any, b: Any, eps: float) -> Any:
-    if len(shape) > 1 or not x.is_contiguous() or x.dtype != torch.float32:
+    if len(shape) > 1 or not all(t is None or _plain(t) for t in (x, w, b)):
         raise Unknown
     D = x.shape[-1]
     return [("layer_norm", x.numel() // D, D, 1, out, x, w, b, float(eps))]
@@ -232,20 +247,22 @@ def _group_norm(
     G: int,
     eps: float,
 ) -> Any:
-    if HxW != 1 or not x.is_contiguous() or x.dtype != torch.float32:
+    if HxW != 1 or not all(t is None or _plain(t) for t in (x, w, b)):
         raise Unknown
     return [("group_norm", N * G, C // G, G, out, x, w, b, float(eps))]
 
 
 def _embedding(_: Recorder, out: Tensor, table: Tensor, index: Any, *more: Any) -> Any:
-    if isinstance(index, list | tuple):  # of aten.index
+    least = 0
+    if isinstance(index, list | tuple):  # of aten.index, which counts from the end too
         (index,) = index if len(index) == 1 else (None,)
+        least = -len(table)
     if index is None or not index.is_contiguous() or table.dim() != 2 or index.dtype != torch.int64:
         raise Unknown
     if table.dtype != torch.float32 or table.stride(1) != 1:
         raise Unknown
-    D = table.shape[1]
-    return [("embedding", index.numel(), D, out.view(-1, D), table, index.view(-1))]
+    N, D = table.shape
+    return [("embedding", index.numel(), D, least, N, out.view(-1, D), table, index.view(-1))]
 
 
 def _cat(recorder: Recorder, out: Tensor, parts: Sequence[Tensor], dim: int = 0) -> Any:
@@ -281,7 +298,7 @@ def _elu(recorder: Recorder, out: Tensor, x: Tensor, *scales: float) -> Any:
 
 
 def _clamp(recorder: Recorder, out: Tensor, x: Tensor, low: Any = None, high: Any = None) -> Any:
-    limits = (-3e38 if low is None else low, 3e38 if high is None else high)
+    limits = (-math.inf if low is None else low, math.inf if high is None else high)
     return one_input("clamp", *limits)(recorder, out, x)
 
 
@@ -341,7 +358,7 @@ FORMS: dict[Any, Callable[..., Any]] = {
     aten.addcmul.default: _three("addcmul"),
     aten.where.self: _where,
     aten.masked_fill.Scalar: _masked_fill,
-    **{getattr(aten, name).Scalar: _compared(name) for name in "ge gt le lt".split()},
+    **{getattr(aten, name).Scalar: _compared(name) for name in COMPARED},
     aten.mm.default: _matmul,
     aten.bmm.default: _matmul,
     aten.addmm.default: _addmm,

@@ -58,9 +58,10 @@ using F = Vec<float>;
 
 inline F lanes(float x) { return F{} + x; }
 
+// Above 64 it is e^32 / e^(32 - x): where e^x is almost the largest number, e^-x is no normal one.
 inline F exponential(F x) {
-  const F e = exp_of_negative<float>(x < 0 ? x : -x);
-  return x < 0 ? e : 1.0f / e;
+  const F e = exp_of_negative<float>(x < 0 ? x : x > 64 ? 32 - x : -x);
+  return x < 0 ? e : (x > 64 ? lanes(7.896296e13f) : lanes(1)) / e;
 }
 
 inline F sigmoid(F x) {
@@ -84,7 +85,7 @@ inline T scalar(int64_t code, T x, double p, double q) {
     case EXP: return std::exp(x);
     case SIGMOID: return T(1) / (T(1) + std::exp(-x));
     case TANH: return std::tanh(x);
-    case RELU: return x > 0 ? x : T(0);
+    case RELU: return x < 0 ? T(0) : x;
     case SILU: return x / (T(1) + std::exp(-x));
     case GELU: return T(0.5) * x * (T(1) + std::erf(x * T(0.7071067811865476)));
     case GELU_TANH:
@@ -118,7 +119,7 @@ inline F vector(int64_t code, F x, float p, float q) {
     case EXP: return exponential(x);
     case SIGMOID: return sigmoid(x);
     case TANH: return hyperbolic_tangent(x);
-    case RELU: return x > 0 ? x : F{};
+    case RELU: return x < 0 ? F{} : x;
     case SILU: return x * sigmoid(x);
     case SQUARE: return x * x;
     case RECIPROCAL: return 1.0f / x;
@@ -138,8 +139,8 @@ inline R two(int64_t code, R x, R y, R z, T p) {
     case SUB: return x - p * y;
     case MUL: return x * y;
     case DIV: return x / y;
-    case MAXIMUM: return x > y ? x : y;
-    case MINIMUM: return x < y ? x : y;
+    case MAXIMUM: return (x > y) | (x != x) ? x : y;  // NaN if one is
+    case MINIMUM: return (x < y) | (x != x) ? x : y;
     case LERP: return x + z * (y - x);
     default: return x + p * y * z;  // ADDCMUL
   }
@@ -219,7 +220,7 @@ void map_one(int64_t code, Words w) {
     else if (in.type == INT64) convert_from<int64_t>(size, out, in);
     else convert_from<bool>(size, out, in);
   } else if (code > AFFINE) {
-    if (in.type == FLOAT32) map_any<float, bool>(code, size, out, in, p, q);
+    if (in.type == FLOAT32) map_any<float, bool>(code, size, out, in, float(p), q);
     else if (in.type == FLOAT64) map_any<double, bool>(code, size, out, in, p, q);
     else map_any<int64_t, bool>(code, size, out, in, p, q);
   } else if (in.type == FLOAT64) {
@@ -414,7 +415,9 @@ struct Product {
       const char* end = reinterpret_cast<char*>(typed<float>(from, A - 1, i - 1, j - 1));
       return from.data <= last && end >= other.out.data;
     };
-    return touches(x, M, K) || (W.type == FLOAT32 && touches(W, K, N));
+    const char* b = bias.data;  // N numbers
+    return touches(x, M, K) || (W.type == FLOAT32 && touches(W, K, N)) ||
+           (b && b <= last && b + (N - 1) * bias.stride[0] * int64_t(sizeof(float)) >= other.out.data);
   }
   void part(int64_t first, int64_t last) const {
     for (int64_t a = 0; a < A; ++a)
@@ -478,14 +481,14 @@ void reduce(int64_t code, Words w) {  // sums over the last dimension
     int64_t i = 0;
     for (; i + Lanes<float>::n <= size[3]; i += Lanes<float>::n) {
       const F x = fetch(from, in.stride[3], i, Lanes<float>::n);
-      total = code == AMAX ? (x > total ? x : total) : total + x;
+      total = code == AMAX ? two<float, F>(MAXIMUM, x, total, F{}, 0) : total + x;
     }
     for (; i < size[3]; ++i) {
       const float x = from[i * in.stride[3]];
-      rest = code == AMAX ? std::max(rest, x) : rest + x;
+      rest = code == AMAX ? two<float, float>(MAXIMUM, x, rest, 0, 0) : rest + x;
     }
     if (code == AMAX)
-      for (int j = 0; j < Lanes<float>::n; ++j) rest = std::max(rest, total[j]);
+      for (int j = 0; j < Lanes<float>::n; ++j) rest = two<float, float>(MAXIMUM, total[j], rest, 0, 0);
     else
       rest += sum<float>(total);
     *typed<float>(out, a, b, c) = code == MEAN ? rest / size[3] : rest;
@@ -540,11 +543,16 @@ void normalise(Words w) {
   }
 }
 
-void embed(Words w) {
-  const int64_t R = w.number(), D = w.number();
+// R rows of a table of N, those from `least` to -1 counted from its end. False: there is no such row.
+bool embed(Words w) {
+  const int64_t R = w.number(), D = w.number(), least = w.number(), N = w.number();
   const Operand out = w.operand(), table = w.operand(), index = w.operand();
-  for (int64_t r = 0; r < R; ++r)
-    copy<float>(typed<float>(table, *typed<int64_t>(index, r, 0, 0), 0, 0), D, typed<float>(out, r, 0, 0));
+  for (int64_t r = 0; r < R; ++r) {
+    const int64_t row = *typed<int64_t>(index, r, 0, 0);
+    if (row < least || row >= N) return false;
+    copy<float>(typed<float>(table, row < 0 ? row + N : row, 0, 0), D, typed<float>(out, r, 0, 0));
+  }
+  return true;
 }
 
 // Softmax attention of one query a row to a cache (B, G, capacity, K) that the token's own key and
@@ -591,7 +599,8 @@ void attend(Words w) {
 
 }  // namespace
 
-extern "C" void program_run_float32(const int64_t* words) {
+// Returns 0, or 1 where an index is outside of its table: then nothing after it has run.
+extern "C" int program_run_float32(const int64_t* words) {
   const int64_t* end = words + 1 + *words;
   for (const int64_t* at = words + 1; at < end;) {
     const int64_t code = at[0];
@@ -607,7 +616,8 @@ extern "C" void program_run_float32(const int64_t* words) {
     else if (code <= AMAX) reduce(code, w);
     else if (code == SOFTMAX) softmax(w);
     else if (code <= GROUP_NORM) normalise(w);
-    else if (code == EMBEDDING) embed(w);
-    else attend(w);
+    else if (code == ATTEND) attend(w);
+    else if (!embed(w)) return 1;
   }
+  return 0;
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -127,13 +128,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 steps.append(part)
             elif part:
                 words = (ctypes.c_int64 * (len(part) + 1))(len(part), *part)
-                steps.append(lambda words=words: kernel(words))  # type: ignore[misc]
+                steps.append(partial(_run, kernel, words))
 
         def replay(kept: Any = kept) -> None:
             for step in steps:
                 step()
 
         return replay
+
+
+def _run(kernel: Callable[[Any], int], words: Any) -> None:
+    if kernel(words):
+        raise IndexError(
+            "a token is outside of the vocabulary, or a position behind the last that the model has"
+        )
 
 
 def _again(func: Any, args: Any, kwargs: Any, made: list[Tensor]) -> Callable[[], None]:

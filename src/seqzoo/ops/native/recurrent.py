@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqzoo.ops.native import backward_pass, call, has, run
-from seqzoo.ops.recurrent import fused
 
 GATES = {"RNN_TANH": 1, "GRU": 3, "LSTM": 4}
 FEW = 16  # tokens
@@ -22,8 +21,6 @@ def recurrent(cell: nn.RNNBase, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]
 
     Under bfloat16 autocast the factors of products are rounded, but never a state.
     """
-    if isinstance(cell, nn.LSTM) and _onednn_is_faster(x):
-        return fused(cell, x, *state)
     w_ih, w_hh, b_ih, b_hh = cell.all_weights[0]
     with _precision(x):
         inputs = F.linear(x, w_ih)
@@ -38,11 +35,6 @@ def _precision(x: Tensor) -> AbstractContextManager[object]:
     return torch.autocast("cpu", enabled=False) if x.shape[1] <= FEW else nullcontext()
 
 
-def _onednn_is_faster(x: Tensor) -> bool:
-    """An LSTM in float32, but for few tokens: then oneDNN's conversion of the weights is slow."""
-    return x.dtype == torch.float32 and x.shape[1] > FEW and not torch.is_autocast_enabled("cpu")
-
-
 class _Recurrent(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
@@ -50,7 +42,7 @@ class _Recurrent(torch.autograd.Function):
         B, T, D = *inputs.shape[:2], w_hh.shape[1]
         gates, training = inputs.shape[2] // D, any(ctx.needs_input_grad)
         y = w_hh.new_empty(B, T, D)
-        after = [torch.empty_like(y[:, 0]) for _ in state]
+        after = [y.new_empty(B, D) for _ in state]
         kept = before = None
         if training:
             before, kept = inputs.new_empty(B, T, D), inputs.new_empty(B, T, KEPT[gates], D)
