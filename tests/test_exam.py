@@ -89,7 +89,6 @@ def test_what_a_cell_is_given() -> None:
         ({"rates": [-1.0]}, ("exam.rates=[-1.0]", "a list of learning rates")),
         ({"seeds": 0}, ("exam.seeds=0", "1 up")),
         ({"steps": None, "seconds": None}, ("exam.steps=null", "at least one")),
-        ({"text": "nowhere.txt"}, ("exam.text=nowhere.txt", "no such file")),
         ({"device": "gpu"}, ("exam.device=gpu", "auto")),
         ({"sedes": 1}, ("exam.sedes", "'seeds'")),
     ],
@@ -444,6 +443,8 @@ def test_a_changed_text_is_asked_anew(tmp_path: Path) -> None:
         name = _names(one)
         names.append([name(Cell("lstm", each, 0.004, 1)) for each in ("language", "parity")])
     assert names[0][0] != names[1][0] and names[0][1] == names[1][1]
+    text.unlink()
+    assert_refused(lambda: _names(one), f"exam.text={text}", "no such file")
 
 
 def test_a_bench_that_fails_is_said(

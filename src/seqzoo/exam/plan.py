@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 from seqzoo.bench.plan import model_names, refuse_parameters, row_keys
@@ -61,8 +60,6 @@ class ExamSettings:
                 raise UserError(f"exam.{key}={shown(given)}: one is there twice: give each once")
         if self.steps is None and self.seconds is None:
             raise UserError("exam.steps=null exam.seconds=null: give at least one of them")
-        if self.text is not None and not Path(self.text).is_file():
-            raise UserError(f"exam.text={self.text}: no such file: give the path of a text file")
 
 
 @schema.checked()

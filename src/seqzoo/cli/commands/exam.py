@@ -68,7 +68,7 @@ def _names(one: Plan) -> Any:
     first cell is trained.
     """
     composed: dict[tuple[str, str], dict[str, Any]] = {}
-    text = one.settings.text and hashlib.sha256(Path(one.settings.text).read_bytes()).hexdigest()
+    text = one.settings.text and _digest(one.settings.text)
 
     def config(cell: Cell) -> dict[str, Any]:
         at = cell.model, cell.ability
@@ -90,3 +90,14 @@ def _names(one: Plan) -> Any:
         for cell in one.cells(ability):
             name(cell)
     return name
+
+
+def _digest(text: str) -> str:
+    """SHA-256 of a text file.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not Path(text).is_file():
+        raise UserError(f"exam.text={text}: no such file: give the path of a text file")
+    return hashlib.sha256(Path(text).read_bytes()).hexdigest()
