@@ -65,10 +65,10 @@ docs: setup ## the documentation as a site, in build/site; warnings are errors
 	$(PIP) $(PINS) -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: setup ## throughput, memory and state of six families against sequence length: about 15 minutes
+bench: setup ## throughput, memory and state of six families against sequence length: about 11 minutes
 	$(BIN)/seqzoo bench
 
-bench-peers: setup ## speed and memory beside what a user would pick instead: about 25 minutes; in build/peers.md
+bench-peers: setup ## speed and memory beside what a user would pick instead: about half an hour; in build/peers.md
 	$(PIP) $(PINS) -e '.[peers]'
 	$(BIN)/python scripts/peers/bench.py --out build/peers.md
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import seqzoo
+from calls import built
 from seqzoo import laws, ops
 from seqzoo.decoding.graph import GraphStep
 from seqzoo.decoding.step import PreparedStep
@@ -20,7 +21,7 @@ from seqzoo.ops import native
 from seqzoo.ops.attention import Scoring, causal_attention, naive
 from seqzoo.state import leaves, rebuild, select
 
-FORMS = ("sdpa", "native")
+FORMS = built("sdpa", "native")
 
 
 def randn(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:

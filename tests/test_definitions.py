@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
+from calls import built
 from seqzoo import ops
 from seqzoo.config import plugins
 from seqzoo.config.plugins import Plugin
@@ -118,7 +119,7 @@ def test_matrix_state_survives_any_decay(
     with ops.backend("naive"):
         expected = matrix_state(*given_, **more)
     narrow = {name: t.float() for name, t in more.items()}
-    for form, least in product(("native", "chunked", "blocked"), (None, float(log_w.min()))):
+    for form, least in product(built("native", "chunked", "blocked"), (None, float(log_w.min()))):
         with ops.backend(form):
             results = matrix_state(*(t.float() for t in given_), **narrow, min_log_w=least)
         for result, value in zip(results, expected, strict=True):
@@ -408,7 +409,7 @@ def test_matrix_state_forgets_everything(lowest: float, size: int) -> None:
     with ops.backend("naive"):
         expected, _ = matrix_state(q, k, v, S, log_w)
         (slope,) = torch.autograd.grad(expected.sum(), log_w)
-    for form in ("native", "chunked", "blocked"):
+    for form in built("native", "chunked", "blocked"):
         with ops.backend(form):
             y, _ = matrix_state(q, k, v, S, log_w)
         assert_close(y, expected)
@@ -429,7 +430,7 @@ def test_hgrn2_bounds_begin_as_the_papers() -> None:
         assert slope.isfinite().all() and (slope >= 0).all()
 
 
-@pytest.mark.parametrize("form", ("naive", "native"))
+@pytest.mark.parametrize("form", built("naive", "native"))
 def test_rg_lru_at_the_ends_of_its_gates(form: str) -> None:
     """Where nothing is forgotten nothing is written, and the gradients are finite."""
     x = randn(2, 40, 3, dtype=torch.float32)
@@ -480,7 +481,7 @@ def test_mamba3_is_a_complex_recurrence_of_two_writes(T: int) -> None:
     end = torch.cat((h.real[..., :2], h.imag[..., :2], h.real[..., 2:]), -1).mT
     weights, given_ = randn(*expected.shape, seed=12), [*tokens, *state]
     slopes = torch.autograd.grad((expected * weights).sum() + end.sum(), given_)
-    for form in ("naive", "native", "chunked", "blocked"):
+    for form in built("naive", "native", "chunked", "blocked"):
         with ops.backend(form):
             y, S = trapezoidal(tokens, *state)
         assert_close(y, expected)
@@ -491,7 +492,7 @@ def test_mamba3_is_a_complex_recurrence_of_two_writes(T: int) -> None:
             assert_close(one, other)
 
 
-@pytest.mark.parametrize("form", ("native", "chunked"))
+@pytest.mark.parametrize("form", built("native", "chunked"))
 def test_mamba3_angles_after_a_million_tokens(form: str) -> None:
     """Tokens that see only what is near give the same outputs wherever they stand."""
     T, near = 1_000_000, 40

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from calls import KERNELS
 from seqzoo.cli.main import SPINS
 from seqzoo.training import load, optimizers
 from seqzoo.training.hooks import Hook
@@ -61,7 +62,8 @@ def test_waiting_is_bounded_before_torch_is_loaded(given: dict[str, str], seen: 
 def test_training_and_generating_load_nothing_that_is_slow(tmp_path: Path, text_file: Path) -> None:
     program = [sys.executable, "-c", TRAIN_AND_GENERATE, str(text_file), str(tmp_path / "run")]
     done = subprocess.run(program, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    said = [line for line in done.stderr.splitlines() if KERNELS or "no kernels" not in line]
+    assert (done.returncode, said) == (0, [])
 
 
 @pytest.mark.parametrize("name", ["AdamW", "Muon"])

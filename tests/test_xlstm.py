@@ -9,17 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
+from calls import KERNELS, built
 from seqzoo import ops
 from seqzoo.errors import UserError
 from seqzoo.mixers.mlstm import MLSTM
 from seqzoo.mixers.slstm import SLSTM
-from seqzoo.ops import native
 from seqzoo.ops.mlstm import Gates, Memory, block_product, mlstm
 from seqzoo.ops.slstm import Cell, slstm
 from seqzoo.ops.watch import watching
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
-needs_kernels = pytest.mark.skipif(native.library() is None, reason="no C++ compiler")
+needs_kernels = pytest.mark.skipif(not KERNELS, reason="no C++ compiler")
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -114,7 +114,7 @@ def test_mlstm_is_the_papers() -> None:
         along = (n * q[:, :, t]).sum(-1, keepdim=True).abs()
         expected.append((q[:, :, t, None] @ C)[:, :, 0] / along.clamp(min=1))
     expected_y = torch.stack(expected, 2)
-    for form in ("naive", "parallel", "native"):
+    for form in built("naive", "parallel", "native"):
         with ops.backend(form), watching() as calls:
             y, after = mlstm(mixed, x, Gates(log_i, log_f), memory, blocks)
         assert_close(y, expected_y)
@@ -139,14 +139,14 @@ def test_slstm_is_the_papers() -> None:
         n = f.sigmoid() * n + i.exp()
         h = o.sigmoid() * c / n
         expected.append(h)
-    for form in ("naive", "native"):
+    for form in built("naive", "native"):
         with ops.backend(form):
             y, after = slstm((of_i_f, of_z_o), R, bias, start, False)
         assert_close(y.permute(2, 0, 1, 3), torch.stack(expected, 2))
         assert_close((after.c * after.m.exp()).transpose(0, 1), c)
 
 
-@pytest.mark.parametrize("form", ("naive", "parallel", "native"))
+@pytest.mark.parametrize("form", built("naive", "parallel", "native"))
 def test_gates_of_any_size(form: str) -> None:
     """Input gates of e^400 and of e^-400, in float32, over a long text: nothing overflows, and what
     follows a gate of e^400 is its value."""
