@@ -13,7 +13,7 @@ import pytest
 from calls import assert_refused, status
 from seqzoo.analysis.compare import exams
 from seqzoo.cli.checks import check_config
-from seqzoo.cli.commands.exam import _names
+from seqzoo.cli.commands.exam import _digest, _names
 from seqzoo.cli.compose import compose, parse
 from seqzoo.config import files
 from seqzoo.errors import UserError
@@ -242,6 +242,7 @@ def row(
     metric = metric or ("val/loss" if ability == "language" else "val/accuracy")
     return {
         **{"model": model, "ability": ability, "metric": metric, "state_bytes": state},
+        "parameters": 120 if model == "gla" else 100,
         "unit": "" if "loss" in metric else "%",
         "values": dict(enumerate(values, 1)),
         **results.interval(values, percent="loss" not in metric),
@@ -277,6 +278,7 @@ def test_sentences_are_made_from_the_numbers() -> None:
             {"model": "mix", "decode_milliseconds": 3.0, "notes": []},
         ],
         "costs_failed": None,
+        "exam": {"parameters": 100},
         "cells": [
             {"model": "gla", "ability": "copying", "status": "failed"},
             {"model": "gla", "ability": "recall", "status": "failed"},
@@ -314,6 +316,7 @@ def test_sentences_are_made_from_the_numbers() -> None:
     assert "Of speed and memory there is not all of gla (train: out of memory)." in said
     assert "ended recall before all of its 80 steps for gla (60): with more" in said
     assert "The data of recall changed between cells" in said
+    assert "More than 10% off the 100 parameters asked: gla (120 to 120)." in said
     assert "Cells ran with different versions: torch 1, torch 2." in said
 
 
@@ -427,6 +430,7 @@ def test_two_exams_are_compared_where_their_data_are_the_same(tmp_path: Path) ->
     assert f"Only in {second}: copying of gla." in said
     table = [line for line in said.splitlines() if line.startswith("| gla")]
     assert "recall" in table[0] and "+10.1" in table[0] and "apart" in table[0]
+    assert "| equal |" in exams.compare_exams([first, first]).replace("  ", "")
     assert "512 " in said or "0.500 KiB" in said
     assert len(table) == 2
     third = write("third", "b", scores=[parity])
@@ -440,11 +444,11 @@ def test_a_changed_text_is_asked_anew(tmp_path: Path) -> None:
     for content in ("abc", "abd"):
         text.write_text(100 * content)
         one = made(abilities=["language", "parity"], text=str(text))
-        name = _names(one)
+        name = _names(one, _digest(str(text)))
         names.append([name(Cell("lstm", each, 0.004, 1)) for each in ("language", "parity")])
     assert names[0][0] != names[1][0] and names[0][1] == names[1][1]
     text.unlink()
-    assert_refused(lambda: _names(one), f"exam.text={text}", "no such file")
+    assert_refused(lambda: _digest(str(text)), f"exam.text={text}", "no such file")
 
 
 def test_a_bench_that_fails_is_said(

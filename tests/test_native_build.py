@@ -93,7 +93,7 @@ def test_a_build_removes_what_nobody_uses(sources: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        ("false", "false failed: no message"),
+        ("false", "false failed: status 1 and no message"),
         ("no-such-compiler", "no C++ compiler: install g++"),
         ("'g++", "No closing quotation"),
     ],

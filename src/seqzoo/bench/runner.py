@@ -129,7 +129,7 @@ def _survey_model(server: Server, plan: Plan, name: str) -> dict[str, Any]:
     about = _need(server.run(*call, timeout=SURVEY_SECONDS), name)
     found = about["parameters"]
     off = found / (plan.settings.parameters or found) - 1
-    note = f" ({off:+.0%} of bench.parameters)" if abs(off) > 0.1 else ""
+    note = f" ({off:+.0%} of what was asked)" if abs(off) > 0.1 else ""
     show(f"  {name:<20} {found:>12,} parameters, dim {about['keys']['dim']}{note}")
     return about
 

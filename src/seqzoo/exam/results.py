@@ -25,8 +25,8 @@ def scores(cells: Cells) -> Iterator[dict[str, Any]]:
     """A row of SCORE_COLUMNS for each model and column, and `values`, the score of each seed.
 
     `low` and `high` are the ends of the 95 % interval of the mean over seeds by Student's t
-    distribution; None of a single seed. `state_bytes` are those of this model after a sequence as
-    long as it was trained on.
+    distribution; None of a single seed. `state_bytes` are those of this model in float32, after a
+    sequence of the mean length that it was trained on.
     """
     for ability in cells.plan.abilities:
         for model in cells.plan.models:

@@ -20,6 +20,7 @@ from seqzoo.exam.results import (
 from seqzoo.report.text import number
 
 SOLVED, NEARLY = 99.0, 90.0  # percent
+COARSE = 0.1  # relative
 ENDS = ("mean", "low", "high")
 LONGER = ", longer"  # ends the column of longer examples than were trained
 AGAINST = ("state_bytes", "train_tokens_per_second", "decode_milliseconds")
@@ -33,7 +34,7 @@ def sentences(results: Results) -> list[str]:
     for column in columns(results):
         if not column.endswith(LONGER):
             lines += _fronts(results, column)
-    for more in (_parents, _failed, _ended_early, _not_comparable):
+    for more in (_parents, _unequal, _failed, _ended_early, _not_comparable):
         lines += more(results)
     return lines
 
@@ -143,6 +144,18 @@ def _better(results: Results, model: str, parents: Sequence[str], column: str) -
     if any(sign * own["mean"] <= sign * row["mean"] for row, _ in found):
         return None
     return all(each is not None and each.apart for _, each in found)
+
+
+def _unequal(results: Results) -> Iterator[str]:
+    """Which models are larger or smaller than was asked, as widths come in steps."""
+    asked = results["exam"]["parameters"]
+    found: dict[str, list[int]] = {}
+    for row in results["scores"]:
+        if asked and abs(row["parameters"] / asked - 1) > COARSE:
+            found.setdefault(row["model"], []).append(row["parameters"])
+    if found:
+        sizes = (f"{m} ({min(n):,} to {max(n):,})" for m, n in found.items())
+        yield f"More than {COARSE:.0%} off the {asked:,} parameters asked: {', '.join(sizes)}."
 
 
 def _failed(results: Results) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,8 @@ Scores are means over seeds, with the 95 % interval of the mean by Student's t d
 brackets. Each model has the learning rate that gave the first seed its best score in that ability,
 so where several rates were tried that seed is the luckiest of several runs. Two models are apart
 where the paired 95 % interval of their difference over the seeds leaves out zero.
-State beside a score: bytes of that model after one sequence as long as it was trained on. Costs are
+State beside a score: bytes of that model in float32 after one sequence of the mean trained length.
+Costs are
 those of models of as many parameters with 256 tokens, as seqzoo bench measures them: state of one
 sequence, memory of a training step.
 Colours of the heat map: percentages from 0 to 100, other columns from the worst to the best model,
@@ -97,6 +98,11 @@ def _costs(results: Results, model: str) -> list[str]:
     return ["" if value is None else number(value / scale) for value, scale in values]
 
 
+def efforts(abilities: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
+    """How long a cell of each ability trains: `recall 4,000 steps, at most 120 s; ...`."""
+    return "; ".join(_effort(ability, settings) for ability in abilities)
+
+
 def about(results: Results) -> str:
     """Machine, command, date and effort, as text."""
     settings = results["exam"]
@@ -105,9 +111,9 @@ def about(results: Results) -> str:
     seeds = f"{settings['seeds']} seed" + "s" * (settings["seeds"] > 1)
     done = sum(cell["status"] == "finished" for cell in results["cells"])
     versions = ", ".join(f"{name} {v}" for name, v in results["versions"].items())
-    efforts = "; ".join(_effort(ability, settings) for ability in results["abilities"])
     return (
-        f"{results['machine']}; {size}; learning rates {rates}; {seeds}\n{efforts}\n"
+        f"{results['machine']}; {size}; learning rates {rates}; {seeds}\n"
+        f"{efforts(results['abilities'], settings)}\n"
         f"{results['command']}\n{results['date']}, {results['seconds']:.0f} s of the last call, "
         f"{done} of {results['planned']} cells\n{versions}"
     )

@@ -123,7 +123,7 @@ def step_at(model: LanguageModel, length: int) -> tuple[int, int]:
     if length > 1:
         state = newest(model(_tokens(model, length - 1), state)[1], length - 1)
     flops, (_, state) = _counted(lambda: model(_tokens(model, 1), state))
-    return nbytes(state), flops
+    return nbytes(newest(state, length)), flops
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ import torch
 from seqzoo.errors import UserError
 from seqzoo.models.cost import flops_of_training, state_bytes
 from seqzoo.models.language_model import LanguageModel, evaluating
+from seqzoo.ops.native import library
 from seqzoo.runs.directory import RunDirectory
 from seqzoo.state import State
 from seqzoo.training.device import keep_freed_memory, pick_device, pick_dtype
@@ -308,6 +309,8 @@ class Training:
             self.terminal.line(f"{self.task.name}: {self.task.note}")
             self.terminal.line(f"run directory: {directory.path}")
             model.train()
+            if self.device.type == "cpu":
+                library()  # the kernels, whose building is no part of the training's time
             self._begun = time.perf_counter() - self._earlier
             yield
             directory.save_model(model)
@@ -341,10 +344,12 @@ class Training:
         }
 
     def _state_bytes(self) -> dict[str, int]:
-        """Bytes of the state after one sequence of the task. {} of a model that keeps none."""
+        """Bytes of the state in float32 after one sequence of the task's mean length. {} of a model
+        that keeps none."""
         if self.model.reads_both_ways:
             return {}
-        with evaluating(self.model), self.forward.uncompiled():
+        exact = torch.autocast(self.device.type, enabled=False)  # as a prepared step keeps it
+        with evaluating(self.model), self.forward.uncompiled(), exact:
             return {"state_bytes": state_bytes(self.model, self.task.seq_len)}
 
     def end(self) -> None:

@@ -11,6 +11,7 @@ from seqzoo.analysis.compare.pair import Result, differences, read_two
 from seqzoo.errors import UserError
 from seqzoo.exam.results import COSTS, cost, difference
 from seqzoo.exam.words import LONGER, shown
+from seqzoo.report.statistics import Difference
 from seqzoo.report.text import markdown, number
 
 EXAM = "exam.json"
@@ -41,8 +42,7 @@ def compare_exams(folders: Sequence[Path]) -> str:
         row, other = ours[key], theirs[key]
         change = difference(row, other)
         moved = f"{'+' * (other['mean'] >= row['mean'])}{number(other['mean'] - row['mean'])}"
-        apart = "one seed" if change is None else "apart" if change.apart else "may be chance"
-        rows.append([*key, shown(row), shown(other), moved, apart])
+        rows.append([*key, shown(row), shown(other), moved, _chance(row, other, change)])
     text = _differences(first, second)
     text += "".join(f"Not compared: {each}, whose data differ.\n\n" for each in unlike)
     for folder, own, others in ((folders[0], ours, theirs), (folders[1], theirs, ours)):
@@ -53,6 +53,13 @@ def compare_exams(folders: Sequence[Path]) -> str:
         head = ["model", "cost", "first", "second", "second / first"]
         text += "\n" + markdown(head, costs)
     return text
+
+
+def _chance(row: Mapping[str, Any], other: Mapping[str, Any], change: Difference | None) -> str:
+    """Whether a change may be chance."""
+    if row["values"] == other["values"]:
+        return "equal"
+    return "one seed" if change is None else "apart" if change.apart else "may be chance"
 
 
 def _scores(exam: Result) -> Scores:

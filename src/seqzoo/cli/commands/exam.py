@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +39,13 @@ def main(arguments: list[str]) -> int:
     check_folder(wanted)
     if print_instead(options, overrides, configs, "exam"):
         return 0
-    folder = launch.short(Path(wanted).absolute())
-    print(f"{len(one.models)} models, {len(one.abilities)} abilities, {folder}", flush=True)
-    names = _names(one)
+    text = one.settings.text and _digest(one.settings.text)
     from seqzoo.exam import runner, write
 
+    folder = launch.short(Path(wanted).absolute())
+    print(f"{len(one.models)} models, {len(one.abilities)} abilities, {folder}")
+    print(write.efforts([asdict(each) for each in one.abilities], asdict(one.settings)), flush=True)
+    names = _names(one, text)
     command = shlex.join(["seqzoo", "exam", *arguments])
     found = runner.run(one, folder, names, command, lambda line: print(line, flush=True))
     print(write.write(found, folder), end="")
@@ -60,15 +63,17 @@ def main(arguments: list[str]) -> int:
     return launch.FAILED if failed else 0
 
 
-def _names(one: Plan) -> Any:
+def _names(one: Plan, text: str | None) -> Any:
     """A function from a cell to a name that stands for its whole configuration and the text that
     is given.
 
     Each model is composed with each ability once, which also refuses what cannot run before the
     first cell is trained.
+
+    Args:
+        text: the digest of `exam.text`.
     """
     composed: dict[tuple[str, str], dict[str, Any]] = {}
-    text = one.settings.text and _digest(one.settings.text)
 
     def config(cell: Cell) -> dict[str, Any]:
         at = cell.model, cell.ability

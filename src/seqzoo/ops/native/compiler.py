@@ -75,7 +75,8 @@ def build() -> Path:
             if done.returncode == 0:
                 os.replace(fresh, path)
                 return path
-    error = next((line for line in done.stderr.splitlines() if "error" in line), "no message")
+    unsaid = f"status {done.returncode} and no message"
+    error = next((line for line in done.stderr.splitlines() if "error" in line), unsaid)
     reason = f"{' '.join(compiler)} failed: {error}"
     failed.write_text(reason, encoding="utf-8")
     raise CannotBuild(reason)
