@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import seqzoo
-from calls import built
+from calls import KERNELS, built
 from seqzoo import laws, ops
 from seqzoo.decoding.graph import GraphStep
 from seqzoo.decoding.step import PreparedStep
@@ -202,7 +202,7 @@ OPTIONS = {"qk_norm": True, "softcap": 2.0, "sinks": True, "value_residual": Tru
 DECODED += [("transformer", OPTIONS), ("transformer", OPTIONS | {"window": 8, "n_kv_heads": 1})]
 
 
-@pytest.mark.skipif(native.library() is None, reason="no C++ compiler")
+@pytest.mark.skipif(not KERNELS, reason="no C++ compiler")
 @pytest.mark.parametrize("name, keys", DECODED, ids=str)
 @pytest.mark.parametrize("read", (1, 5, 20))
 @torch.no_grad()

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
+from calls import KERNELS
 from seqzoo import ops
 from seqzoo.decoding.sampling import generate
 from seqzoo.decoding.step import WEIGHTS, PreparedStep, prepare
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.zoo import FAMILIES, build
-from seqzoo.ops import native
 from seqzoo.ops.attention import append
 from seqzoo.ops.channel import gate, relu2_product
 from seqzoo.ops.delta_net import delta_net
@@ -39,7 +39,7 @@ from seqzoo.ops.wkv4 import WKVState, empty_state, wkv4
 from seqzoo.state import leaves
 from test_decoding import small
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(not KERNELS, reason="no C++ compiler")
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
 
 

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from calls import KERNELS
 from seqzoo import ops
 from seqzoo.models.zoo import build
 from seqzoo.ops import native
@@ -16,7 +17,7 @@ from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.norms import naive_norm, norm
 from seqzoo.ops.outputs import head_norm
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(not KERNELS, reason="no C++ compiler")
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 1e-2}
 
 

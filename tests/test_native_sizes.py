@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import seqzoo
+from calls import KERNELS
 from seqzoo import ops
 from seqzoo.decoding.step import PreparedStep
 from seqzoo.ops import native
@@ -40,7 +41,7 @@ from test_native import (
 )
 from test_xlstm import mlstm_inputs, run_mlstm, run_slstm, slstm_inputs
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(not KERNELS, reason="no C++ compiler")
 H, K, D = 2, 16, 32  # heads, their numbers, channels
 dtype = torch.float64
 Case = tuple[Callable[..., Any], list[Tensor]]  # an operation, and what it is given

@@ -25,6 +25,7 @@ from seqzoo.errors import UserError, nearest
 from seqzoo.tasks import declared_metrics, metric
 
 SETTINGS = "seqzoo.exam.plan:ExamSettings"  # as `declared` reads it
+LONGER = ", longer"  # ends the column of longer examples than were trained
 Rates = Annotated[list[Positive], Described("a list of learning rates: [0.001,0.004]")]
 
 
@@ -88,7 +89,7 @@ class Ability:
     @property
     def columns(self) -> dict[str, str]:
         """Each column's name, and its metric."""
-        both = {self.name: self.score, f"{self.name}, longer": self.longer}
+        both = {self.name: self.score, f"{self.name}{LONGER}": self.longer}
         return {name: key for name, key in both.items() if key is not None}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from seqzoo.bench.results import measured
 from seqzoo.exam.cells import Cells
 from seqzoo.exam.plan import unit
-from seqzoo.report.statistics import Difference, paired, t_quantile
+from seqzoo.report.statistics import Difference, half_width, paired
 from seqzoo.runs.directory import RunDirectory
 
 Results = Mapping[str, Any]  # the content of exam.json
@@ -59,7 +59,7 @@ def interval(values: Sequence[float], percent: bool = False) -> dict[str, Any]:
     n, mean = len(values), statistics.fmean(values)
     found: dict[str, Any] = {"mean": mean, "low": None, "high": None, "n": n}
     if n > 1:
-        half = t_quantile(n - 1) * statistics.stdev(values) / math.sqrt(n)
+        half = half_width(values)
         share = percent and min(values) >= 0  # a scaled accuracy may be negative
         lowest, highest = (0, 100) if share else (-math.inf, math.inf)
         found |= {"low": max(lowest, mean - half), "high": min(highest, mean + half)}
@@ -132,6 +132,15 @@ def score(results: Results, model: str, column: str) -> Row | None:
         if (row["model"], row["ability"]) == (model, column):
             return dict(row)
     return None
+
+
+def digests(results: Results) -> dict[str, set[str]]:
+    """Of each ability the digests of the data that its finished cells were asked on."""
+    found: dict[str, set[str]] = {}
+    for cell in results["cells"]:
+        if cell["status"] == "finished":
+            found.setdefault(cell["ability"], set()).add(cell["data_sha256"])
+    return found
 
 
 def columns(results: Results) -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from seqzoo.exam.plan import LONGER
 from seqzoo.exam.results import (
     COSTS,
     Results,
     Row,
     columns,
     difference,
+    digests,
     front,
     higher_is_better,
     quality,
@@ -22,7 +24,6 @@ from seqzoo.report.text import number
 SOLVED, NEARLY = 99.0, 90.0  # percent
 COARSE = 0.1  # relative
 ENDS = ("mean", "low", "high")
-LONGER = ", longer"  # ends the column of longer examples than were trained
 AGAINST = ("state_bytes", "train_tokens_per_second", "decode_milliseconds")
 
 
@@ -195,8 +196,8 @@ def _ended_early(results: Results) -> Iterator[str]:
 def _not_comparable(results: Results) -> Iterator[str]:
     """Cells that cannot be compared, as their data or the versions they ran with differ."""
     finished = [cell for cell in results["cells"] if cell["status"] == "finished"]
-    for ability in dict.fromkeys(cell["ability"] for cell in finished):
-        if len({cell["data_sha256"] for cell in finished if cell["ability"] == ability}) > 1:
+    for ability, found in digests(results).items():
+        if len(found) > 1:
             yield f"The data of {ability} changed between cells: do not compare its scores."
     used = sorted({each for cell in finished for each in cell["versions"].items()})
     names = [name for name, _ in used]

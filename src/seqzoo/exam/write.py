@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqzoo.exam.figures import all_figures
+from seqzoo.exam.plan import LONGER
 from seqzoo.exam.results import COSTS, SCORE_COLUMNS, Results, columns, cost, score
 from seqzoo.exam.words import sentences, shown
 from seqzoo.report import figures, page, text
@@ -23,9 +24,8 @@ brackets. Each model has the learning rate that gave the first seed its best sco
 so where several rates were tried that seed is the luckiest of several runs. Two models are apart
 where the paired 95 % interval of their difference over the seeds leaves out zero.
 State beside a score: bytes of that model in float32 after one sequence of the mean trained length.
-Costs are
-those of models of as many parameters with 256 tokens, as seqzoo bench measures them: state of one
-sequence, memory of a training step.
+Costs are those of models of as many parameters with 256 tokens, as seqzoo bench measures them:
+state of one sequence, memory of a training step.
 Colours of the heat map: percentages from 0 to 100, other columns from the worst to the best model,
 costs on a logarithmic scale. A line joins the models that none beats in both numbers."""
 
@@ -88,7 +88,7 @@ def tables(results: Results) -> Iterator[tuple[str, Table]]:
             *(number(row[key], 9) for key in ("parameters", "dim", "state_bytes", "steps")),
         ]
         for row in results["scores"]
-        if not row["ability"].endswith(", longer")
+        if not row["ability"].endswith(LONGER)
     ]
     yield "What was chosen", Table(head, chosen)
 
@@ -150,12 +150,10 @@ def write_tensorboard(
             for curve in results["curves"]:
                 if curve["model"] == model:
                     for place, value, *_ in curve["points"]:
-                        tag = f"exam_by_{curve['axis']}/{curve['ability']}"
-                        board.add_scalar(tag, value, place)
+                        board.add_scalar(_tag(curve), value, place)
     charts: dict[str, dict[str, list[Any]]] = {}
     for curve in results["curves"]:
-        tag = f"exam_by_{curve['axis']}/{curve['ability']}"
-        chart = {curve["ability"]: ["Multiline", [f"{tag}$"]]}
+        chart = {curve["ability"]: ["Multiline", [f"{_tag(curve)}$"]]}
         charts.setdefault(f"accuracy in percent by {curve['axis']}", {}).update(chart)
     with SummaryWriter(str(folder)) as board:
         if charts:
@@ -163,3 +161,8 @@ def write_tensorboard(
         for name, figure in drawn.items():
             board.add_figure(f"exam/{name}", figure)
         board.add_text("exam", "\n".join(f"- {each}" for each in said))
+
+
+def _tag(curve: Mapping[str, Any]) -> str:
+    """TensorBoard's name of a curve."""
+    return f"exam_by_{curve['axis']}/{curve['ability']}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 # 97.5 % quantiles by degrees of freedom.
@@ -14,6 +14,11 @@ _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2
 def t_quantile(freedom: int) -> float:
     """The 97.5 % quantile of Student's t distribution."""
     return _T[freedom - 1] if freedom <= len(_T) else 1.96 + 2.4 / freedom
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean of two or more values, by Student's t distribution."""
+    return t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 class Difference(NamedTuple):
@@ -42,6 +47,5 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference
     if len(seeds) < 2:
         return None
     pairs = [theirs[seed] - ours[seed] for seed in seeds]
-    half = t_quantile(len(seeds) - 1) * statistics.stdev(pairs) / math.sqrt(len(seeds))
-    mean = statistics.fmean(pairs)
+    mean, half = statistics.fmean(pairs), half_width(pairs)
     return Difference(mean, mean - half, mean + half, len(seeds))

@@ -53,7 +53,7 @@ def load(folder: Path, *, model: nn.Module, optimizer: Any, template: Callable[[
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write the parameters and buffers of a model; a tied matrix once, under the first of its names
-    by the alphabet."""
+    in alphabetical order."""
     tensors, tied = model.state_dict(), _names(model)
     also = {other: names[0] for names in tied for other in names[1:]}
     kept = {names[0]: tensors[names[0]].contiguous() for names in tied}
@@ -63,8 +63,8 @@ def save_weights(model: nn.Module, path: Path) -> None:
 def _names(model: nn.Module) -> list[list[str]]:
     """The names of each parameter and buffer: several where it is tied.
 
-    safetensors' own `save_model` tells tied tensors by their memory. On CUDA the weights of an LSTM
-    are views of one buffer, as cuDNN reads them, and it refuses such.
+    `safetensors.torch.save_model` finds tied tensors by their storage, and refuses tensors that are
+    views of a larger one. On CUDA the weights of an LSTM are views of one flat buffer for cuDNN.
     """
     names: dict[int, list[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():

@@ -9,8 +9,9 @@ from typing import Any
 
 from seqzoo.analysis.compare.pair import Result, differences, read_two
 from seqzoo.errors import UserError
-from seqzoo.exam.results import COSTS, cost, difference
-from seqzoo.exam.words import LONGER, shown
+from seqzoo.exam.plan import LONGER
+from seqzoo.exam.results import COSTS, cost, difference, digests
+from seqzoo.exam.words import shown
 from seqzoo.report.statistics import Difference
 from seqzoo.report.text import markdown, number
 
@@ -29,7 +30,7 @@ def compare_exams(folders: Sequence[Path]) -> str:
     """
     first, second = read_two(folders, EXAM)
     ours, theirs = map(_scores, (first, second))
-    unlike = list(_unlike(first, second))
+    unlike = _unlike(first, second)
     shared = [key for key in ours if key in theirs]
     alike = [key for key in shared if key[1].removesuffix(LONGER) not in unlike]
     if not alike:
@@ -66,16 +67,10 @@ def _scores(exam: Result) -> Scores:
     return {(row["model"], row["ability"]): row for row in exam["scores"]}
 
 
-def _unlike(first: Result, second: Result) -> Iterator[str]:
-    """Abilities that were asked on other data in the second exam, by the digests of cells."""
-    digests: list[dict[str, set[str]]] = [{}, {}]
-    for exam, found in zip((first, second), digests, strict=True):
-        for cell in exam["cells"]:
-            if cell["data_sha256"] is not None:
-                found.setdefault(cell["ability"], set()).add(cell["data_sha256"])
-    for ability, ours in digests[0].items():
-        if ability in digests[1] and ours != digests[1][ability]:
-            yield ability
+def _unlike(first: Result, second: Result) -> list[str]:
+    """Abilities that were asked on other data in the second exam."""
+    ours, theirs = digests(first), digests(second)
+    return [ability for ability in ours if ability in theirs and ours[ability] != theirs[ability]]
 
 
 def _costs(first: Result, second: Result) -> Iterator[list[str]]:

@@ -105,4 +105,6 @@ def _digest(text: str) -> str:
     """
     if not Path(text).is_file():
         raise UserError(f"exam.text={text}: no such file: give the path of a text file")
-    return hashlib.sha256(Path(text).read_bytes()).hexdigest()
+    from seqzoo.runs.checkpoint import sha256
+
+    return sha256(Path(text))

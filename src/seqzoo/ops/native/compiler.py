@@ -25,8 +25,8 @@ class CannotBuild(Exception):
 
 
 def load() -> ctypes.CDLL | None:
-    """The library, built if it is not there; None where it cannot be had, after one line on
-    stderr that says why."""
+    """The library, built if it is not there; None where it cannot be built or loaded, with the
+    reason printed to stderr."""
     try:
         return ctypes.CDLL(str(build()))
     except CannotBuild as error:
@@ -41,8 +41,9 @@ def build() -> Path:
     """Where the library is, built if it is not there.
 
     Its name has the sources, the compiler and the CPU's instructions in it, so that another machine
-    with the same home builds its own. Two processes may build at once: the file appears whole. A
-    failure is remembered for a day beside it. A build removes what nobody has used for a month.
+    with the same home builds its own. Two processes may build at once: the file is renamed into
+    place. A failed build is recorded beside the library and not tried again for a day. Libraries
+    that were not used for 30 days are deleted by the next build.
 
     Raises:
         CannotBuild: there is no compiler, or it fails or has failed today.

@@ -1,10 +1,10 @@
 """Records the operations of one step of a model, and replays them in C++.
 
 While `Recorder` is active, torch runs a step as usual, and every operation that depends on the
-step's inputs is written down with the addresses of its inputs and of its output, as `instructions`
-says. All of that memory is kept. A replay then runs the same operations on the same memory, without
-Python and torch between them: views cost nothing, and what depends on weights alone is computed
-once. An operation that `program.cpp` does not know is replayed by torch.
+step's inputs is recorded with the addresses of its inputs and of its output, in the format of
+`instructions`. All of that memory is kept allocated. A replay then runs the same operations on the
+same memory, without Python and torch between them: views cost nothing, and what depends on weights
+alone is computed once. An operation that `program.cpp` does not know is replayed by torch.
 """
 
 from __future__ import annotations
