@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What only a GPU can tell, in under nine minutes, as one Markdown file: the laws and the tests on CUDA, the choice of
-# forms, and speed against length in bfloat16.
+# forms, speed against length in bfloat16, and speed beside what a user would pick instead.
 #   scripts/gpu_check.sh [FOLDER]        writes FOLDER/gpu_<date>.md (default: build)
 # PYTHON: one with a torch for CUDA (default: python3).
 # WHEELS: a folder of wheels, installed into a folder of this script's, where packages are missing and no network is:
@@ -48,7 +48,13 @@ bench() {
     bench.seconds=0.05 bench.max_step_seconds=5 hydra.run.dir="$work/bench" "${@:2}" >"$work/log" 2>&1
   cat "$work/bench/bench.md" || { cat "$work/log"; return 1; }
 }
-export -f bench
+# peers SECONDS OPTION...: the table of scripts/peers; those pairs that are measured after so many seconds.
+peers() {
+  timeout --foreground -s INT "$1" "$python" scripts/peers/bench.py --device "$device" --rounds 5 --out "$work/peers.md" \
+    "${@:2}" >"$work/log" 2>&1
+  cat "$work/peers.md" || { cat "$work/log"; return 1; }
+}
+export -f bench peers
 export python work device
 
 printf '# On a GPU, %s\n\n' "$(date +%F)" >"$report"
@@ -74,15 +80,17 @@ if [ "$device" = cuda ]; then
   part 60 "A step waits for nothing; captured steps" "${pytest[@]}" tests/test_gpu.py -k "waits or captured or generating"
   part 100 "Laws and training" "${pytest[@]}" tests/test_gpu.py -k "laws or training"
   part 70 "Forms and captured steps" "$python" scripts/measure_cuda.py
-  part 185 "Speed in bfloat16, 32,768 tokens a step" bash -c 'bench "$@"' bench 170 \
+  part 125 "Speed in bfloat16, 32,768 tokens a step" bash -c 'bench "$@"' bench 115 \
     models=[transformer,rwkv7,gla,linear_transformer,mamba2,lstm,deltanet,rwkv4] bench.lengths=[1024,8192,32768] \
     bench.modes=[train,decode] bench.parameters=10000000 bench.tokens=32768
+  part 90 "Beside peers" bash -c 'peers "$@"' peers 80 --only lstm gru gpt-6x384 families-2048 rwkv4-decoding mamba2
 else
   export OMP_NUM_THREADS=1
   part 150 "Choices for CUDA" "${pytest[@]}" tests/test_cuda.py -k "fla or captured"
   part 150 "Forms and prepared steps" "$python" scripts/measure_cuda.py --device cpu
   part 60 "Speed in bfloat16" bash -c 'bench "$@"' bench 50 models=[transformer,lstm,rwkv7] bench.lengths=[16,32] \
     bench.parameters=100000
+  part 60 "Beside peers" bash -c 'peers "$@"' peers 50 --tiny --only lstm families-256
 fi
 
 { printf '\n## What failed\n\n'

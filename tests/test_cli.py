@@ -15,7 +15,7 @@ import yaml
 from seqzoo import UserError, load
 from seqzoo.cli import completion
 from seqzoo.cli import main as cli
-from seqzoo.cli.launch import closing_lines
+from seqzoo.cli.launch import closing_lines, next_commands
 from seqzoo.config import files
 from seqzoo.ops.native import library
 
@@ -577,10 +577,21 @@ def test_what_is_printed_fits_a_terminal(
     summary |= {"model": "linear_transformer", "parameters": 123_456_789, "steps": 100_000}
     summary |= {"tokens": 819_200_000, "train_seconds": 3600.0, "tokens_per_second": 227_555.5}
     assert seqzoo("verify", "rnn") == 0
-    printed = closing_lines(summary, _config(Path("runs/a")), Path("runs/a"))
-    printed += capfd.readouterr().out
+    printed = "\n".join([*closing_lines(summary), capfd.readouterr().out])
     lines = [line for line in printed.splitlines() if "seqzoo" not in line]  # none to type
     assert max(map(len, lines)) <= 90
+
+
+def test_what_comes_next_names_the_same_data(in_trained: Path) -> None:
+    summary = {**json.loads(Path("runs/a/summary.json").read_text()), "model": "lstm"}
+    config = _config(Path("runs/a"))
+    for path, end in (
+        (None, "task=charlm"),
+        ("my text.txt", "task=charlm 'task.path=my text.txt'"),
+    ):
+        config["task"]["path"] = path
+        *_, last = next_commands(summary, config, Path("runs/a"))
+        assert last.endswith(f" train model=gru {end}")
 
 
 # ---- tab completion

@@ -261,6 +261,7 @@ CELL = {
 def test_sentences_are_made_from_the_numbers() -> None:
     found = {
         "models": {"lstm": ["lstm"] * 2, "gla": ["gla"] * 2, "mix": ["gla", "lstm"]},
+        "abilities": [{"name": "recall", "chance": 39.0}, {"name": "parity", "chance": 50.0}],
         "scores": [
             row("lstm", "language", 1.49, 1.51),
             row("gla", "language", 1.59, 1.61),
@@ -271,6 +272,8 @@ def test_sentences_are_made_from_the_numbers() -> None:
             row("lstm", "recall, longer", 30.0, 30.2),
             row("gla", "recall, longer", 60.0, 60.1),
             row("mix", "recall, longer", 90.0, 90.1),
+            row("lstm", "parity", 51.0, state=1024),
+            row("gla", "parity", 50.0, state=2048),
         ],
         "costs": [
             {"model": "lstm", "decode_milliseconds": 1.0, "notes": []},
@@ -302,10 +305,13 @@ def test_sentences_are_made_from_the_numbers() -> None:
         "gla 99.2 % (one seed), state 2.00 KiB." in said
     )
     assert (
-        "front of recall against state, the cheapest first: lstm 40.0 % (one seed), 1.00 KiB; "
-        "gla 99.2 % (one seed), 2.00 KiB; mix" in said
+        "front of recall against state, the cheapest first: gla 99.2 % (one seed), 2.00 KiB; "
+        "mix 99.9 % (one seed), 3.00 KiB." in said
     )
-    assert "front of recall against decoding, the cheapest first: lstm 40.0 % (one seed)," in said
+    assert "front of recall against decoding, the cheapest first: gla 99.2 % (one seed)," in said
+    assert "Guessing scores 39 % in recall and 50 % in parity." in said
+    assert "Parity: no model is better than guessing; lstm is best with 51.0 % (one seed)." in said
+    assert "front of parity" not in said
     assert "of language against state" not in said  # there are no bytes for it
     assert (
         "The hybrid mix is better than each of gla and lstm in recall, longer; its mean is better "
@@ -323,7 +329,11 @@ def test_sentences_are_made_from_the_numbers() -> None:
 def test_equals_are_equally_good_and_one_seed_is_not_apart() -> None:
     rows = [row("lstm", "recall", 100.0, 100.0), row("gla", "recall", 100.0, 100.0)]
     rows += [row("mix", "recall", 90.0)]
-    found = {"models": dict.fromkeys(("lstm", "gla", "mix"), []), "scores": rows}
+    found = {
+        "models": dict.fromkeys(("lstm", "gla", "mix"), []),
+        "abilities": [],
+        "scores": rows,
+    }
     said = words._ranking(found, "recall")
     assert said == (
         "Recall: lstm and gla are equally good with 100.0 % (100.0 to 100.0, n 2); next is mix "
@@ -385,7 +395,7 @@ def test_a_cell_that_fails_is_said_and_the_rest_runs(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "more/ability").mkdir(parents=True)
-    rest = "longer: null\ncurve: null\ntimed: false\neffort: 1\n"
+    rest = "longer: null\ncurve: null\nchance: null\ntimed: false\neffort: 1\n"
     more = {"broken": "task=charlm, task.path=nowhere.txt", "wrong": "task=parity"}
     for name, train in more.items():
         score = "val/loss" if name == "broken" else "test/accuracy"

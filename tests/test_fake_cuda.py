@@ -6,6 +6,8 @@ device and gives which shape. No GPU is needed, but a torch that is built for CU
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,6 +38,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor"),
 ]
 CUDA = torch.device("cuda:0")
+PEERS = Path(__file__).parents[1] / "scripts" / "peers"
 
 
 class NothingWaits(TorchDispatchMode):
@@ -147,3 +150,27 @@ def test_reading_decoding_and_training(name: str, keys: dict, dtype: str) -> Non
     assert all(p.grad is None and p.device == CUDA for p in model.parameters())
     assert not {"matrix_state chunked", "wkv4 chunked", "linear_scan loop"} & forms
     assert not any(form.endswith("native") for form in forms)
+
+
+@pytest.mark.parametrize("name", ("lstm", "rnn", "peak", "delta-32", "linear-attention", "mingru"))
+def test_both_sides_of_a_pair_are_on_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(PEERS)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    bench, timing = import_module("bench"), import_module("timing")
+    monkeypatch.setattr(timing, "finish", lambda device: None)  # there is no driver to wait for
+    pair, options = bench.PAIRS[name], timing.Options(rounds=1, tiny=True, device=CUDA)
+    if lacks := pair.missing():
+        pytest.skip(lacks)
+    made: list[Any] = []
+
+    def seconds(call: Any, *_: object) -> float:
+        made.append(call())
+        return 1.0
+
+    monkeypatch.setattr(timing, "_seconds", seconds)
+    try:
+        timing.build_on(options.device)
+        assert bench.load(pair.function)(options, **pair.keys)
+    finally:
+        timing.build_on(torch.device("cpu"))
+    assert all_on("cuda", *made)

@@ -94,6 +94,7 @@ def test_a_range_of_seeds(place: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert [config["trainer"]["seed"] for config in composed] == seeds
     assert train("-m", "trainer.seed=2..3", "hydra.sweep.dir=sweep") == 0
     assert [summary(place / "sweep" / job)["seed"] for job in sorted(_jobs(place))] == [2, 3]
+    assert capsys.readouterr().out.count("\nnext:") == 1  # at the end of the sweep
 
 
 def test_a_job_returns_the_tasks_own_metric(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """seqzoo beside what a user would pick instead: speed and memory, as one Markdown table.
 
-    python scripts/peers/bench.py [--only NAME ...] [--rounds N] [--threads N] [--out FILE.md]
+    python scripts/peers/bench.py [--only NAME ...] [--rounds N] [--threads N] [--device cuda]
+        [--out FILE.md]
 
 Every pair is measured in a process of its own, and its sides take turns in it. The peers come with
 `pip install -e '.[peers]'`; a pair whose peer is not installed is skipped with a line.
@@ -29,6 +30,8 @@ from timing import HEAD, Options, Row, Shape
 from seqzoo.bench import measure
 from seqzoo.bench.runner import FAILED, OK, SKIPPED, Server
 from seqzoo.config.schema import load
+from seqzoo.errors import UserError
+from seqzoo.training.device import pick_device
 
 LIMIT = 3600.0  # seconds that a pair may take
 NOTES = """\
@@ -170,8 +173,9 @@ def machine(server: Server, options: Options) -> str:
     if status != OK:
         raise RuntimeError(found)
     dtype, speed = found["dtype"], found["peak_flops"] / 1e9
+    threads = f", {found['threads']} threads" if found["threads"] else ""
     parts = [
-        f"{found['name']}, {os.cpu_count()} cores, {found['threads']} threads",
+        f"{found['name']}, {os.cpu_count()} cores{threads}",
         f"torch {torch.__version__}",
         f"{date.today()}",
         f"trainer.dtype=auto is {dtype} ({speed:,.0f} GFLOP/s in a product of 2,048)",
@@ -186,6 +190,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="pairs, or patterns: 'gpt-*'")
     parser.add_argument("--rounds", type=int, default=Options.rounds, help="turns of each side")
     parser.add_argument("--threads", type=int, help="of PyTorch (default: its own choice)")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:1")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the table there")
     parser.add_argument("--tiny", action="store_true", help="small shapes, to see that all runs")
     return parser
@@ -203,7 +208,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models have random weights: nothing is fetched
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of idle processes
     seconds = 0.01 if given.tiny else Options.seconds
-    how = Options(rounds=given.rounds, seconds=seconds, threads=given.threads, tiny=given.tiny)
+    try:
+        device = pick_device(given.device, "--device")
+    except UserError as error:
+        options.error(str(error))
+    how = Options(
+        rounds=given.rounds,
+        seconds=seconds,
+        threads=given.threads,
+        tiny=given.tiny,
+        device=device,
+    )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the measuring process ends too
     whole = ""
     try:

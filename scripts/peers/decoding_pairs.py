@@ -110,7 +110,7 @@ SCRIPTED = {"rwkv, TorchScript": True, "rwkv": False}
 
 
 def rwkv_package(model: LanguageModel, *, script: bool) -> Any:
-    """The `rwkv` package's model with our weights, `cpu fp32`.
+    """The `rwkv` package's model with our weights and on their device, in float32.
 
     Args:
         script: whether it compiles itself by TorchScript, which it decides when it is imported. So
@@ -125,9 +125,10 @@ def rwkv_package(model: LanguageModel, *, script: bool) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     weights = {official_name(n): p.detach().clone() for n, p in model.named_parameters()}
+    device = next(iter(weights.values())).device
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         torch.save(weights, Path(folder) / "model.pth")
-        return module.RWKV(model=str(Path(folder) / "model"), strategy="cpu fp32")
+        return module.RWKV(model=str(Path(folder) / "model"), strategy=f"{device.type} fp32")
 
 
 # ---- beside its own matrix-vector products, and beside a short context

@@ -21,7 +21,7 @@ ROUNDS = 3  # at most: peak memory hardly differs between them
 def settings(options: Options) -> BenchSettings:
     """Those of `seqzoo bench`, for the machine and for memory."""
     own: dict[str, Any] = {"parameters": None, "vocab_size": VOCAB_SIZE, "threads": options.threads}
-    own |= {"seconds": 0.01, "max_step_seconds": LIMIT / 10, "device": "cpu"}
+    own |= {"seconds": 0.01, "max_step_seconds": LIMIT / 10, "device": str(options.device)}
     return BenchSettings(**{**files.defaults("bench", "default"), **own})
 
 

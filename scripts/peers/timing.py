@@ -51,19 +51,23 @@ class Options:
         seconds: how long a turn lasts, at least; short calls are repeated in it.
         threads: of PyTorch; None: PyTorch's own number.
         tiny: small shapes, to see that everything runs. The figures then mean nothing.
+        device: where models and tensors are.
     """
 
     rounds: int = 15
     seconds: float = 0.3
     threads: int | None = None
     tiny: bool = False
+    device: torch.device = CPU
 
     def prepare(self) -> None:
         """Set up this process as the trainer sets up its own, for both sides alike."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         keep_freed_memory()
+        torch.set_float32_matmul_precision("medium" if self.device.type == "cuda" else "highest")
         torch.manual_seed(0)
+        build_on(self.device)
 
     def size(self, shape: Shape) -> Shape:
         """The shape to measure."""
@@ -132,18 +136,25 @@ def spread(values: Iterable[float]) -> str:
     return f"{number(middle)} ± {100 * (high - low) / 2 / middle:.0f} %"
 
 
+def build_on(device: torch.device) -> None:
+    """Tensors and models are made on this device from now on."""
+    torch.set_default_device(None if device.type == "cpu" else device)
+
+
 def alternate(calls: Calls, options: Options) -> dict[str, list[float]]:
     """Seconds that each call takes, one number a round: every call has its turn in every round."""
+    build_on(CPU)  # where another device is the default, every call of torch takes longer
     repeats = {}
     for name, call in calls.items():
         for _ in range(WARM_UP - 1):
             call()
-        once = _seconds(call, 1)
+        once = _seconds(call, 1, options.device)
         repeats[name] = max(1, min(MAX_REPEATS, round(options.seconds / once)))
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(options.rounds):
         for name, call in calls.items():
-            times[name].append(_seconds(call, repeats[name]))
+            times[name].append(_seconds(call, repeats[name], options.device))
+    build_on(options.device)
     return times
 
 
@@ -183,8 +194,16 @@ def rates(seconds: Sequence[float], tokens: int | None) -> list[float]:
     return [1000 * taken if tokens is None else tokens / taken for taken in seconds]
 
 
-def _seconds(call: Callable[[], object], repeats: int) -> float:
+def _seconds(call: Callable[[], object], repeats: int, device: torch.device) -> float:
+    finish(device)
     start = time.perf_counter()
     for _ in range(repeats):
         call()
+    finish(device)
     return (time.perf_counter() - start) / repeats
+
+
+def finish(device: torch.device) -> None:
+    """Wait until the device has computed what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

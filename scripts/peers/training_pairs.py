@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from nanogpt import GPT
-from timing import CPU, Calls, Options, Row, Shape, alternate, compare, rates
+from timing import Calls, Options, Row, Shape, alternate, compare, rates
 from torch import Tensor, nn
 
 from seqzoo.bench.measure import training_step
@@ -48,18 +48,19 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # of inputs and targets (B, T): summe
 
 
 def draw_tokens(shape: Shape) -> Tensor:
-    """Random tokens (B, T + 1): the inputs, and the last target."""
+    """Random tokens (B, T + 1), on the device of `Options`: the inputs, and the last target."""
     return torch.randint(VOCAB_SIZE, (shape.batch_size, shape.length + 1))
 
 
 def our_steps(shape: Shape, name: str, **keys: Any) -> tuple[dict[str, Callable[[], object]], int]:
     """Our training step in the precision that `trainer.dtype=auto` chooses, then in the other one;
     and the model's parameters."""
-    first = pick_dtype("auto", CPU)
+    tokens = draw_tokens(shape)
+    first = pick_dtype("auto", tokens.device)
     steps: dict[str, Callable[[], object]] = {}
     for dtype in sorted(DTYPES, key=lambda dtype: dtype != first):
         model = build(name, vocab_size=VOCAB_SIZE, **keys)
-        steps[dtype] = training_step(Forward(model, CPU, dtype), draw_tokens(shape))
+        steps[dtype] = training_step(Forward(model, tokens.device, dtype), tokens)
     return steps, model.n_parameters()
 
 
@@ -86,7 +87,7 @@ def peer_step(model: nn.Module, loss: Loss, tokens: Tensor, dtype: str) -> Calla
     batch = TokenBatch(tokens[:, :-1], tokens[:, 1:], fresh=True, n_tokens=n, n_targets=n)
 
     def forward(inputs: Tensor, targets: Tensor) -> tuple[Tensor, State]:
-        with autocast(CPU, dtype):
+        with autocast(tokens.device, dtype):
             return loss(inputs, targets), None
 
     def objective(
@@ -106,7 +107,7 @@ def peer_step(model: nn.Module, loss: Loss, tokens: Tensor, dtype: str) -> Calla
             parameters,
             [batch],
             None,
-            device=CPU,
+            device=tokens.device,
             carries=False,
             grad_clip=1.0,
         ).loss
@@ -296,7 +297,9 @@ def sized(name: str, parameters: int) -> dict[str, Any]:
 
 def default_step(model: LanguageModel, shape: Shape) -> Callable[[], object]:
     """A training step as `seqzoo train` takes it on this machine."""
-    return training_step(Forward(model, CPU, pick_dtype("auto", CPU)), draw_tokens(shape))
+    tokens = draw_tokens(shape)
+    dtype = pick_dtype("auto", tokens.device)
+    return training_step(Forward(model, tokens.device, dtype), tokens)
 
 
 def families(options: Options, batch_size: int, length: int) -> list[Row]:
@@ -323,7 +326,7 @@ def peak(options: Options, shape: Shape) -> list[Row]:
     """FLOPs a second of training beside those of a large matrix product in the same precision."""
     shape = options.size(shape)
     side = 256 if options.tiny else 2048
-    dtype = pick_dtype("auto", CPU)
+    dtype = pick_dtype("auto", options.device)
     a, b = (torch.randn(side, side, dtype=getattr(torch, dtype)) for _ in range(2))
     models = {}
     for name in ("transformer", "linear_transformer", "rwkv7", "lstm"):

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import lru_cache
 from pathlib import Path
@@ -144,15 +144,24 @@ class _Output:
             silence(self._stream)
 
 
-def attempt(config: Mapping[str, Any], directory: RunDirectory, **options: Any) -> tuple[int, Any]:
-    """Train and print what came of it; the exit status and the summary."""
+def attempt(
+    config: Mapping[str, Any],
+    directory: RunDirectory,
+    *,
+    resuming: bool = False,
+    in_sweep: bool = False,
+) -> tuple[int, Any]:
+    """Train and print what came of it, and how to go on, which a sweep says once at its end; the
+    exit status and the summary."""
     with redirect_stdout(_Output(sys.stdout)):
-        return _attempt(config, directory, **options)
+        return _attempt(config, directory, resuming, in_sweep)
 
 
-def _attempt(config: Mapping[str, Any], directory: RunDirectory, **options: Any) -> tuple[int, Any]:
+def _attempt(
+    config: Mapping[str, Any], directory: RunDirectory, resuming: bool, in_sweep: bool
+) -> tuple[int, Any]:
     try:
-        summary = run(config, directory, **options)
+        summary = run(config, directory, resuming=resuming)
     except UserError as error:
         report(error)
         return REFUSED, None
@@ -167,7 +176,9 @@ def _attempt(config: Mapping[str, Any], directory: RunDirectory, **options: Any)
             f"stopped at step {summary['steps']:,}; to go on: seqzoo train resume={directory.path}"
         )
         return INTERRUPTED, summary
-    print(closing_lines(summary, config, directory.path))
+    print("\n".join(closing_lines(summary)))
+    if not in_sweep:
+        print("\nnext:", *next_commands(summary, config, directory.path), sep="\n  ")
     return DONE, summary
 
 
@@ -183,24 +194,29 @@ def best_metric(summary: Mapping[str, Any]) -> float | None:
 # ---- what is printed at the end
 
 
-def closing_lines(summary: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> str:
-    """The result, and commands to go on with."""
+def closing_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The result."""
+    return [
+        f"\n{summary['model']} on {summary['task']}, {summary['parameters']:,} parameters: "
+        f"{summary['steps']:,} steps, {summary['tokens']:,} tokens",
+        f"{summary['train_seconds']:.0f} s with evaluations; "
+        f"{summary['tokens_per_second']:,.0f} tokens/s in training steps{_flops(summary)}",
+        *(f"  {line}" for line in metric_lines(summary)),
+    ]
+
+
+def next_commands(
+    summary: Mapping[str, Any], config: Mapping[str, Any], folder: Path
+) -> Iterator[str]:
+    """Commands to go on with: uses of the model, and another model on the same data."""
     seqzoo, run = command(), shlex.quote(str(folder))
-    uses = tasks.entry(config["task"]["name"]).commands
+    for name, example in tasks.entry(config["task"]["name"]).commands.items():
+        yield f"{seqzoo} {name} {run} {example}".rstrip()
+    yield f"{seqzoo} dashboard {shlex.quote(str(runs_folder(folder)))}"
     other = "gru" if summary["model"] == "lstm" else "lstm"
-    return "\n".join(
-        [
-            f"\n{summary['model']} on {summary['task']}, {summary['parameters']:,} parameters: "
-            f"{summary['steps']:,} steps, {summary['tokens']:,} tokens",
-            f"{summary['train_seconds']:.0f} s with evaluations; "
-            f"{summary['tokens_per_second']:,.0f} tokens/s in training steps{_flops(summary)}",
-            *(f"  {line}" for line in metric_lines(summary)),
-            "\nnext:",
-            *(f"  {seqzoo} {name} {run} {example}".rstrip() for name, example in uses.items()),
-            f"  {seqzoo} dashboard {shlex.quote(str(runs_folder(folder)))}",
-            f"  {seqzoo} train model={other} task={summary['task']}",
-        ]
-    )
+    path = config["task"].get("path")
+    same_data = f" {shlex.quote(f'task.path={path}')}" if path else ""
+    yield f"{seqzoo} train model={other} task={summary['task']}{same_data}"
 
 
 def _flops(summary: Mapping[str, Any]) -> str:

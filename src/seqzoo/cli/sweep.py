@@ -115,7 +115,7 @@ def _run(cfg: Any) -> tuple[int, float | None]:
         launch.report(error)
         return launch.REFUSED, None
     config["resume"] = None
-    return _train(config, directory)
+    return _train(config, directory, sweep=sweep)
 
 
 def _skip_or_resume(directory: RunDirectory) -> tuple[int, float | None]:
@@ -125,11 +125,11 @@ def _skip_or_resume(directory: RunDirectory) -> tuple[int, float | None]:
         return launch.DONE, launch.best_metric(directory.summary)
     print(f"resuming {directory.path}", flush=True)
     config = resume.complete(directory.config)
-    return _train(config, directory, resuming=True)
+    return _train(config, directory, sweep=True, resuming=True)
 
 
 def _train(
-    config: dict[str, Any], directory: RunDirectory, *, resuming: bool = False
+    config: dict[str, Any], directory: RunDirectory, *, sweep: bool, resuming: bool = False
 ) -> tuple[int, float | None]:
-    status, summary = launch.attempt(config, directory, resuming=resuming)
+    status, summary = launch.attempt(config, directory, resuming=resuming, in_sweep=sweep)
     return status, launch.best_metric(summary) if summary else None

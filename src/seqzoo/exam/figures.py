@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from seqzoo.exam.results import (
     COSTS,
     Results,
+    chance,
     columns,
     cost,
     front,
@@ -38,15 +39,16 @@ def all_figures(results: Results) -> dict[str, Figure]:
 
 @look.style()
 def heat_map(results: Results) -> Figure:
-    """Models by abilities and costs; the text is the value, the colour of a percentage the value
-    too, and of other columns the place between the worst and the best."""
+    """Models by abilities and costs; the text is the value, the colour of a percentage its place
+    between guessing and all right, and of other columns between the worst and the best."""
     models, names = list(results["models"]), columns(results)
     costs = COSTS if results["costs"] else {}
     heads = [*names, *(f"{title}, {unit}" for title, unit, *_ in costs.values())]
     shades, texts = [], []
     for model in models:
         values = [_value(results, model, name) for name in names]
-        cells = ["" if value is None else _cell(value) for value in values]
+        pairs = zip(values, names, strict=True)
+        cells = ["" if value is None else _cell(value, _unit(results, n)) for value, n in pairs]
         for column, (_, _, scale, _) in costs.items():
             value = cost(results, model, column)
             values.append(value)
@@ -59,8 +61,12 @@ def heat_map(results: Results) -> Figure:
     ranks = [_shade([row[i] for row in shades], ups[i], logs[i]) for i in range(len(heads))]
     for i, name in enumerate(names):
         if _unit(results, name) == "%":
+            least = chance(results, name) or 0
             percent = (row[i] for row in shades)
-            ranks[i] = [math.nan if value is None else value / 100 for value in percent]
+            ranks[i] = [
+                math.nan if value is None else max(0, (value - least) / (100 - least))
+                for value in percent
+            ]
     figure = look.new_figure(1.6 + 0.95 * len(heads), 1.1 + 0.32 * len(models))
     axes = figure.subplots()
     matrix = [[ranks[i][j] for i in range(len(heads))] for j in range(len(models))]
@@ -77,8 +83,10 @@ def _value(results: Results, model: str, column: str) -> float | None:
     return None if row is None else float(row["mean"])
 
 
-def _cell(value: float) -> str:
-    return f"{value:.3f}" if value < 10 else f"{value:.0f}"
+def _cell(value: float, unit: str) -> str:
+    if value >= 10:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if unit == "%" else f"{value:.3f}"
 
 
 def _shade(values: list[float | None], higher_is_better: bool, log: bool) -> list[float]:

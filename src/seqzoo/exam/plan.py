@@ -74,6 +74,8 @@ class Ability:
         score: the metric of the column, which also chooses the learning rate.
         longer: the metric of a second column, on longer examples than were trained; or None.
         curve: of metrics by size, such as `accuracy_by_length`, of `val/` and `test/`; or None.
+        chance: what guessing scores, in percent; in recall it is one of the values that were read.
+            None where it is not one number.
         timed: whether seconds end a cell, and not steps: it then has the machine for itself.
         effort: factor of `exam.steps` and of the seconds.
     """
@@ -83,6 +85,7 @@ class Ability:
     score: Text
     longer: Text | None
     curve: Text | None
+    chance: Positive | None
     timed: Flag
     effort: Count
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from seqzoo.bench.results import measured
 from seqzoo.exam.cells import Cells
-from seqzoo.exam.plan import unit
+from seqzoo.exam.plan import LONGER, unit
 from seqzoo.report.statistics import Difference, half_width, paired
 from seqzoo.runs.directory import RunDirectory
 
@@ -146,6 +146,12 @@ def digests(results: Results) -> dict[str, set[str]]:
 def columns(results: Results) -> list[str]:
     """The columns of scores, in order."""
     return list(dict.fromkeys(row["ability"] for row in results["scores"]))
+
+
+def chance(results: Results, column: str) -> float | None:
+    """What guessing scores in a column, in percent; None where it is not one number."""
+    name = column.removesuffix(LONGER)
+    return next((each["chance"] for each in results["abilities"] if each["name"] == name), None)
 
 
 def cost(results: Results, model: str, column: str) -> float | None:

@@ -10,6 +10,7 @@ from seqzoo.exam.results import (
     COSTS,
     Results,
     Row,
+    chance,
     columns,
     difference,
     digests,
@@ -22,6 +23,7 @@ from seqzoo.exam.results import (
 from seqzoo.report.text import number
 
 SOLVED, NEARLY = 99.0, 90.0  # percent
+ABOVE_CHANCE = 2.0  # percentage points; less is no better than guessing
 COARSE = 0.1  # relative
 ENDS = ("mean", "low", "high")
 AGAINST = ("state_bytes", "train_tokens_per_second", "decode_milliseconds")
@@ -30,6 +32,7 @@ AGAINST = ("state_bytes", "train_tokens_per_second", "decode_milliseconds")
 def sentences(results: Results) -> list[str]:
     """Everything that is said below the figures, a sentence or two each."""
     lines = [_ranking(results, column) for column in columns(results)]
+    lines += _guessing(results)
     for column in columns(results):
         lines += _solved(results, column)
     for column in columns(results):
@@ -43,14 +46,14 @@ def sentences(results: Results) -> list[str]:
 def shown(row: Row) -> str:
     """A score with its interval: `97.3 % (96.8 to 97.8, n 3)`."""
     unit = f" {row['unit']}" if row["unit"] else ""
-    mean, low, high = (None if row[key] is None else digits(row[key]) for key in ENDS)
+    mean, low, high = (None if row[key] is None else digits(row[key], row["unit"]) for key in ENDS)
     seeds = "one seed" if low is None else f"{low} to {high}, n {row['n']}"
     return f"{mean}{unit} ({seeds})"
 
 
-def digits(value: float) -> str:
-    """A score, with four figures below ten."""
-    return number(value, 4) if value < 10 else f"{value:.1f}"
+def digits(value: float, unit: str) -> str:
+    """A score; what is not in percent with four figures below ten."""
+    return number(value, 4) if value < 10 and unit != "%" else f"{value:.1f}"
 
 
 def ranked(results: Results, column: str) -> list[Row]:
@@ -72,7 +75,10 @@ def _ranking(results: Results, column: str) -> str:
     best, others = first[0], rows[len(first) :]
     named = _listed([row["model"] for row in first])
     are = "is best" if len(first) == 1 else "are equally good"
-    text = f"{title(column)}: {named} {are} with {shown(best)}"
+    guessed = "" if _above_chance(results, best) else "no model is better than guessing; "
+    text = f"{title(column)}: {guessed}{named} {are} with {shown(best)}"
+    if guessed:
+        return f"{text}."
     found = {row["model"]: difference(best, row) for row in others}
     close = [model for model, each in found.items() if each is not None and not each.apart]
     if close:
@@ -82,6 +88,20 @@ def _ranking(results: Results, column: str) -> str:
             text += ", apart from all others"
         text += f"; next is {others[0]['model']} with {shown(others[0])}"
     return f"{text}."
+
+
+def _above_chance(results: Results, row: Row) -> bool:
+    """Whether a score is more than guessing reaches."""
+    guessed = chance(results, row["ability"])
+    return guessed is None or bool(row["mean"] > guessed + ABOVE_CHANCE)
+
+
+def _guessing(results: Results) -> Iterator[str]:
+    """What guessing scores where that is known."""
+    names = [column for column in columns(results) if not column.endswith(LONGER)]
+    known = [(name, value) for name in names if (value := chance(results, name)) is not None]
+    if known:
+        yield f"Guessing scores {_listed([f'{value:g} % in {name}' for name, value in known])}."
 
 
 def _solved(results: Results, column: str) -> Iterator[str]:
@@ -104,10 +124,12 @@ def _with_state(results: Results, row: Row, column: str) -> str:
 
 
 def _fronts(results: Results, column: str) -> Iterator[str]:
-    """The models that none beats in a column and a cost."""
-    scores = {row["model"]: shown(row) for row in ranked(results, column)}
+    """Of the models that do better than guessing, those that none beats in a column and a cost."""
+    rows = [row for row in ranked(results, column) if _above_chance(results, row)]
+    scores = {row["model"]: shown(row) for row in rows}
     for against in AGAINST:
-        points = quality(results, column, against)
+        found = quality(results, column, against)
+        points = {model: point for model, point in found.items() if model in scores}
         if len(points) > 1:
             best = [f"{m} {scores[m]}, {_cost(results, m, column, against)}" for m in front(points)]
             begin = f"On the Pareto front of {column} against {COSTS[against][0]}"

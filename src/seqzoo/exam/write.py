@@ -26,8 +26,9 @@ where the paired 95 % interval of their difference over the seeds leaves out zer
 State beside a score: bytes of that model in float32 after one sequence of the mean trained length.
 Costs are those of models of as many parameters with 256 tokens, as seqzoo bench measures them:
 state of one sequence, memory of a training step.
-Colours of the heat map: percentages from 0 to 100, other columns from the worst to the best model,
-costs on a logarithmic scale. A line joins the models that none beats in both numbers."""
+Colours of the heat map: percentages from what guessing scores, where that is one number, or from 0,
+to 100; other columns from the worst to the best model, costs on a logarithmic scale. A line joins
+the models that none beats in both numbers."""
 
 
 def write(results: Results, folder: Path) -> str:
