@@ -46,15 +46,21 @@ part() {
 bench() {
   timeout --foreground "$1" "$python" -m seqzoo bench "bench.device=$device" bench.dtype=bfloat16 bench.rounds=1 \
     bench.seconds=0.05 bench.max_step_seconds=5 hydra.run.dir="$work/bench" "${@:2}" >"$work/log" 2>&1
-  cat "$work/bench/bench.md" || { cat "$work/log"; return 1; }
+  shown $? "$work/bench/bench.md"
 }
 # peers SECONDS OPTION...: the table of scripts/peers; those pairs that are measured after so many seconds.
 peers() {
   timeout --foreground -s INT "$1" "$python" scripts/peers/bench.py --device "$device" --rounds 5 --out "$work/peers.md" \
     "${@:2}" >"$work/log" 2>&1
-  cat "$work/peers.md" || { cat "$work/log"; return 1; }
+  shown $? "$work/peers.md"
 }
-export -f bench peers
+
+# shown STATUS FILE: the file, else the log; the status, in which being out of time (124) is none.
+shown() {
+  cat "$2" || { cat "$work/log"; return 1; }
+  [ "$1" = 124 ] || return "$1"
+}
+export -f bench peers shown
 export python work device
 
 printf '# On a GPU, %s\n\n' "$(date +%F)" >"$report"

@@ -9,6 +9,7 @@ commands take turns, beside a process that imports torch and nothing else.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from select import select
 
 TRAIN = "train model=lstm task=charlm trainer.log_every=1 trainer.eval_every=null".split()
 PATIENCE = 120.0  # seconds that a process may take
@@ -26,21 +28,30 @@ def seconds_until(command: list[str], begun: Callable[[subprocess.Popen[bytes]],
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
-        while not begun(process):
-            if process.poll() or time.perf_counter() - start > PATIENCE:
+        while True:
+            over = process.poll() is not None or time.perf_counter() - start > PATIENCE
+            if begun(process):
+                return time.perf_counter() - start
+            if over:
                 raise RuntimeError(f"nothing was seen of {' '.join(command)}")
             time.sleep(0.002)
-        return time.perf_counter() - start
     finally:
         process.kill()
         process.communicate()
 
 
-def printed(process: subprocess.Popen[bytes]) -> bool:
-    """Waits until the process has printed two characters: of `generate` its prompt, and the first
-    that it generated."""
-    assert process.stdout is not None
-    return len(process.stdout.read(2)) == 2
+def prints(n: int) -> Callable[[subprocess.Popen[bytes]], bool]:
+    """Whether a process has printed `n` characters."""
+    left = n
+
+    def begun(process: subprocess.Popen[bytes]) -> bool:
+        nonlocal left
+        assert process.stdout is not None
+        if select([process.stdout], [], [], 0)[0]:
+            left -= len(os.read(process.stdout.fileno(), left))
+        return left <= 0
+
+    return begun
 
 
 def main() -> None:
@@ -57,7 +68,7 @@ def main() -> None:
         )
 
         def torch() -> float:
-            return seconds_until([sys.executable, "-c", "import torch; print(1)"], printed)
+            return seconds_until([sys.executable, "-c", "import torch; print(1)"], prints(1))
 
         def train() -> float:
             new = Path(tempfile.mkdtemp(dir=folder))
@@ -68,7 +79,9 @@ def main() -> None:
             )
 
         def generate() -> float:
-            return seconds_until([*seqzoo, "generate", str(run), "--prompt", "T"], printed)
+            return seconds_until(
+                [*seqzoo, "generate", str(run), "--prompt", "T"], prints(2)
+            )  # T, and one more
 
         calls = {
             "`import torch`": torch,

@@ -9,7 +9,8 @@ seqzoo=${SEQZOO:-seqzoo}
 # ask NAME KEY=VALUE ...: an exam without speed, in a folder of its own.
 ask() {
   # shellcheck disable=SC2086
-  $seqzoo exam exam.speed=false hydra.run.dir="$out/$1" --config-dir "$out/models" ${EXAM:-} "${@:2}"
+  $seqzoo exam exam.speed=false hydra.run.dir="$out/$1" --config-dir "$out/models" ${EXAM:-} "${@:2}" ||
+    { failed=$? && [ $failed = 1 ]; } # a cell failed: the other questions are asked
 }
 
 # variant NAME FAMILY KEY VALUE: a family in another setting, as a model of that name.
@@ -49,6 +50,8 @@ mad() {
     exam.abilities=[mad_compression,mad_fuzzy_recall,mad_recall,mad_memorization,mad_noisy_recall,mad_selective_copying]
 }
 
+failed=0
 mkdir -p "$out/models"
 [ $# -gt 0 ] || set -- parity group recall copying mad
 for name; do "$name"; done
+exit $failed

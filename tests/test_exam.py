@@ -16,8 +16,9 @@ from seqzoo.cli.checks import check_config
 from seqzoo.cli.commands.exam import _digest, _names
 from seqzoo.cli.compose import compose, parse
 from seqzoo.config import files
+from seqzoo.config.files import VARIABLE
 from seqzoo.errors import UserError
-from seqzoo.exam import plan, results, runner, words
+from seqzoo.exam import plan, results, runner, words, write
 from seqzoo.exam.cells import Cells
 from seqzoo.exam.plan import Cell
 from seqzoo.models.zoo import FAMILIES
@@ -68,7 +69,7 @@ def test_what_a_cell_is_given() -> None:
     assert "model.n_heads=2" not in one.overrides(Cell("lstm", "recall", 0.004, 3))
     timed = made(abilities=["language"], language_seconds=9, text=__file__, device="cpu")
     given = timed.overrides(Cell("lstm", "language", 0.004, 1))
-    assert {f"task.path={__file__}", "trainer.max_seconds=9", "trainer.device=cpu"} <= set(given)
+    assert {f"task.path='{__file__}'", "trainer.max_seconds=9", "trainer.device=cpu"} <= set(given)
     for keys, limit in (({"steps": None}, "max_steps"), ({"seconds": None}, "max_seconds")):
         given = made(abilities=["parity"], **keys).overrides(Cell("lstm", "parity", 0.004, 1))
         assert f"trainer.{limit}=null" in given or f"trainer.{limit}" not in str(given)
@@ -200,7 +201,7 @@ def test_scores_are_of_the_best_rate_with_intervals(finished: Cells) -> None:
 
 def test_the_bench_has_the_keys_of_each_model(tmp_path: Path) -> None:
     one = made(models=["lstm", "griffin", "gla"], model={"n_layers": 2})
-    costs = runner._Costs(one, tmp_path, "")
+    costs = runner._Costs(one, tmp_path, "", "a machine")
     depths = {name: keys["n_layers"] for name, keys in costs.plan.models.items()}
     assert depths == {"lstm": 2, "griffin": 3, "gla": 2}
 
@@ -214,18 +215,28 @@ def test_a_bench_that_is_not_whole_is_measured_again(
         "seqzoo.bench.write.write",
         lambda bench, folder: (folder / "bench.json").write_text(json.dumps(bench)),
     )
-    costs = runner._Costs(made(speed_rounds=3), tmp_path, "")
+    costs = runner._Costs(made(speed_rounds=3), tmp_path, "", "a machine")
     for rounds, state, kept in ((3, "out of memory", False), (2, "ok", False), (3, "ok", True)):
         found["rounds_done"], found["points"][1]["status"] = rounds, state
         costs.measure()
         assert (costs.kept() == found) is kept
-    assert runner._Costs(made(speed_rounds=2), tmp_path, "").kept() is None
+    for rounds, machine in ((2, "a machine"), (3, "another")):
+        assert runner._Costs(made(speed_rounds=rounds), tmp_path, "", machine).kept() is None
 
 
 def test_a_finished_cell_is_not_run_again(finished: Cells) -> None:
     finished.plan = made(abilities=["recall"], rates=[0.001, 0.01], seeds=2)
     finished.measure()  # would fail in `_start`
     assert len(finished.answers) == 2 * 2 + 2
+
+
+def test_a_cell_without_its_score_has_failed(finished: Cells) -> None:
+    cell = Cell("lstm", "recall", 0.001, 1)
+    directory = RunDirectory(finished.folder / name(cell))
+    directory.write_summary({"status": "finished", "val/loss": 1.0})
+    finished._run(finished.plan.abilities[0], [cell])
+    assert finished.answers[cell].status == "failed"
+    assert "no val/accuracy, the score of recall" in finished.answers[cell].note
 
 
 def test_the_pareto_front() -> None:
@@ -255,6 +266,8 @@ CELL = {
     "steps_asked": 80,
     "data_sha256": "a",
     "versions": {"torch": "2", "python": "3"},
+    "device": "cpu",
+    "threads": 1,
 }
 
 
@@ -281,6 +294,8 @@ def test_sentences_are_made_from_the_numbers() -> None:
             {"model": "mix", "decode_milliseconds": 3.0, "notes": []},
         ],
         "costs_failed": None,
+        "stopped": True,
+        "planned": 9,
         "exam": {"parameters": 100},
         "cells": [
             {"model": "gla", "ability": "copying", "status": "failed"},
@@ -292,6 +307,7 @@ def test_sentences_are_made_from_the_numbers() -> None:
                 "steps": 80,
                 "versions": {"torch": "1", "python": "3"},
                 "data_sha256": "b",
+                "threads": 2,
             },
         ],
     }
@@ -301,21 +317,21 @@ def test_sentences_are_made_from_the_numbers() -> None:
     assert "Recall beyond the trained lengths: mix is best with 90.0 %" in said
     assert "apart from all others; next is gla" in said
     assert (
-        "Recall: solved (99 % or more) by mix 99.9 % (one seed), state 3.00 KiB and "
-        "gla 99.2 % (one seed), state 2.00 KiB." in said
+        "Recall: solved (99 % or more) by mix 99.9 %, state 3.00 KiB and "
+        "gla 99.2 %, state 2.00 KiB." in said
     )
     assert (
-        "front of recall against state, the cheapest first: gla 99.2 % (one seed), 2.00 KiB; "
-        "mix 99.9 % (one seed), 3.00 KiB." in said
+        "front of recall against state, the cheapest first: gla 99.2 %, 2.00 KiB; "
+        "mix 99.9 %, 3.00 KiB." in said
     )
-    assert "front of recall against decoding, the cheapest first: gla 99.2 % (one seed)," in said
+    assert "front of recall against decoding, the cheapest first: gla 99.2 %," in said
     assert "Guessing scores 39 % in recall and 50 % in parity." in said
-    assert "Parity: no model is better than guessing; lstm is best with 51.0 % (one seed)." in said
+    assert "Parity: no model is better than guessing; lstm is best with 51.0 %." in said
     assert "front of parity" not in said
     assert "of language against state" not in said  # there are no bytes for it
     assert (
-        "The hybrid mix is better than each of gla and lstm in recall, longer; its mean is better "
-        "in language and recall, where seeds are too few or differ." in said
+        "mix is better than each of its parents, gla and lstm, in recall, longer; its mean is "
+        "better in language and recall, where seeds are too few or differ." in said
     )
     assert "Failed, and therefore not in the table: copying of gla." in said
     assert "A rate or a seed failed, and the table has the others: recall of gla." in said
@@ -324,6 +340,8 @@ def test_sentences_are_made_from_the_numbers() -> None:
     assert "The data of recall changed between cells" in said
     assert "More than 10% off the 100 parameters asked: gla (120 to 120)." in said
     assert "Cells ran with different versions: torch 1, torch 2." in said
+    assert "Cells of recall ran with different threads: 1, 2." in said
+    assert said.startswith("Stopped after 4 of 9 cells")
 
 
 def test_equals_are_equally_good_and_one_seed_is_not_apart() -> None:
@@ -335,10 +353,29 @@ def test_equals_are_equally_good_and_one_seed_is_not_apart() -> None:
         "scores": rows,
     }
     said = words._ranking(found, "recall")
+    assert words.digits(99.99, "%") == "99.99" and words.digits(100.0, "%") == "100.0"
     assert said == (
         "Recall: lstm and gla are equally good with 100.0 % (100.0 to 100.0, n 2); next is mix "
-        "with 90.0 % (one seed)."
+        "with 90.0 %."
     )
+
+
+def test_apart_is_said_of_the_better_side_alone() -> None:
+    """The first has the better mean by a seed that the other lacks; over the shared ones it is
+    worse."""
+    rows = [row("lstm", "recall", 80.0, 80.0, 100.0), row("gla", "recall", 85.0, 85.1)]
+    found = {"models": dict.fromkeys(("lstm", "gla"), []), "abilities": [], "scores": rows}
+    said = words._ranking(found, "recall")
+    assert "lstm is best" in said and "the difference from gla may be chance" in said
+
+
+def test_an_exam_without_a_score_leaves_no_old_page(tmp_path: Path) -> None:
+    folder = tmp_path / "exam"
+    assert write.write({"scores": [], "models": {}, "costs": []}, folder).startswith("nothing")
+    (folder / "report.html").touch()
+    (folder / "length.png").touch()
+    write.write({"scores": [], "models": {}, "costs": []}, folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["exam.csv", "exam.json"]
 
 
 def test_a_score_below_zero_has_its_whole_interval() -> None:
@@ -392,8 +429,9 @@ def test_an_exam_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[st
 
 
 def test_a_cell_that_fails_is_said_and_the_rest_runs(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(VARIABLE, "")  # and so as it was afterwards
     (tmp_path / "more/ability").mkdir(parents=True)
     rest = "longer: null\ncurve: null\nchance: null\ntimed: false\neffort: 1\n"
     more = {"broken": "task=charlm, task.path=nowhere.txt", "wrong": "task=parity"}
@@ -424,6 +462,7 @@ def test_two_exams_are_compared_where_their_data_are_the_same(tmp_path: Path) ->
             "exam": dict.fromkeys(exams.SETTINGS, 1) | {"speed_length": 8},
             "cells": [{**CELL, "data_sha256": "a"}, {**CELL, "ability": "parity"}],
             "costs": [{"model": "gla", "state_bytes": 512}],
+            "abilities": [{"name": "recall", "effort": 2 if name == "second" else 1}],
         }
         exam["cells"][1]["data_sha256"] = digest
         (tmp_path / name).mkdir()
@@ -436,6 +475,7 @@ def test_two_exams_are_compared_where_their_data_are_the_same(tmp_path: Path) ->
     second = write("second", "b", scores=rows, machine="there")
     said = exams.compare_exams([first, second])
     assert "They differ in machine: here; there" in said
+    assert "the ability recall: {'name': 'recall', 'effort': 1}; " in said
     assert "Not compared: parity, whose data differ." in said
     assert f"Only in {second}: copying of gla." in said
     table = [line for line in said.splitlines() if line.startswith("| gla")]
@@ -476,6 +516,7 @@ def test_a_bench_that_fails_is_said(
 
 def test_the_orderings_can_be_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every exam of scripts/orderings.sh, up to its first cell."""
+    monkeypatch.setenv(VARIABLE, "")  # and so as it was afterwards
     asked = tmp_path / "seqzoo"
     asked.write_text("#!/bin/sh\nprintf '%s\\n' \"$*\"\n")
     asked.chmod(0o755)

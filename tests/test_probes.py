@@ -273,6 +273,16 @@ def test_no_evaluation_example_is_trained(name: str, keys: dict[str, Any]) -> No
     assert not held_out & trained
 
 
+def test_training_and_evaluation_draw_different_numbers() -> None:
+    """With the seed and the number that would give the same ones."""
+    data = task_of("copying", lengths_from=8, lengths_to=8, test_lengths=[8]).data
+    drawn = [
+        data.training(8, 0, 4),
+        *(data.held_out(split, {"length": 8}, 0, 4) for split in ("val", "test")),
+    ]
+    assert len({each.inputs.tobytes() for each in drawn}) == 3
+
+
 def test_a_batch_is_of_every_length() -> None:
     task = task_of("parity", lengths_from=3, lengths_to=6)
     lengths = []

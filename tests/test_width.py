@@ -50,6 +50,12 @@ def test_the_nearest_width(name: str, architecture: str) -> None:
         assert abs(size(neighbour) - 300_000) >= abs(size(dim) - 300_000)
 
 
+def test_the_heads_of_every_layer_divide_the_width() -> None:
+    keys = {"pattern": ["gla", "transformer"], "layers": {"transformer": {"n_heads": 6}}}
+    model = seqzoo.build("hybrid", vocab_size=65, n_layers=2, parameters=100_000, **keys)
+    assert model.embedding.weight.shape[1] % 24 == 0  # 8 of GLA's four heads, 12 of the six
+
+
 def test_refused_from_python() -> None:
     def call(parameters: int, **keys: int) -> object:
         return seqzoo.build("gru", vocab_size=65, parameters=parameters, **keys)

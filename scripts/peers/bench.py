@@ -127,13 +127,15 @@ def measure_pair(pair: Pair, options: Options) -> list[Row]:
     return rows
 
 
-def report(server: Server, options: Options, names: Sequence[str]) -> Iterator[str]:
-    """The Markdown after every pair, so that a run that is stopped leaves what it has measured.
+def report(server: Server, options: Options, names: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """The Markdown after every pair, so that a run that is stopped leaves what it has measured; and
+    whether a pair has failed.
 
     A pair that is skipped or fails has a line below the table.
     """
     rows: list[Row] = []
     lines: list[str] = []
+    failed = False
     about = machine(server, options)
     print(about, flush=True)
     for name in names:
@@ -145,9 +147,11 @@ def report(server: Server, options: Options, names: Sequence[str]) -> Iterator[s
             print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
         else:
             print(f"{name}: {status}: {found}", flush=True)
+            failed |= status != SKIPPED
             lines.append(f"- {name}: {status}: {str(found).strip().splitlines()[-1]}")
         table = rows and markdown(HEAD, ["---"] * len(HEAD), *(row.cells() for row in rows))
-        yield "\n".join(f"{part}\n" for part in (about, table, "\n".join(lines), NOTES) if part)
+        parts = about, table, "\n".join(lines), NOTES
+        yield "\n".join(f"{part}\n" for part in parts if part), failed
 
 
 def measured(server: Server, pair: Pair, options: Options) -> tuple[str, Any]:
@@ -202,8 +206,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for pattern in given.only or ():
         if not any(fnmatch(name, pattern) for name in PAIRS):
             options.error(f"--only {pattern}: choose of {', '.join(PAIRS)}")
-    if given.rounds < 1:
-        options.error(f"--rounds {given.rounds}: give a number from 1 up")
+    for key in ("rounds", "threads"):
+        if (number := getattr(given, key)) is not None and number < 1:
+            options.error(f"--{key} {number}: give a number from 1 up")
     names = [n for n in PAIRS if not given.only or any(fnmatch(n, p) for p in given.only)]
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models have random weights: nothing is fetched
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of idle processes
@@ -220,9 +225,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device=device,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the measuring process ends too
-    whole = ""
+    whole, failed = "", False
     try:
-        for whole in report(Server(), how, names):
+        for whole, failed in report(Server(), how, names):  # noqa: B007 (read below)
             if given.out:
                 given.out.parent.mkdir(parents=True, exist_ok=True)
                 given.out.write_text(whole, encoding="utf-8")
@@ -230,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped: what was measured so far is kept", file=sys.stderr)
         return 130
     print(f"\n{whole}")
-    return int(f": {FAILED}: " in whole)
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def rwkv_package(model: LanguageModel, *, script: bool) -> Any:
     device = next(iter(weights.values())).device
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         torch.save(weights, Path(folder) / "model.pth")
-        return module.RWKV(model=str(Path(folder) / "model"), strategy=f"{device.type} fp32")
+        return module.RWKV(model=str(Path(folder) / "model"), strategy=f"{device} fp32")
 
 
 # ---- beside its own matrix-vector products, and beside a short context

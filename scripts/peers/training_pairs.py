@@ -39,7 +39,7 @@ DTYPES = ("float32", "bfloat16")
 PARAMETERS = 1_350_000  # of families that stand beside each other
 TINY_PARAMETERS = 60_000
 HEAD_SIZE = 32  # numbers a head, and what divides the widths of families
-SINGLE = (name for name, family in zoo.FAMILIES.items() if family.mixer is not None)  # no hybrids
+SINGLE = [name for name, family in zoo.FAMILIES.items() if family.mixer is not None]  # no hybrids
 FAMILIES = ("transformer", *(name for name in SINGLE if name != "transformer"))
 Loss = Callable[[Tensor, Tensor], Tensor]  # of inputs and targets (B, T): summed, in nats
 

@@ -61,10 +61,9 @@ def machine(settings: BenchSettings) -> dict[str, Any]:
     """The machine, its software, and the speed of matrix products that it reaches, in FLOP/s."""
     device, dtype = prepare(settings)
     peak = measure_peak(device, dtype, seconds=1.0)
-    name = _cpu_name() if device.type == "cpu" else torch.cuda.get_device_name(device)
     return {
         "device": device.type,
-        "name": name,
+        "name": device_name(device),
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "dtype": dtype,
         "peak_flops": peak.flops,
@@ -93,7 +92,10 @@ def survey(keys: Mapping[str, Any], settings: BenchSettings) -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
+def device_name(device: torch.device) -> str:
+    """The name of a GPU, or of this machine's CPU."""
+    if device.type != "cpu":
+        return torch.cuda.get_device_name(device)
     try:
         found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     except OSError:

@@ -19,7 +19,7 @@ from typing import Any
 
 from seqzoo.config import files, moved, plugins
 from seqzoo.config.combinations import corpus_or_files
-from seqzoo.config.values import shown
+from seqzoo.config.values import quoted, shown
 from seqzoo.errors import UserError, unknown
 from seqzoo.models.zoo import one_width
 
@@ -133,8 +133,7 @@ def _parse_one(text: str) -> Any:
                 "see --help of train, bench or info"
             ) from None
         # Text that Hydra's grammar has other uses for, such as ~/my.txt, is taken as it is.
-        quoted = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-        return OverridesParser.create().parse_override(f"{key}={quoted}")
+        return OverridesParser.create().parse_override(f"{key}={quoted(value)}")
 
 
 def add_search_path(entries: Iterable[str]) -> None:

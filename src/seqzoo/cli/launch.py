@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from seqzoo import tasks
+from seqzoo.config import files
 from seqzoo.config.requires import requirements
+from seqzoo.config.values import shown
 from seqzoo.errors import UserError, is_out_of_memory
 from seqzoo.report.text import number
 from seqzoo.runs.directory import RunDirectory
@@ -71,10 +73,10 @@ def run(
         Exception: the run failed; its summary has the status `failed`.
     """
     try:
-        data = prepare(config["task"])
         if needed := requirements(config):
             config = {**config, "requires": needed}
         directory.write_config(config)
+        data = prepare(config["task"])
         return _fit(config, data, directory, resuming=resuming, hooks=hooks, quiet=quiet)
     except UserError:
         if not resuming:
@@ -121,7 +123,7 @@ def _fit(
     return train(model, task, config, directory, hooks=hooks, resume=resuming, quiet=quiet)
 
 
-class _Output:
+class Output:
     """Standard output that may lose its reader: see `silence`."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -153,7 +155,7 @@ def attempt(
 ) -> tuple[int, Any]:
     """Train and print what came of it, and how to go on, which a sweep says once at its end; the
     exit status and the summary."""
-    with redirect_stdout(_Output(sys.stdout)):
+    with redirect_stdout(Output(sys.stdout)):
         return _attempt(config, directory, resuming, in_sweep)
 
 
@@ -172,9 +174,8 @@ def _attempt(
         traceback.print_exc()
         return FAILED, None
     if summary["status"] != "finished":
-        print(
-            f"stopped at step {summary['steps']:,}; to go on: seqzoo train resume={directory.path}"
-        )
+        again = f"{command()} train {shlex.quote(f'resume={directory.path}')}"
+        print(f"stopped at step {summary['steps']:,}; to go on: {again}")
         return INTERRUPTED, summary
     print("\n".join(closing_lines(summary)))
     if not in_sweep:
@@ -214,9 +215,9 @@ def next_commands(
         yield f"{seqzoo} {name} {run} {example}".rstrip()
     yield f"{seqzoo} dashboard {shlex.quote(str(runs_folder(folder)))}"
     other = "gru" if summary["model"] == "lstm" else "lstm"
-    path = config["task"].get("path")
-    same_data = f" {shlex.quote(f'task.path={path}')}" if path else ""
-    yield f"{seqzoo} train model={other} task={summary['task']}{same_data}"
+    task, usual = config["task"], files.defaults("task", config["task"]["name"])
+    own = [f"task.{key}={shown(v)}" for key, v in task.items() if v != usual.get(key)]
+    yield f"{seqzoo} train " + shlex.join([f"model={other}", f"task={task['name']}", *own])
 
 
 def _flops(summary: Mapping[str, Any]) -> str:

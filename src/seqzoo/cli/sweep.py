@@ -4,6 +4,7 @@ skipped."""
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,16 @@ def run_alone(options: Any, texts: Sequence[str]) -> int:
 
 def run(options: Any, texts: Sequence[str], configs: Sequence[dict[str, Any]]) -> int:
     """A run for each combination of values; the exit status."""
-    root = Path(configs[0]["hydra"]["sweep"]["dir"])
+    root, began = Path(configs[0]["hydra"]["sweep"]["dir"]), time.time()
     if not any(text.startswith("hydra.sweep.dir=") for text in texts):
         texts = [*texts, f"hydra.sweep.dir={root}"]  # its name is a time, which Hydra reads again
     try:
         run_hydra(job, options, texts, "train")
     except JobFailed:
         _show(root, configs)
-        failed = [d for d in RunDirectory.below(root) if d.summary.get("status") == "failed"]
-        count = f"{len(failed)} of {len(configs)} runs" if failed else "a run of the sweep"
+        new = [run for run in RunDirectory.below(root) if run.last_written >= began]
+        failed = [run for run in new if run.summary.get("status") == "failed"]
+        count = f"{len(failed)} of {len(new)} runs" if failed else "a run of the sweep"
         folders = sorted(str(launch.short(each.path.absolute())) for each in failed)
         launch.report(f"{count} failed: see {', '.join(folders or [str(root)])}")
         return launch.FAILED
@@ -64,7 +66,8 @@ def _show(root: Path, configs: Sequence[dict[str, Any]]) -> None:
     folders = [root] if found else []
     for config in configs:
         if config.get("resume") == "auto":
-            earlier = resume.same_request(launch.runs_folder(root / "0", root.parent), config)
+            short = launch.short(root.absolute())  # as for the runs themselves
+            earlier = resume.same_request(launch.runs_folder(short / "0", short.parent), config)
             if earlier is not None and earlier.path.resolve() not in found:
                 found[earlier.path.resolve()] = earlier
                 folders.append(earlier.path)

@@ -134,6 +134,12 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) and value.isprintable() else repr(value)
 
 
+def quoted(text: str) -> str:
+    """A text as Hydra's grammar takes it whole, with commas and brackets in it."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def _limits(annotation: Any) -> tuple[Any, list[Any]]:
     """The plain type of an annotation, and its limits as annotated-types writes them."""
     if get_origin(annotation) is not Annotated:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqzoo.config.values import quoted
 from seqzoo.exam.plan import Ability, Cell, Plan, unit
 from seqzoo.runs.directory import RunDirectory
 
@@ -165,7 +166,7 @@ class Cells:
             shutil.rmtree(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "seqzoo", "train", *self.plan.overrides(cell)]
-        command += [f"trainer.threads={threads}", f"hydra.run.dir={folder}"]
+        command += [f"trainer.threads={threads}", f"hydra.run.dir={quoted(str(folder))}"]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         with _log(folder).open("wb") as log:
             return subprocess.Popen(
@@ -179,8 +180,11 @@ class Cells:
 
     def _keep(self, ability: Ability, answer: Answer, took: str = "") -> None:
         """Take in an answer, and show it."""
-        self.answers[answer.cell] = answer
         score = answer.score(ability.score)
+        if answer.status == FINISHED and score is None:
+            reason = f"its summary has no {ability.score}, the score of {ability.name}"
+            answer = Answer(answer.cell, FAILED, answer.folder, {}, reason)
+        self.answers[answer.cell] = answer
         value = f"{score:.4g} {unit(ability.score)[0]}".rstrip() if score is not None else ""
         self.show(f"{answer.cell}: {value or f'{FAILED}: {answer.note}'}{took}")
 

@@ -12,6 +12,7 @@ from seqzoo.exam.results import (
     Results,
     chance,
     columns,
+    contenders,
     cost,
     front,
     higher_is_better,
@@ -24,6 +25,9 @@ from seqzoo.report import text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+FIGURES = ("exam", "state", "speed", "length")  # names of their files
 
 
 def all_figures(results: Results) -> dict[str, Figure]:
@@ -106,8 +110,8 @@ def _shade(values: list[float | None], higher_is_better: bool, log: bool) -> lis
 
 @look.style()
 def against_cost(results: Results, against: str) -> Figure:
-    """A panel for each ability: score against a cost, with the Pareto front as a line and the names
-    on it."""
+    """A panel for each ability: score against a cost, with the Pareto front of the models that do
+    better than guessing as a line, and the names on it."""
     names = [name for name in columns(results) if quality(results, name, against)]
     figure, panels = _panels(names)
     title, unit, scale, _ = COSTS[against]
@@ -126,9 +130,10 @@ def against_cost(results: Results, against: str) -> Figure:
             axes.errorbar(
                 [x], [row["mean"]], ends, fmt="o", color=colours[model], label=model, elinewidth=0.8
             )
-        line = [(abs(points[m][1]) / scale, sign * points[m][0]) for m in front(points)]
-        axes.plot(*zip(*line, strict=True), color="0.6", lw=0.9, zorder=0)
-        named.append((axes, line, front(points)))
+        on_front = front(contenders(results, name, points))
+        line = [(abs(points[m][1]) / scale, sign * points[m][0]) for m in on_front]
+        axes.plot([x for x, _ in line], [y for _, y in line], color="0.6", lw=0.9, zorder=0)
+        named.append((axes, line, on_front))
         axes.set(xscale="log", title=name, xlabel=f"{title}, {unit}", ylabel=_unit(results, name))
         if _unit(results, name) == "%":
             axes.set_ylim(0, 103)

@@ -19,6 +19,7 @@ from seqzoo.config.values import (
     Seconds,
     Text,
     check_device,
+    quoted,
     shown,
 )
 from seqzoo.errors import UserError, nearest
@@ -139,7 +140,7 @@ class Plan:
         settings, ability = self.settings, self._ability(cell.ability)
         given = [f"model={cell.model}", *ability.train]
         if "task=charlm" in ability.train and settings.text is not None:
-            given.append(f"task.path={settings.text}")
+            given.append(f"task.path={quoted(settings.text)}")
         given += [f"model.{key}={shown(value)}" for key, value in self.models[cell.model].items()]
         if settings.parameters is not None:
             given.append(f"model.parameters={settings.parameters}")

@@ -15,6 +15,7 @@ from seqzoo.report.statistics import Difference, half_width, paired
 from seqzoo.runs.directory import RunDirectory
 
 Results = Mapping[str, Any]  # the content of exam.json
+ABOVE_CHANCE = 2.0  # percentage points; less is no better than guessing
 Row = Mapping[str, Any]
 SCORE_COLUMNS = (
     "model ability metric unit mean low high n rate parameters dim state_bytes steps".split()
@@ -154,6 +155,12 @@ def chance(results: Results, column: str) -> float | None:
     return next((each["chance"] for each in results["abilities"] if each["name"] == name), None)
 
 
+def above_chance(results: Results, row: Row) -> bool:
+    """Whether a score is more than guessing reaches; true where that is not one number."""
+    guessed = chance(results, row["ability"])
+    return guessed is None or bool(row["mean"] > guessed + ABOVE_CHANCE)
+
+
 def cost(results: Results, model: str, column: str) -> float | None:
     """One of COSTS of a model."""
     for row in results["costs"]:
@@ -213,3 +220,12 @@ def quality(results: Results, column: str, cost_column: str) -> dict[str, tuple[
         if row is not None and value is not None:
             found[model] = (sign * row["mean"], dear * value)
     return found
+
+
+def contenders(
+    results: Results, column: str, points: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """Those of the points of a column whose models do better than guessing."""
+    rows = {model: score(results, model, column) for model in points}
+    good = [model for model, row in rows.items() if row and above_chance(results, row)]
+    return {model: points[model] for model in good}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -17,7 +16,6 @@ from seqzoo.errors import UserError
 from seqzoo.exam import results
 from seqzoo.exam.cells import Cells, Name
 from seqzoo.exam.plan import Plan
-from seqzoo.models import hybrid
 from seqzoo.models.zoo import layers, model_keys
 
 SPEED_MODES = ["train", "decode"]
@@ -42,8 +40,12 @@ def run(
     Raises:
         UserError: a model that cannot be measured as `seqzoo bench` does, before any cell is run.
     """
+    from seqzoo.bench.measure import device_name
+    from seqzoo.training.device import pick_device
+
     start = time.perf_counter()
-    costs = _Costs(plan, folder / "bench", command) if plan.settings.speed else None
+    machine = device_name(pick_device(plan.settings.device, "exam.device"))
+    costs = _Costs(plan, folder / "bench", command, machine) if plan.settings.speed else None
     cells = Cells(plan, folder / "cells", name, show)
     cells.measure()
     bench = None if costs is None else costs.kept()
@@ -62,7 +64,7 @@ def run(
         "command": command,
         "date": datetime.now().isoformat(timespec="minutes", sep=" "),
         "seconds": time.perf_counter() - start,
-        "machine": bench["machine"]["name"] if bench else platform.processor(),
+        "machine": machine,
         "stopped": stopped,
         "costs_failed": failed,
         **_record(plan, cells, bench),
@@ -91,6 +93,8 @@ def _record(plan: Plan, cells: Cells, bench: Mapping[str, Any] | None) -> dict[s
                 "steps_asked": plan.steps(answer.cell.ability),
                 "data_sha256": answer.summary.get("data_sha256"),
                 "versions": answer.summary.get("versions"),
+                "device": answer.summary.get("device"),
+                "threads": answer.summary.get("threads"),
             }
             for answer in cells.answers.values()
         ],
@@ -107,7 +111,7 @@ def _families(model: str, keys: dict[str, Any]) -> list[str]:
 class _Costs:
     """A bench of the models of an exam, which is not measured again where it is whole."""
 
-    def __init__(self, plan: Plan, folder: Path, command: str) -> None:
+    def __init__(self, plan: Plan, folder: Path, command: str, machine: str) -> None:
         settings = plan.settings
         asked = {
             "lengths": [settings.speed_length],
@@ -116,10 +120,13 @@ class _Costs:
             "rounds": settings.speed_rounds,
             "device": settings.device,
         }
-        one = bench_plan.make({"models": list(plan.models), "model": {}, "bench": asked})
-        models = {name: hybrid.merged(keys, plan.models[name]) for name, keys in one.models.items()}
-        self.plan = replace(one, models=models)  # each model's own keys: a hybrid has more layers
-        self.request = json.dumps([asked, models], sort_keys=True)
+        plans = [  # of each model on its own, as each has its own keys: a hybrid has more layers
+            bench_plan.make({"models": [name], "model": keys, "bench": asked})
+            for name, keys in plan.models.items()
+        ]
+        models = {name: keys for each in plans for name, keys in each.models.items()}
+        self.plan = replace(plans[0], models=models)
+        self.request = json.dumps([asked, models, machine, version("torch")], sort_keys=True)
         self.folder, self.command = folder, command
         self.found, self.of = folder / "bench.json", folder / "request.json"
 

@@ -10,8 +10,10 @@ from seqzoo.exam.results import (
     COSTS,
     Results,
     Row,
+    above_chance,
     chance,
     columns,
+    contenders,
     difference,
     digests,
     front,
@@ -20,10 +22,10 @@ from seqzoo.exam.results import (
     score,
     state_or_cost,
 )
+from seqzoo.report.statistics import Difference
 from seqzoo.report.text import number
 
 SOLVED, NEARLY = 99.0, 90.0  # percent
-ABOVE_CHANCE = 2.0  # percentage points; less is no better than guessing
 COARSE = 0.1  # relative
 ENDS = ("mean", "low", "high")
 AGAINST = ("state_bytes", "train_tokens_per_second", "decode_milliseconds")
@@ -31,7 +33,8 @@ AGAINST = ("state_bytes", "train_tokens_per_second", "decode_milliseconds")
 
 def sentences(results: Results) -> list[str]:
     """Everything that is said below the figures, a sentence or two each."""
-    lines = [_ranking(results, column) for column in columns(results)]
+    lines = [*_stopped(results), *_one_seed(results)]
+    lines += [_ranking(results, column) for column in columns(results)]
     lines += _guessing(results)
     for column in columns(results):
         lines += _solved(results, column)
@@ -44,16 +47,17 @@ def sentences(results: Results) -> list[str]:
 
 
 def shown(row: Row) -> str:
-    """A score with its interval: `97.3 % (96.8 to 97.8, n 3)`."""
+    """A score with its interval: `97.3 % (96.8 to 97.8, n 3)`; of one seed `97.3 %`."""
     unit = f" {row['unit']}" if row["unit"] else ""
     mean, low, high = (None if row[key] is None else digits(row[key], row["unit"]) for key in ENDS)
-    seeds = "one seed" if low is None else f"{low} to {high}, n {row['n']}"
-    return f"{mean}{unit} ({seeds})"
+    return f"{mean}{unit}" + ("" if low is None else f" ({low} to {high}, n {row['n']})")
 
 
 def digits(value: float, unit: str) -> str:
-    """A score; what is not in percent with four figures below ten."""
-    return number(value, 4) if value < 10 and unit != "%" else f"{value:.1f}"
+    """A score; what is not in percent with four figures below ten. 99.99 % is not 100.0 %."""
+    if unit == "%":
+        return f"{value:.2f}" if 99.95 <= value < 100 else f"{value:.1f}"
+    return number(value, 4) if value < 10 else f"{value:.1f}"
 
 
 def ranked(results: Results, column: str) -> list[Row]:
@@ -75,12 +79,14 @@ def _ranking(results: Results, column: str) -> str:
     best, others = first[0], rows[len(first) :]
     named = _listed([row["model"] for row in first])
     are = "is best" if len(first) == 1 else "are equally good"
-    guessed = "" if _above_chance(results, best) else "no model is better than guessing; "
+    guessed = "" if above_chance(results, best) else "no model is better than guessing; "
     text = f"{title(column)}: {guessed}{named} {are} with {shown(best)}"
     if guessed:
         return f"{text}."
-    found = {row["model"]: difference(best, row) for row in others}
-    close = [model for model, each in found.items() if each is not None and not each.apart]
+    found = {row["model"]: difference(row, best) for row in others}
+    close = [
+        model for model, each in found.items() if each and not _better_by(results, each, column)
+    ]
     if close:
         return f"{text}; over the seeds, the difference from {_listed(close)} may be chance."
     if others:
@@ -90,10 +96,20 @@ def _ranking(results: Results, column: str) -> str:
     return f"{text}."
 
 
-def _above_chance(results: Results, row: Row) -> bool:
-    """Whether a score is more than guessing reaches."""
-    guessed = chance(results, row["ability"])
-    return guessed is None or bool(row["mean"] > guessed + ABOVE_CHANCE)
+def _stopped(results: Results) -> Iterator[str]:
+    """That an exam was ended before all of its cells had run."""
+    done = len(results["cells"])
+    if results["stopped"] and done < results["planned"]:
+        yield (
+            f"Stopped after {done} of {results['planned']} cells: models did not have the same "
+            "learning rates and seeds."
+        )
+
+
+def _one_seed(results: Results) -> Iterator[str]:
+    """That nothing is known of the luck of a seed."""
+    if all(row["n"] == 1 for row in results["scores"]):
+        yield "Every score is of one seed, so small differences may be chance."
 
 
 def _guessing(results: Results) -> Iterator[str]:
@@ -125,11 +141,9 @@ def _with_state(results: Results, row: Row, column: str) -> str:
 
 def _fronts(results: Results, column: str) -> Iterator[str]:
     """Of the models that do better than guessing, those that none beats in a column and a cost."""
-    rows = [row for row in ranked(results, column) if _above_chance(results, row)]
-    scores = {row["model"]: shown(row) for row in rows}
+    scores = {row["model"]: shown(row) for row in ranked(results, column)}
     for against in AGAINST:
-        found = quality(results, column, against)
-        points = {model: point for model, point in found.items() if model in scores}
+        points = contenders(results, column, quality(results, column, against))
         if len(points) > 1:
             best = [f"{m} {scores[m]}, {_cost(results, m, column, against)}" for m in front(points)]
             begin = f"On the Pareto front of {column} against {COSTS[against][0]}"
@@ -148,7 +162,7 @@ def _parents(results: Results) -> Iterator[str]:
             better = _better(results, model, parents, column)
             if better is not None:
                 (surely if better else perhaps).append(column)
-        text = f"The hybrid {model} is better than each of {_listed(parents)} "
+        text = f"{model} is better than each of its parents, {_listed(parents)}, "
         text += f"in {_listed(surely)}" if surely else "in nothing beyond chance"
         if perhaps:
             text += f"; its mean is better in {_listed(perhaps)}, where seeds are too few or differ"
@@ -166,7 +180,14 @@ def _better(results: Results, model: str, parents: Sequence[str], column: str) -
     found = [(row, difference(row, own)) for row in theirs if row is not None]
     if any(sign * own["mean"] <= sign * row["mean"] for row, _ in found):
         return None
-    return all(each is not None and each.apart for _, each in found)
+    if not above_chance(results, own):
+        return None
+    return all(each and _better_by(results, each, column) for _, each in found)
+
+
+def _better_by(results: Results, gain: Difference, column: str) -> bool:
+    """Whether a difference over the seeds is for the better by more than chance."""
+    return gain.apart and (gain.mean > 0) == higher_is_better(results, column)
 
 
 def _unequal(results: Results) -> Iterator[str]:
@@ -216,11 +237,17 @@ def _ended_early(results: Results) -> Iterator[str]:
 
 
 def _not_comparable(results: Results) -> Iterator[str]:
-    """Cells that cannot be compared, as their data or the versions they ran with differ."""
+    """Cells that cannot be compared, as their data, device or threads or the versions they ran with
+    differ."""
     finished = [cell for cell in results["cells"] if cell["status"] == "finished"]
     for ability, found in digests(results).items():
         if len(found) > 1:
             yield f"The data of {ability} changed between cells: do not compare its scores."
+    for ability in {cell["ability"]: None for cell in finished}:
+        own = [cell for cell in finished if cell["ability"] == ability]
+        for key in ("device", "threads"):
+            if len(kinds := sorted({str(cell[key]) for cell in own})) > 1:
+                yield f"Cells of {ability} ran with different {key}: {', '.join(kinds)}."
     used = sorted({each for cell in finished for each in cell["versions"].items()})
     names = [name for name, _ in used]
     if mixed := [f"{name} {each}" for name, each in used if names.count(name) > 1]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqzoo.exam.figures import all_figures
+from seqzoo.exam.figures import FIGURES, all_figures
 from seqzoo.exam.plan import LONGER
 from seqzoo.exam.results import COSTS, SCORE_COLUMNS, Results, columns, cost, score
 from seqzoo.exam.words import sentences, shown
@@ -18,11 +18,13 @@ from seqzoo.report.text import Table, number
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+WRITTEN = ("exam.json", "exam.csv", "exam.md", "report.html")
 NOTES = """\
 Scores are means over seeds, with the 95 % interval of the mean by Student's t distribution in
-brackets. Each model has the learning rate that gave the first seed its best score in that ability,
-so where several rates were tried that seed is the luckiest of several runs. Two models are apart
-where the paired 95 % interval of their difference over the seeds leaves out zero.
+brackets; without brackets they are of one seed. Each model has the learning rate that gave the
+first seed its best score in that ability, so where several rates were tried that seed is the
+luckiest of several runs. Two models are apart where the paired 95 % interval of their difference
+over the seeds leaves out zero.
 State beside a score: bytes of that model in float32 after one sequence of the mean trained length.
 Costs are those of models of as many parameters with 256 tokens, as seqzoo bench measures them:
 state of one sequence, memory of a training step.
@@ -38,6 +40,9 @@ def write(results: Results, folder: Path) -> str:
         "exam.json": json.dumps(results, indent=1) + "\n",
         "exam.csv": text.to_csv(SCORE_COLUMNS, [*results["scores"], *_cost_rows(results)]),
     }
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in [*WRITTEN, *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg"))]:
+        (folder / old).unlink(missing_ok=True)
     text.write(folder, scored)
     if not results["scores"]:
         return "nothing was finished: no score\n"
@@ -156,7 +161,7 @@ def write_tensorboard(
     for curve in results["curves"]:
         chart = {curve["ability"]: ["Multiline", [f"{_tag(curve)}$"]]}
         charts.setdefault(f"accuracy in percent by {curve['axis']}", {}).update(chart)
-    with SummaryWriter(str(folder)) as board:
+    with figures.style(), SummaryWriter(str(folder)) as board:
         if charts:
             board.add_custom_scalars(charts)
         for name, figure in drawn.items():

@@ -13,6 +13,7 @@ from seqzoo.config import files
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count
 from seqzoo.errors import UserError
+from seqzoo.models import hybrid
 from seqzoo.models.zoo import build, full_name
 
 
@@ -36,9 +37,12 @@ def solve_width(n_parameters: int, **keys: Any) -> int:
     Raises:
         UserError: the narrowest model has more than twice as many.
     """
-    whole = {**files.defaults("model", full_name(keys["name"])), **keys}
-    unit: int = 2 * whole.get("n_heads", 4)  # widths that heads of an even size divide
-    unit = lcm(unit, keys.get("source_heads", 1))
+    whole = hybrid.merged(files.defaults("model", full_name(keys["name"])), keys)
+    heads = [
+        whole.get("n_heads", 4),
+        *(own.get("n_heads", 1) for _, _, own in hybrid.entries(whole)),
+    ]
+    unit = lcm(*(2 * n for n in heads), keys.get("source_heads", 1))  # heads of an even size
 
     def size(dim: int) -> int:
         with torch.device("meta"):

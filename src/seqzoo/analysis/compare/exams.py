@@ -17,8 +17,11 @@ from seqzoo.report.text import markdown, number
 
 EXAM = "exam.json"
 CONDITIONS = ("machine", "versions")  # of exam.json, beside its settings
-SETTINGS = ("parameters", "rates", "seeds", "steps", "seconds", "language_seconds")
-Scores = Mapping[tuple[str, str], Mapping[str, Any]]
+SETTINGS = (
+    *("parameters", "rates", "seeds", "steps", "seconds", "language_seconds"),
+    *("device", "speed_length"),
+)
+Scores = Mapping[tuple[str, str, str], Mapping[str, Any]]  # by model, ability and metric
 
 
 def compare_exams(folders: Sequence[Path]) -> str:
@@ -43,11 +46,11 @@ def compare_exams(folders: Sequence[Path]) -> str:
         row, other = ours[key], theirs[key]
         change = difference(row, other)
         moved = f"{'+' * (other['mean'] >= row['mean'])}{number(other['mean'] - row['mean'])}"
-        rows.append([*key, shown(row), shown(other), moved, _chance(row, other, change)])
+        rows.append([*key[:2], shown(row), shown(other), moved, _chance(row, other, change)])
     text = _differences(first, second)
     text += "".join(f"Not compared: {each}, whose data differ.\n\n" for each in unlike)
     for folder, own, others in ((folders[0], ours, theirs), (folders[1], theirs, ours)):
-        if only := [f"{ability} of {model}" for model, ability in own.keys() - others.keys()]:
+        if only := [f"{ability} of {model}" for model, ability, _ in own.keys() - others.keys()]:
             text += f"Only in {folder}: {', '.join(sorted(only))}.\n\n"
     text += markdown(["model", "ability", "first", "second", "change", "seeds"], rows)
     if costs := list(_costs(first, second)):
@@ -60,11 +63,17 @@ def _chance(row: Mapping[str, Any], other: Mapping[str, Any], change: Difference
     """Whether a change may be chance."""
     if row["values"] == other["values"]:
         return "equal"
-    return "one seed" if change is None else "apart" if change.apart else "may be chance"
+    return (
+        "fewer than two seeds in both"
+        if change is None
+        else "apart"
+        if change.apart
+        else "may be chance"
+    )
 
 
 def _scores(exam: Result) -> Scores:
-    return {(row["model"], row["ability"]): row for row in exam["scores"]}
+    return {(row["model"], row["ability"], row["metric"]): row for row in exam["scores"]}
 
 
 def _unlike(first: Result, second: Result) -> list[str]:
@@ -89,6 +98,12 @@ def _differences(first: Result, second: Result) -> str:
     """A line for each difference in machine, versions, settings, and the keys of shared models."""
     both = [(key, first[key], second[key]) for key in CONDITIONS]
     both += [(key, first["exam"][key], second["exam"][key]) for key in SETTINGS]
+    abilities = {each["name"]: each for each in second["abilities"]}
+    both += [
+        (f"the ability {each['name']}", each, abilities[each["name"]])
+        for each in first["abilities"]
+        if each["name"] in abilities
+    ]
     both += [
         (f"the keys of {model}", keys, second["keys"][model])
         for model, keys in first["keys"].items()

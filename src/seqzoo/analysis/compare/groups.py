@@ -115,8 +115,8 @@ Array = np.ndarray[Any, Any]
 
 def mean_curve(group: Group, metric: str, axis: str) -> tuple[Array, Array, Array | None]:
     """The mean over seeds where all of them have the metric, and its standard deviation: points x,
-    means, deviations. Between a run's points its curve is a straight line. Of one run: its points,
-    and None."""
+    means, deviations. Between a run's points its curve is a straight line. Of runs that have no
+    place in common: one point, the means of their last ones. Of one run: its points, and None."""
     curves = [np.array(run.curve(metric, axis), dtype=float) for run in group.ranked or group.runs]
     curves = [curve for curve in curves if len(curve)]
     if not curves:
@@ -125,6 +125,9 @@ def mean_curve(group: Group, metric: str, axis: str) -> tuple[Array, Array, Arra
         return curves[0][:, 0], curves[0][:, 1], None
     begin = max(curve[0, 0] for curve in curves)
     end = min(curve[-1, 0] for curve in curves)
+    if begin > end:  # they have no place in common: their last points
+        x, values = np.stack([curve[-1] for curve in curves], 1)
+        return x.mean(keepdims=True), values.mean(keepdims=True), values.std(ddof=1, keepdims=True)
     x = np.unique(np.concatenate([curve[:, 0] for curve in curves]))
     x = x[(x >= begin) & (x <= end)]
     values = np.stack([np.interp(x, curve[:, 0], curve[:, 1]) for curve in curves])

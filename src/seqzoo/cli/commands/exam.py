@@ -6,6 +6,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,8 +50,18 @@ def main(arguments: list[str]) -> int:
     print(write.efforts([asdict(each) for each in one.abilities], asdict(one.settings)), flush=True)
     names = _names(one, text)
     command = shlex.join(["seqzoo", "exam", *arguments])
-    found = runner.run(one, folder, names, command, lambda line: print(line, flush=True))
-    print(write.write(found, folder), end="")
+    with redirect_stdout(launch.Output(sys.stdout)):  # a reader that leaves does not end the exam
+        found = runner.run(one, folder, names, command, lambda line: print(line, flush=True))
+        print(write.write(found, folder), end="")
+        _what_next(found, folder, arguments)
+    if found["stopped"]:
+        return launch.INTERRUPTED
+    failed = found["costs_failed"] or any(cell["status"] == "failed" for cell in found["cells"])
+    return launch.FAILED if failed else 0
+
+
+def _what_next(found: Mapping[str, Any], folder: Path, arguments: Sequence[str]) -> None:
+    """Print where the results are, and how to go on with an exam that was stopped."""
     if found["scores"]:
         print(
             f"\nwritten to {folder}:\n  report.html, exam.md, exam.csv, exam.json, figures\n"
@@ -58,9 +71,6 @@ def main(arguments: list[str]) -> int:
         given = [each for each in arguments if not each.startswith("hydra.run.dir=")]
         again = shlex.join([*given, f"hydra.run.dir={folder}"])
         print(f"to go on:\n  {launch.command()} exam {again}")
-        return launch.INTERRUPTED
-    failed = found["costs_failed"] or any(cell["status"] == "failed" for cell in found["cells"])
-    return launch.FAILED if failed else 0
 
 
 def _names(one: Plan, text: str | None) -> Any:

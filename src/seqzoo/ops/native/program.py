@@ -61,6 +61,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether a tensor differs in every replay."""
         return _storage(x) in self._changing
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch is to load its compiler, to keep it out of here, which takes a second. No
+        step is compiled while it is recorded."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
