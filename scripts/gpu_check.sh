@@ -48,6 +48,7 @@ bench() {
     bench.seconds=0.05 bench.max_step_seconds=5 hydra.run.dir="$work/bench" "${@:2}" >"$work/log" 2>&1
   shown $? "$work/bench/bench.md"
 }
+
 # peers SECONDS OPTION...: the table of scripts/peers; those pairs that are measured after so many seconds.
 peers() {
   timeout --foreground -s INT "$1" "$python" scripts/peers/bench.py --device "$device" --rounds 5 --out "$work/peers.md" \

@@ -28,7 +28,7 @@ from seqzoo.models.zoo import FAMILIES, model_keys
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.registry import fla_installed
 from seqzoo.ops.rwkv7 import FASTEST_DECAY
-from seqzoo.training.device import float32_products
+from seqzoo.training.device import float32_products, synchronise
 
 HEADS, SIZE = 8, 64  # of the matrix states
 TOKENS = 32_768  # in all rows of a batch together
@@ -41,8 +41,7 @@ def milliseconds(device: torch.device, *functions: Callable[[], object]) -> list
         for function, taken in zip(functions, times, strict=True):
             start = time.perf_counter()
             function()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            synchronise(device)
             if turn >= 3:  # the first turns compile and choose
                 taken.append(1000 * (time.perf_counter() - start))
     return [statistics.median(taken) for taken in times]

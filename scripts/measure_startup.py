@@ -79,9 +79,8 @@ def main() -> None:
             )
 
         def generate() -> float:
-            return seconds_until(
-                [*seqzoo, "generate", str(run), "--prompt", "T"], prints(2)
-            )  # T, and one more
+            command = [*seqzoo, "generate", str(run), "--prompt", "T"]
+            return seconds_until(command, prints(2))  # the prompt, and the first of the text
 
         calls = {
             "`import torch`": torch,

@@ -322,6 +322,20 @@ def test_two_benches_are_compared(benches: Path) -> None:
     assert "apart" not in text
 
 
+def test_benches_agree_within_their_noise(benches: Path, tmp_path: Path) -> None:
+    bench = json.loads((benches / "b" / "bench.json").read_text())
+    for name, factor in (("as before", 1.0), ("slower", 2.0)):
+        for point in bench["points"]:
+            point["noise"], point["milliseconds"] = 0.1, factor * point["milliseconds"]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "bench.json").write_text(json.dumps(bench))
+    first, second = tmp_path / "as before", tmp_path / "slower"
+    text, agree, points = compare_benches([first, first])
+    assert agree == points > 0 and "14 %" in text and "apart" not in text
+    text, agree, points = compare_benches([first, second])
+    assert agree == 0 and text.count("apart") == points
+
+
 # ---- numbers and tables
 
 

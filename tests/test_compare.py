@@ -223,6 +223,10 @@ def test_band_of_curves_of_unlike_points(tmp_path: Path) -> None:
     x, mean, deviation = mean_curve(Group("gru", [first, second]), "val/loss", "step")
     assert x.tolist() == [2, 4, 5, 8] and mean == pytest.approx(2 * x)
     assert deviation == pytest.approx(2**0.5 * x)
+    first.metrics, second.metrics = first.metrics[:1], second.metrics[2:]  # at 0 and at 9
+    x, mean, deviation = mean_curve(Group("gru", [first, second]), "val/loss", "step")
+    assert x.tolist() == [4.5] and mean == pytest.approx([13.5])
+    assert deviation == pytest.approx([27 / 2**0.5])
 
 
 def test_tensorboard_has_the_mean_and_the_band(tmp_path: Path) -> None:

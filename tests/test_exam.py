@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from calls import assert_refused, status
+from seqzoo import tasks
 from seqzoo.analysis.compare import exams
 from seqzoo.cli.checks import check_config
 from seqzoo.cli.commands.exam import _digest, _names
@@ -36,6 +37,17 @@ def made(**exam: Any) -> plan.Plan:
 def test_every_ability_has_a_file_that_is_whole() -> None:
     for name in files.names("ability"):
         assert plan.ability(name).columns and files.comments("ability", name)[0]
+
+
+def test_what_guessing_scores_is_the_tasks_own_chance() -> None:
+    told = 0
+    for one in map(plan.ability, files.names("ability")):
+        task = compose(parse(one.train))[0]["task"]
+        chance = getattr(tasks.prepare(task), "chance", None)
+        if chance is not None:
+            assert one.chance == pytest.approx(100 * chance, abs=0.05)
+            told += 1
+    assert told >= 3
 
 
 def test_every_model_can_be_asked_every_ability() -> None:

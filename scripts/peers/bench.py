@@ -31,7 +31,7 @@ from seqzoo.bench import measure
 from seqzoo.bench.runner import FAILED, OK, SKIPPED, Server
 from seqzoo.config.schema import load
 from seqzoo.errors import UserError
-from seqzoo.training.device import pick_device
+from seqzoo.training.device import float32_products, pick_device
 
 LIMIT = 3600.0  # seconds that a pair may take
 NOTES = """\
@@ -123,7 +123,8 @@ PAIRS: dict[str, Pair] = {  # a shape: layers, width, heads, batch, tokens
 def measure_pair(pair: Pair, options: Options) -> list[Row]:
     """In the child process: prepare it, and measure."""
     options.prepare()
-    rows: list[Row] = load(pair.function)(options, **pair.keys)
+    with float32_products(options.device, "bfloat16"):
+        rows: list[Row] = load(pair.function)(options, **pair.keys)
     return rows
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from seqzoo.report.text import number
-from seqzoo.training.device import keep_freed_memory
+from seqzoo.training.device import keep_freed_memory, synchronise
 
 CPU = torch.device("cpu")
 WARM_UP = 3  # calls before the first that counts: they allocate, choose kernels and compile
@@ -65,7 +65,6 @@ class Options:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         keep_freed_memory()
-        torch.set_float32_matmul_precision("medium" if self.device.type == "cuda" else "highest")
         torch.manual_seed(0)
         build_on(self.device)
 
@@ -195,15 +194,9 @@ def rates(seconds: Sequence[float], tokens: int | None) -> list[float]:
 
 
 def _seconds(call: Callable[[], object], repeats: int, device: torch.device) -> float:
-    finish(device)
+    synchronise(device)
     start = time.perf_counter()
     for _ in range(repeats):
         call()
-    finish(device)
+    synchronise(device)
     return (time.perf_counter() - start) / repeats
-
-
-def finish(device: torch.device) -> None:
-    """Wait until the device has computed what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -27,7 +27,13 @@ from seqzoo.models.width import solved
 from seqzoo.models.zoo import build
 from seqzoo.state import State, nbytes
 from seqzoo.tasks.next_token import TokenBatch, next_token_loss
-from seqzoo.training.device import float32_products, keep_freed_memory, pick_device, pick_dtype
+from seqzoo.training.device import (
+    float32_products,
+    keep_freed_memory,
+    pick_device,
+    pick_dtype,
+    synchronise,
+)
 from seqzoo.training.forward import Forward
 from seqzoo.training.optimizers import adamw
 from seqzoo.training.peak import measure_peak
@@ -221,11 +227,11 @@ CALLS = {"train": training_step, "prefill": prefill, "decode": decoding_step}
 
 def timed(call: Callable[[], T], device: torch.device, repeats: int = 1) -> tuple[float, T]:
     """Seconds a call, as a mean over the repeats, and the last result."""
-    _synchronise(device)
+    synchronise(device)
     start = time.perf_counter()
     for _ in range(repeats):
         result = call()
-    _synchronise(device)
+    synchronise(device)
     return (time.perf_counter() - start) / repeats, result
 
 
@@ -258,11 +264,6 @@ def sample(
         return {"times": times, "steady": None}
     drift = statistics.median(times[-half:]) / statistics.median(times[:half]) - 1
     return {"times": times, "steady": abs(drift) <= 0.1}
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class FusedKernels(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -153,7 +153,7 @@ def attempt(
     resuming: bool = False,
     in_sweep: bool = False,
 ) -> tuple[int, Any]:
-    """Train and print what came of it, and how to go on, which a sweep says once at its end; the
+    """Train, and print the result; outside a sweep also the commands to go on with. Returns the
     exit status and the summary."""
     with redirect_stdout(Output(sys.stdout)):
         return _attempt(config, directory, resuming, in_sweep)

@@ -66,8 +66,7 @@ def _show(root: Path, configs: Sequence[dict[str, Any]]) -> None:
     folders = [root] if found else []
     for config in configs:
         if config.get("resume") == "auto":
-            short = launch.short(root.absolute())  # as for the runs themselves
-            earlier = resume.same_request(launch.runs_folder(short / "0", short.parent), config)
+            earlier = _before(launch.short((root / "0").absolute()), config)
             if earlier is not None and earlier.path.resolve() not in found:
                 found[earlier.path.resolve()] = earlier
                 folders.append(earlier.path)
@@ -110,8 +109,7 @@ def _run(cfg: Any) -> tuple[int, float | None]:
         plugins.use(config.get("plugins") or [])
         check_config(config)  # also what only a sweeper knew
         if sweep and config.pop("resume", None) == "auto":
-            runs = launch.runs_folder(folder, folder.parent.parent)
-            if (found := resume.same_request(runs, config)) is not None:
+            if (found := _before(folder, config)) is not None:
                 return _skip_or_resume(found)
         directory = launch.claim(folder)
     except UserError as error:
@@ -119,6 +117,11 @@ def _run(cfg: Any) -> tuple[int, float | None]:
         return launch.REFUSED, None
     config["resume"] = None
     return _train(config, directory, sweep=sweep)
+
+
+def _before(folder: Path, config: dict[str, Any]) -> RunDirectory | None:
+    """The run that a job of a sweep, whose folder this is, skips or goes on with."""
+    return resume.same_request(launch.runs_folder(folder, folder.parent.parent), config)
 
 
 def _skip_or_resume(directory: RunDirectory) -> tuple[int, float | None]:

@@ -135,12 +135,13 @@ def score(results: Results, model: str, column: str) -> Row | None:
     return None
 
 
-def digests(results: Results) -> dict[str, set[str]]:
-    """Of each ability the digests of the data that its finished cells were asked on."""
-    found: dict[str, set[str]] = {}
+def of_cells(results: Results, key: str) -> dict[str, set[Any]]:
+    """Of each ability the different values that its finished cells have at a key, such as
+    `data_sha256`, the digest of the data."""
+    found: dict[str, set[Any]] = {}
     for cell in results["cells"]:
         if cell["status"] == "finished":
-            found.setdefault(cell["ability"], set()).add(cell["data_sha256"])
+            found.setdefault(cell["ability"], set()).add(cell[key])
     return found
 
 

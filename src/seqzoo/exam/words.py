@@ -15,9 +15,9 @@ from seqzoo.exam.results import (
     columns,
     contenders,
     difference,
-    digests,
     front,
     higher_is_better,
+    of_cells,
     quality,
     score,
     state_or_cost,
@@ -240,14 +240,14 @@ def _not_comparable(results: Results) -> Iterator[str]:
     """Cells that cannot be compared, as their data, device or threads or the versions they ran with
     differ."""
     finished = [cell for cell in results["cells"] if cell["status"] == "finished"]
-    for ability, found in digests(results).items():
+    for ability, found in of_cells(results, "data_sha256").items():
         if len(found) > 1:
             yield f"The data of {ability} changed between cells: do not compare its scores."
-    for ability in {cell["ability"]: None for cell in finished}:
-        own = [cell for cell in finished if cell["ability"] == ability]
-        for key in ("device", "threads"):
-            if len(kinds := sorted({str(cell[key]) for cell in own})) > 1:
-                yield f"Cells of {ability} ran with different {key}: {', '.join(kinds)}."
+    for key in ("device", "threads"):
+        for ability, found in of_cells(results, key).items():
+            if len(found) > 1:
+                listed = ", ".join(sorted(map(str, found)))
+                yield f"Cells of {ability} ran with different {key}: {listed}."
     used = sorted({each for cell in finished for each in cell["versions"].items()})
     names = [name for name, _ in used]
     if mixed := [f"{name} {each}" for name, each in used if names.count(name) > 1]:

@@ -30,6 +30,12 @@ def keep_freed_memory() -> None:
         mallopt(M_TOP_PAD, 64 * 2**20)
 
 
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has computed what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 @contextmanager
 def cpu_threads(n: int | None) -> Iterator[None]:
     """Inside, torch computes on this many threads, or if None on as many as before, whatever sets

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from seqzoo.training.device import synchronise
+
 
 class Peak(NamedTuple):
     """FLOP/s of large matrix products, and how they were measured."""
@@ -29,8 +31,7 @@ def measure_peak(device: torch.device, dtype: str, *, seconds: float) -> Peak:
     while len(times) < 4 or time.perf_counter() - begun < seconds:
         start = time.perf_counter()
         a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronise(device)
         times.append(time.perf_counter() - start)
     taken = times[1:]
     what = f"{size} x {size} matrix product, median of {len(taken)}"

@@ -32,13 +32,14 @@ def compare_benches(folders: Sequence[Path]) -> tuple[str, int, int]:
         row, other = ours[key], theirs[key]
         ratio = other["milliseconds"] / row["milliseconds"]
         noises = row["noise"], other["noise"]
-        known = None not in noises  # of a bench of one round it is not
-        noise = math.hypot(*noises) if known else math.nan
-        within = abs(math.log(ratio)) <= noise  # not where the noise is not known
-        agree += within
-        about = f"{100 * noise:.0f} %" if known else "unknown"
-        shown = [f"{ratio:.3f}", about, "" if within or not known else "apart"]
-        rows.append([f"{row['model']} {row['mode']}", length(row["length"]), *shown])
+        told = ["unknown", ""]  # of a bench of one round
+        if None not in noises:
+            noise = math.hypot(*noises)
+            within = abs(math.log(ratio)) <= noise
+            agree += within
+            told = [f"{100 * noise:.0f} %", "" if within else "apart"]
+        point = f"{row['model']} {row['mode']}"
+        rows.append([point, length(row["length"]), f"{ratio:.3f}", *told])
     if not rows:
         raise UserError(f"{folders[0]} and {folders[1]} have no point in common")
     head = ["point", "T", "time, second / first", "noise", ""]

@@ -10,7 +10,7 @@ from typing import Any
 from seqzoo.analysis.compare.pair import Result, differences, read_two
 from seqzoo.errors import UserError
 from seqzoo.exam.plan import LONGER
-from seqzoo.exam.results import COSTS, cost, difference, digests
+from seqzoo.exam.results import COSTS, cost, difference, of_cells
 from seqzoo.exam.words import shown
 from seqzoo.report.statistics import Difference
 from seqzoo.report.text import markdown, number
@@ -63,13 +63,9 @@ def _chance(row: Mapping[str, Any], other: Mapping[str, Any], change: Difference
     """Whether a change may be chance."""
     if row["values"] == other["values"]:
         return "equal"
-    return (
-        "fewer than two seeds in both"
-        if change is None
-        else "apart"
-        if change.apart
-        else "may be chance"
-    )
+    if change is None:
+        return "fewer than two seeds in both"
+    return "apart" if change.apart else "may be chance"
 
 
 def _scores(exam: Result) -> Scores:
@@ -78,7 +74,7 @@ def _scores(exam: Result) -> Scores:
 
 def _unlike(first: Result, second: Result) -> list[str]:
     """Abilities that were asked on other data in the second exam."""
-    ours, theirs = digests(first), digests(second)
+    ours, theirs = (of_cells(exam, "data_sha256") for exam in (first, second))
     return [ability for ability in ours if ability in theirs and ours[ability] != theirs[ability]]
 
 

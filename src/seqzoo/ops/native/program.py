@@ -63,8 +63,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Whether torch is to load its compiler, to keep it out of here, which takes a second. No
-        step is compiled while it is recorded."""
+        """Read by torch: where it is true, torch imports its compiler to disable it inside this
+        mode, which takes a second. No step is compiled while it is recorded."""
         return False
 
     def __torch_dispatch__(
