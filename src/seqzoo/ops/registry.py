@@ -216,7 +216,8 @@ BACKENDS: dict[str, dict[str, Backend]] = {
     },
     "trapezoidal": {
         "naive": Backend("seqzoo.ops.mamba3:naive", when=one_token),
-        **dict.fromkeys(("native", "chunked", "blocked"), Backend("seqzoo.ops.mamba3:turned")),
+        "native": Backend("seqzoo.ops.mamba3:turned", when=available),
+        **dict.fromkeys(("chunked", "blocked"), Backend("seqzoo.ops.mamba3:turned")),
     },
     "wkv4": {
         "native": Backend("seqzoo.ops.native.scans:wkv4", when=takes("gate_forward")),
