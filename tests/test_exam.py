@@ -40,14 +40,14 @@ def test_every_ability_has_a_file_that_is_whole() -> None:
 
 
 def test_what_guessing_scores_is_the_tasks_own_chance() -> None:
-    told = 0
+    compared = 0
     for one in map(plan.ability, files.names("ability")):
         task = compose(parse(one.train))[0]["task"]
         chance = getattr(tasks.prepare(task), "chance", None)
         if chance is not None:
             assert one.chance == pytest.approx(100 * chance, abs=0.05)
-            told += 1
-    assert told >= 3
+            compared += 1
+    assert compared >= 3
 
 
 def test_every_model_can_be_asked_every_ability() -> None:

@@ -62,6 +62,15 @@ def compare(f, inputs: list[Tensor]) -> None:
         assert difference(expected, given) < TOLERANCE[expected.dtype]
 
 
+def test_native_forms_are_chosen_on_the_cpu_alone() -> None:
+    elsewhere, natives = torch.empty(2, 3, 4, device="meta"), 0
+    for forms in ops.backends().values():
+        if "native" in forms:
+            natives += 1
+            assert not forms["native"].when(elsewhere, 3)
+    assert natives > 10
+
+
 @contextmanager
 def kept_tensors() -> Iterator[list[Tensor]]:
     """Collect what is kept for the backward pass."""

@@ -7,15 +7,15 @@ then slows both sides.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 
+from seqzoo.bench.measure import timed
 from seqzoo.report.text import number
-from seqzoo.training.device import keep_freed_memory, synchronise
+from seqzoo.training.device import keep_freed_memory
 
 CPU = torch.device("cpu")
 WARM_UP = 3  # calls before the first that counts: they allocate, choose kernels and compile
@@ -147,12 +147,12 @@ def alternate(calls: Calls, options: Options) -> dict[str, list[float]]:
     for name, call in calls.items():
         for _ in range(WARM_UP - 1):
             call()
-        once = _seconds(call, 1, options.device)
+        once, _ = timed(call, options.device)
         repeats[name] = max(1, min(MAX_REPEATS, round(options.seconds / once)))
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(options.rounds):
         for name, call in calls.items():
-            times[name].append(_seconds(call, repeats[name], options.device))
+            times[name].append(timed(call, options.device, repeats[name])[0])
     build_on(options.device)
     return times
 
@@ -191,12 +191,3 @@ def compare(
 def rates(seconds: Sequence[float], tokens: int | None) -> list[float]:
     """Tokens a second, or milliseconds where there are none."""
     return [1000 * taken if tokens is None else tokens / taken for taken in seconds]
-
-
-def _seconds(call: Callable[[], object], repeats: int, device: torch.device) -> float:
-    synchronise(device)
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    synchronise(device)
-    return (time.perf_counter() - start) / repeats

@@ -32,14 +32,14 @@ def compare_benches(folders: Sequence[Path]) -> tuple[str, int, int]:
         row, other = ours[key], theirs[key]
         ratio = other["milliseconds"] / row["milliseconds"]
         noises = row["noise"], other["noise"]
-        told = ["unknown", ""]  # of a bench of one round
+        verdict = ["unknown", ""]  # the noise of a bench of one round is not known
         if None not in noises:
             noise = math.hypot(*noises)
             within = abs(math.log(ratio)) <= noise
             agree += within
-            told = [f"{100 * noise:.0f} %", "" if within else "apart"]
+            verdict = [f"{100 * noise:.0f} %", "" if within else "apart"]
         point = f"{row['model']} {row['mode']}"
-        rows.append([point, length(row["length"]), f"{ratio:.3f}", *told])
+        rows.append([point, length(row["length"]), f"{ratio:.3f}", *verdict])
     if not rows:
         raise UserError(f"{folders[0]} and {folders[1]} have no point in common")
     head = ["point", "T", "time, second / first", "noise", ""]

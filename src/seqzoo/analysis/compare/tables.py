@@ -76,8 +76,8 @@ def against_best(groups: Sequence[Group], metric: str) -> Table:
     for group in others:
         if found := difference(best, group, metric):
             interval = f"{found.low:+.4f} to {found.high:+.4f}"
-            told = "apart" if found.apart else "not told apart"
-            rows.append([group.name, f"{found.mean:+.4f}", interval, str(found.n), told])
+            verdict = "apart" if found.apart else "not told apart"
+            rows.append([group.name, f"{found.mean:+.4f}", interval, str(found.n), verdict])
     head = [f"{metric} less that of {best.name}", "mean", "95 % interval", "seeds", ""]
     return Table(head, rows)
 
