@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the papers say of architectures, asked again by exams.
 #   scripts/orderings.sh [NAME ...]     parity, group, recall, copying, mad; without a name all
-# Further overrides of every exam in EXAM, such as EXAM="exam.seeds=1 exam.seconds=30".
+# Further overrides of every exam in EXAM, such as EXAM="exam.seeds=1 models=[gla_64]"; they come last.
 set -euo pipefail
 out=${OUT:-runs/orderings}
 seqzoo=${SEQZOO:-seqzoo}
@@ -9,7 +9,7 @@ seqzoo=${SEQZOO:-seqzoo}
 # ask NAME KEY=VALUE ...: an exam without speed, in a folder of its own.
 ask() {
   # shellcheck disable=SC2086
-  $seqzoo exam exam.speed=false hydra.run.dir="$out/$1" --config-dir "$out/models" ${EXAM:-} "${@:2}" ||
+  $seqzoo exam exam.speed=false hydra.run.dir="$out/$1" --config-dir "$out/models" "${@:2}" ${EXAM:-} ||
     { failed=$? && [ $failed = 1 ]; } # a cell failed: the other questions are asked
 }
 

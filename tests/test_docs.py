@@ -110,7 +110,10 @@ COMMAND_LINES = [(p, line) for p in PAGES if p != CONTRIBUTING for line in comma
 @pytest.mark.parametrize(
     ("page", "line"), COMMAND_LINES, ids=[f"{page.stem}: {line}" for page, line in COMMAND_LINES]
 )
-def test_every_command_is_understood(page: Path, line: str) -> None:
+def test_every_command_is_understood(
+    page: Path, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # what earlier runs left in the project's folder is not there
     understand(line)
 
 

@@ -167,7 +167,7 @@ def test_world_vocabulary(tmp_path: Path) -> None:
     tokenizer.save(tmp_path / "tokenizer.json")
     again = Tokenizer.load(tmp_path / "tokenizer.json")
     assert again.kind == "longest" and np.array_equal(again.encode(text), ids)
-    assert again._inner.encode(text).ids == expected  # as the library reads it
+    assert again.inner.encode(text).ids == expected  # as the library reads it
 
 
 def test_formats_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +18,9 @@ import seqzoo
 from calls import status
 from seqzoo import tasks
 from seqzoo.config.files import defaults
+from seqzoo.data.bpe_dropout import WAYS, BpeDropout
+from seqzoo.data.tokenizers import Tokenizer
+from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.tasks.next_token import (
     IGNORE,
@@ -193,6 +198,92 @@ def test_r_drop_adds_the_divergence_of_two_passes() -> None:
     assert torch.allclose(loss, expected)
 
 
+BPE = {"corpus": "numbers", "limit": 10_000, "n_pairs": 2000, "tokenizer": "bpe", "vocab_size": 400}
+
+
+def test_bpe_dropout_cuts_words_by_the_merges_that_are_left() -> None:
+    data = translation(**BPE).data
+    tokenizer, sentences = data.tokenizer, data.train.target
+    draw = np.random.default_rng(0)
+
+    def readings(probability: float, seed: int = 1) -> list[np.ndarray]:
+        cut = BpeDropout(tokenizer, sentences, probability, seed)
+        return [cut.read(row, draw) for row in range(len(sentences))]
+
+    assert all(map(np.array_equal, readings(0.0), sentences))
+    sizes = [sum(map(len, sentences))]
+    for probability in (0.1, 0.5, 0.95):
+        ids = readings(probability)
+        sizes.append(sum(map(len, ids)))
+        assert [tokenizer.decode(i) for i in ids] == [tokenizer.decode(i) for i in sentences]
+    assert sizes == sorted(sizes) and sizes[-1] > 2 * sizes[0]
+
+
+def test_bpe_dropout_by_hand() -> None:
+    """`abab` under the merges ab, abab: each of the ways of the paper's algorithm, as often as it
+    should come. Both places of `ab` are left out, and nothing follows: p^2. Else one is joined; the
+    other is then tried alone, and is left out with p; if it is joined too, `abab` may be."""
+    tokenizer = Tokenizer.train("bpe", ["abab abab ab", "abab"] * 9, vocab_size=258)
+    assert tokenizer.vocab_size == 258 and len(tokenizer.encode("abab")) == 1
+    p, n = 0.3, 4000
+    found: Counter[tuple[str, ...]] = Counter()
+    for seed in range(n // WAYS + 1):
+        cut = BpeDropout(tokenizer, [tokenizer.encode("abab")], p, seed)
+        found.update(tuple(map(tokenizer.piece, cut._cut("abab", way))) for way in range(WAYS))
+    shares = {way: count / found.total() for way, count in found.items()}
+    first, second = 1 - p, p * (1 - p)  # the place of `ab` that is joined first
+    expected = {
+        ("a", "b", "a", "b"): p**2,
+        ("ab", "a", "b"): first * p,
+        ("a", "b", "ab"): second * p,
+        ("ab", "ab"): (1 - p**2) * (1 - p) * p,
+        ("abab",): (1 - p**2) * (1 - p) ** 2,
+    }
+    assert shares.keys() == expected.keys()
+    assert all(abs(shares[way] - expected[way]) < 0.03 for way in expected)
+
+
+def test_bpe_dropout_in_training_alone() -> None:
+    plain, task = (translation(**BPE, bpe_dropout=share, max_len=40) for share in (0.0, 0.2))
+    again = translation(**BPE, bpe_dropout=0.2, max_len=40)
+    again.batch(5)  # what was read before changes nothing
+    longer = 0
+    for step in range(20):
+        batch, other = task.batch(step), again.batch(step)
+        assert torch.equal(batch.inputs, other.inputs) and torch.equal(batch.targets, other.targets)
+        assert batch.inputs.shape[1] <= 40
+        longer += batch.n_targets - plain.batch(step).n_targets
+        texts, before = (
+            [task.tokenizer.decode(row) for row in b.inputs] for b in (batch, plain.batch(step))
+        )
+        assert texts == before
+        ends = (batch.targets == task.tokenizer.id("</s>")).sum(1)
+        assert (ends == 1).all()
+    assert longer > 20
+    model = seqzoo.build("gru", vocab_size=task.tokenizer.vocab_size, dim=16, n_layers=1).eval()
+    assert task.evaluate(model, "val", quick=True) == plain.evaluate(model, "val", quick=True)
+
+
+@pytest.mark.parametrize(
+    ("keys", "change"),
+    [
+        ("task.bpe_dropout=0.1", "give task.tokenizer=bpe"),
+        (
+            "task.bpe_dropout=0.1 task.tokenizer=bpe task.long_pairs=cut",
+            "give task.long_pairs=drop",
+        ),
+        (
+            "model=transformer architecture=encoder_decoder architecture.bridge=state "
+            "task.bpe_dropout=0.1 task.tokenizer=bpe",
+            "architecture.bridge=attention",
+        ),
+    ],
+)
+def test_bpe_dropout_is_refused(tmp_path: Path, keys: str, change: str) -> None:
+    with pytest.raises(UserError, match=re.escape(change)):
+        seqzoo.train("task=translation", *keys.split(), f"hydra.run.dir={tmp_path}", quiet=True)
+
+
 @pytest.mark.parametrize("attention", ("dot", "bahdanau"))
 def test_samples_and_figures_change_nothing(attention: str) -> None:
     """They run without dropout and leave the random generator where it was."""
@@ -326,6 +417,7 @@ def test_resume_is_exact_behind_a_source(tmp_path: Path) -> None:
         "model=gru task=translation architecture=encoder_decoder task.corpus=reverse "
         "task.longest=4 task.n_pairs=200 task.val_pairs=20 task.test_pairs=10 "
         "task.batch_tokens=128 task.scheduled_sampling=0.5 task.label_smoothing=0.1 task.r_drop=5 "
+        "task.tokenizer=bpe task.vocab_size=300 task.bpe_dropout=0.3 "
         "model.dim=16 model.n_layers=1 model.dropout=0.3 trainer.max_seconds=null "
         "trainer.max_steps=14 trainer.eval_every=3 trainer.sample_every=3 "
         "trainer.checkpoint_every=7 trainer.average_checkpoints=2 trainer.dtype=float32"

@@ -227,5 +227,17 @@ def lowercase_needs_files(keys: Keys, where: str) -> None:
         )
 
 
+def bpe_dropout_has_words(keys: Keys, where: str) -> None:
+    """Only whole texts under byte-pair encoding can be cut into tokens anew."""
+    if not keys.get("bpe_dropout"):
+        return
+    for key, needed in (("tokenizer", "bpe"), ("long_pairs", "drop")):
+        if keys.get(key, needed) != needed:
+            raise UserError(
+                f"{where}bpe_dropout={keys['bpe_dropout']} with {where}{key}={keys[key]}: "
+                f"give {where}{key}={needed}, or no {where}bpe_dropout"
+            )
+
+
 def _given(keys: Keys, options: tuple[str, ...]) -> list[str]:
     return [option for option in options if keys.get(option) is not None]

@@ -36,11 +36,15 @@ class Tokenizer:
     `longest`: at every place the longest token that fits, as the RWKV World models have it;
     `label`: a whole text is one token, for the classes of labelled texts.
     Specials have the first ids. They are never found inside a text and never decoded to one.
+
+    Attributes:
+        inner: the library's tokenizer.
+        kind: which of the five it is.
     """
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         inner.encode_special_tokens = True  # a literal "<s>" in a text is three characters
-        self._inner = inner
+        self.inner = inner
         vocab = inner.get_vocab()
         added = inner.get_added_tokens_decoder()
         self._specials = {token.content: index for index, token in added.items()}
@@ -139,7 +143,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write the `tokenizer.json`."""
-        self._inner.save(str(path))
+        self.inner.save(str(path))
 
     @property
     def vocab_size(self) -> int:
@@ -166,13 +170,13 @@ class Tokenizer:
             return np.frombuffer(data, np.uint8).astype(self.dtype) + len(self._specials)
         if self.kind == "longest":
             return self._array(self._longest(data))
-        encodings = self._inner.encode_batch_fast(_BPE_CHUNK.findall(text))
+        encodings = self.inner.encode_batch_fast(_BPE_CHUNK.findall(text))
         return np.concatenate([np.zeros(0, self.dtype), *(self._array(e.ids) for e in encodings)])
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text: the same as `encode` one by one, in a fraction of the time."""
         if self.kind == "bpe":
-            return [self._array(e.ids) for e in self._inner.encode_batch_fast(texts)]
+            return [self._array(e.ids) for e in self.inner.encode_batch_fast(texts)]
         if self.kind in ("longest", "label"):
             return [self.encode(text) for text in texts]
         lengths = map(len, texts if self.kind == "char" else map(str.encode, texts))
@@ -187,7 +191,7 @@ class Tokenizer:
         """The characters of a text, each once, that are read as the unknown one; `char` has it."""
         if self.kind != "char":
             return ""
-        index = self._specials.get(self._inner.model.unk_token)
+        index = self._specials.get(self.inner.model.unk_token)
         letters = "".join(dict.fromkeys(text))
         return "".join(
             c for c in letters if self._table[min(ord(c), len(self._table) - 1)] == index
@@ -203,7 +207,7 @@ class Tokenizer:
         return TextStream(self._bytes)
 
     def _label(self, text: str) -> int:
-        index = self._inner.token_to_id(text)
+        index = self.inner.token_to_id(text)
         if index is None:
             names = ", ".join(self.piece(i) for i in range(self.vocab_size))
             raise UserError(f"label {text!r} is not among the classes {names}: use one of them")

@@ -14,10 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqzoo.config.combinations import bpe_dropout_has_words
 from seqzoo.config.schema import checked
-from seqzoo.config.values import Amount, Count, LongPairs, Share, Smoothing, Text
+from seqzoo.config.values import Amount, Count, Dropout, LongPairs, Share, Smoothing, Text
+from seqzoo.data.bpe_dropout import BpeDropout
 from seqzoo.data.pairs import EncodedPairs
 from seqzoo.data.tokenizers import Tokenizer
+from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.state import State
 from seqzoo.tasks import batching, scores
@@ -54,7 +57,7 @@ class Translation:
     carries = False
     quick_is_less = True
 
-    @checked()
+    @checked(bpe_dropout_has_words)
     def __init__(
         self,
         data: EncodedPairs,
@@ -70,6 +73,7 @@ class Translation:
         label_smoothing: Smoothing,
         scheduled_sampling: Share,
         r_drop: Amount,
+        bpe_dropout: Dropout,
     ) -> None:
         self.data, self.seed = data, seed
         self.tokenizer, self.source_tokenizer = data.tokenizer, data.source_tokenizer
@@ -79,7 +83,12 @@ class Translation:
         self.label_smoothing, self.scheduled_sampling = label_smoothing, scheduled_sampling
         self.r_drop = r_drop
         self.pad, self.start = (self.tokenizer.id(token) for token in ("<pad>", "<s>"))
+        self.max_len = max_len
         self.train = self._fitting(max_len, long_pairs)
+        self._cut_anew = []
+        if bpe_dropout:
+            sides = zip((self.source_tokenizer, self.tokenizer), self.train, strict=True)
+            self._cut_anew = [BpeDropout(*side, bpe_dropout, seed) for side in sides]
         self._lengths = lengths(self.train[0]), lengths(self.train[1])
         whole = self._lengths[0] + self._lengths[1]
         self.seq_len = round(float(whole.mean())) if len(whole) else 0
@@ -106,7 +115,17 @@ class Translation:
         return sources, targets
 
     def setup(self, model: LanguageModel | type[LanguageModel]) -> None:
-        """Batches as a model can read them; until it is known, as a language model can."""
+        """Batches as a model can read them; until it is known, as a language model can.
+
+        Raises:
+            UserError: `bpe_dropout` for a model whose sources must have one length.
+        """
+        if self._cut_anew and model.needs_equal_lengths:
+            raise UserError(
+                "task.bpe_dropout cuts sources of one length into different numbers of tokens, and "
+                "this model reads those of one length together: give no task.bpe_dropout, or "
+                "architecture.bridge=attention"
+            )
         self._model = model
         self.plan = Epochs(
             len(self.train[0]),
@@ -132,11 +151,20 @@ class Translation:
         return step / self.plan.n_batches
 
     def batch(self, step: int) -> TokenBatch:
-        rows = self.plan.rows(step)
-        sources, targets = self.train
-        return self.collate(
-            [sources[i] for i in rows], [targets[i] for i in rows], encodes=self._model.reads_source
-        )
+        draw = np.random.default_rng((self.seed, 4, step))
+        pairs = [self._pair(row, draw) for row in self.plan.rows(step).tolist()]
+        sources, targets = zip(*pairs, strict=True)
+        return self.collate(sources, targets, encodes=self._model.reads_source)
+
+    def _pair(self, row: int, draw: np.random.Generator) -> Sequence[np.ndarray]:
+        """A source and a target of the training part. One that would be longer than `max_len` in
+        other tokens is read as it is."""
+        pair = [side[row] for side in self.train]
+        if not self._cut_anew:
+            return pair
+        source, target = (side.read(row, draw) for side in self._cut_anew)
+        target = np.append(target, pair[1][-1])
+        return (source, target) if len(source) + len(target) <= self.max_len else pair
 
     def objective(
         self, forward: Forward, batch: TokenBatch, state: State, *, progress: float
