@@ -281,7 +281,14 @@ def test_bpe_dropout_in_training_alone() -> None:
 )
 def test_bpe_dropout_is_refused(tmp_path: Path, keys: str, change: str) -> None:
     with pytest.raises(UserError, match=re.escape(change)):
-        seqzoo.train("task=translation", *keys.split(), f"hydra.run.dir={tmp_path}", quiet=True)
+        seqzoo.train(
+            "task=translation",
+            "task.corpus=reverse",
+            "task.n_pairs=200",
+            *keys.split(),
+            f"hydra.run.dir={tmp_path}",
+            quiet=True,
+        )
 
 
 @pytest.mark.parametrize("attention", ("dot", "bahdanau"))
