@@ -10,6 +10,7 @@ import seqzoo
 from seqzoo.cli.checks import check_config
 from seqzoo.cli.compose import compose, parse
 from seqzoo.config.files import CONFIGS, names
+from seqzoo.decoding.step import prepare
 from seqzoo.models.zoo import ALIASES, FAMILIES, build_keys, model_keys
 
 
@@ -22,6 +23,26 @@ def test_build_and_go_on(name: str) -> None:
     assert logits.shape == (2, 4, 13)
     torch.testing.assert_close(torch.cat((logits, more), 1), model(tokens)[0])
     assert seqzoo.nbytes(state) > 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_state_of_other_rows_or_another_model_is_refused(name: str) -> None:
+    """Before anything is computed: a kernel would read beyond the end of it."""
+    depth = max(2, len(model_keys(name).get("pattern", "1")))
+    model, other = (
+        seqzoo.build(name, vocab_size=13, dim=dim, n_layers=depth).eval() for dim in (64, 32)
+    )
+    tokens = torch.zeros(4, 8, dtype=torch.long)
+    states = {"rows": model(tokens[:3])[1], "width": other(tokens)[1]}
+    for given in (tokens, tokens[:, :1]):
+        with pytest.raises(ValueError, match="a state of 3 rows for 4 rows"):
+            model(given, states["rows"])
+        with pytest.raises((ValueError, RuntimeError, IndexError)):
+            model(given, states["width"])
+    if prepare(model, model(tokens)[1], 4, room=64) is not None:
+        for state in states.values():
+            with pytest.raises((ValueError, RuntimeError, IndexError)):
+                prepare(model, state, 4, room=64)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -15,7 +15,7 @@ from seqzoo.config import values
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Flag
 from seqzoo.models.block import NORMS, Dropout
-from seqzoo.state import State, grows
+from seqzoo.state import State, grows, leaves
 
 
 class Position(NamedTuple):
@@ -74,7 +74,16 @@ class PositionEmbedding(nn.Module):
 
 def run_layers(layers: nn.ModuleList, x: Tensor, state: State) -> tuple[Tensor, State]:
     """The output (B, T, D) of a stack of layers for x (B, T, D), and the states after the last
-    token."""
+    token.
+
+    Raises:
+        ValueError: a state with another number of rows than x.
+    """
+    if rows := {len(leaf) for leaf in leaves(state)} - {len(x)}:
+        raise ValueError(
+            f"a state of {rows.pop()} rows for {len(x)} rows of tokens: give the state that these "
+            "rows left, or choose rows of it with seqzoo.state.select"
+        )
     after: list[State] = []
     handed: dict[type, list[Tensor]] = {}  # by a mixer to the next of its class, besides x
     for layer, before in zip(layers, state or (None,) * len(layers), strict=True):

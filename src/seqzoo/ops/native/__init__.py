@@ -59,6 +59,19 @@ def bits(x: float) -> int:
     return int(whole)
 
 
+def expect(state: Tensor, *shape: int) -> None:
+    """Refuse a state of another shape, of which a kernel would read beyond the end.
+
+    Raises:
+        ValueError: both shapes.
+    """
+    if state.shape != shape:
+        raise ValueError(
+            f"a state of shape {tuple(state.shape)}, where these tokens in this model need {shape}: "
+            "give the state that the same model left for the same rows"
+        )
+
+
 def call(name: str, *values: Tensor | float | None, of: torch.dtype | None = None) -> None:
     """Run the kernel `name` for the type `of`; None: that of the first tensor. A None among the
     values stands for a tensor that is not there.

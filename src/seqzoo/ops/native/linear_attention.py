@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seqzoo.ops.linear_attention import EPS
-from seqzoo.ops.native import backward_pass, call, in_rows, run
+from seqzoo.ops.native import backward_pass, call, expect, in_rows, run
 from seqzoo.ops.native.matrix_states import SEGMENT, readable, typed
 
 
@@ -31,6 +31,7 @@ class _LinearAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, S: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:
         (B, H, K, V), T, training = S.shape, qkv.shape[1], any(ctx.needs_input_grad)
+        expect(S, len(qkv), H, qkv.shape[2] // (3 * H), V)
         y, end = qkv.new_empty(B, T, H * K), torch.empty_like(S)
         total = S.new_empty(B, H, T, 1) if training else None
         kept = S.new_empty(B, H, -(-T // SEGMENT), K * V) if training else None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seqzoo.ops.channel import naive_gate, naive_relu2_product
 from seqzoo.ops.local import naive_causal_conv, naive_shift_mixes, naive_shift_products
-from seqzoo.ops.native import TO, backward_pass, call, in_rows, run, type_of_products
+from seqzoo.ops.native import TO, backward_pass, call, expect, in_rows, run, type_of_products
 from seqzoo.ops.native.matrix_states import readable, typed
 
 MOST = 8  # mixes or taps that a kernel takes
@@ -74,6 +74,7 @@ class _ShiftProducts(torch.autograd.Function):
 
 
 def _mix(x: Tensor, last: Tensor, mixes: Tensor, to: torch.dtype) -> tuple[Tensor, ...]:
+    expect(last, len(x), x.shape[2])
     out = tuple(x.new_empty(x.shape, dtype=to) for _ in mixes)
     call("token_shift_forward" + TO[to], len(mixes), *x.shape, x, last, mixes, *out)
     return out
@@ -103,6 +104,7 @@ class _CausalConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, before: Tensor, taps: Tensor) -> Tensor:
         y = x.new_empty(x.shape)
+        expect(before, len(x), len(taps) - 1, x.shape[2])
         call("causal_conv_forward", *x.shape, len(taps), x, before, taps, y)
         ctx.save_for_backward(x, before, taps)
         return y

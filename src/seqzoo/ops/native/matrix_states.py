@@ -12,7 +12,7 @@ from torch import Tensor
 from seqzoo.ops.mamba2 import Weights as Mamba2Weights
 from seqzoo.ops.mamba2 import split
 from seqzoo.ops.matrix_state import Tokens
-from seqzoo.ops.native import PARTS, backward_pass, call, in_rows, run
+from seqzoo.ops.native import PARTS, backward_pass, call, expect, in_rows, run
 from seqzoo.ops.rwkv7 import FASTEST_DECAY, Projections, Weights
 
 SEGMENT = 64  # tokens between two states that are kept, as in the kernels
@@ -42,6 +42,7 @@ class _MatrixState(torch.autograd.Function):
         q, _, v, log_w, a, _ = tokens
         sizes, training = _sizes(q, v, log_w), any(ctx.needs_input_grad)
         B, H, T, K, V, _ = sizes
+        expect(S, B, H, K, V)
         y, end = S.new_empty(B, T, H, V).transpose(1, 2), torch.empty_like(S)
         read = S.new_empty(B, H, T, V) if training and a is not None else None  # b_t^T S_{t-1}
         kept = S.new_empty(B, H, -(-T // SEGMENT), K * V) if training else None
@@ -110,6 +111,7 @@ class _RWKV7(torch.autograd.Function):
         r, k, v, first, weights, S, *low = inputs
         tokens = _rwkv7_tokens(r, k, v, first, low)
         (B, T, D), (H, K), training = r.shape, S.shape[1:3], any(ctx.needs_input_grad)
+        expect(S, B, H, D // H, D // H)
         out, end = tokens[5].new_empty(B, T, D), torch.empty_like(S)
         y = S.new_empty(B, H, T, K) if training else None  # of the recurrence
         read = S.new_empty(B, H, T, K) if training else None  # b_t^T S_{t-1}
@@ -165,6 +167,7 @@ class _DeltaNet(torch.autograd.Function):
     def forward(ctx: Any, beta_max: float, *inputs: Any) -> tuple[Tensor, Tensor]:
         (qkv, beta, S, log_w), training = inputs, any(ctx.needs_input_grad)
         (B, H, K, V), T = S.shape, qkv.shape[1]
+        expect(S, len(qkv), beta.shape[2], K, qkv.shape[2] // beta.shape[2] - 2 * K)
         y, end = S.new_empty(B, T, H, V).transpose(1, 2), torch.empty_like(S)
         read = S.new_empty(B, H, T, V) if training else None  # b_t^T S_{t-1}
         kept = S.new_empty(B, H, -(-T // SEGMENT), K * V) if training else None
@@ -212,6 +215,9 @@ class _Mamba2(torch.autograd.Function):
     def forward(ctx: Any, projected: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         seen, h, taps, bias, *heads, scale = inputs
         (B, H, N, P), T, training = h.shape, projected.shape[1], any(ctx.needs_input_grad)
+        taken, channels = taps.shape
+        expect(seen, len(projected), taken - 1, channels)
+        expect(h, len(projected), len(heads[0]), (channels - H * P) // 2, P)
         xBC, y = h.new_empty(B, T, seen.shape[2]), h.new_empty(B, T, H * P)
         kept = h.new_empty(B, H, -(-T // SEGMENT), N * P) if training else None
         out, end = projected.new_empty(y.shape), torch.empty_like(h)

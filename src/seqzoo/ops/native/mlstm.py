@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seqzoo.ops.mlstm import LEAST, Gates, scaled
-from seqzoo.ops.native import backward_pass, call, in_rows, run
+from seqzoo.ops.native import backward_pass, call, expect, in_rows, run
 from seqzoo.ops.native.matrix_states import SEGMENT, readable, typed
 
 
@@ -29,6 +29,7 @@ class _MLSTM(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         mixed, x, W, *gates, S = inputs
         (B, H, K, V), T, training = S.shape, x.shape[1], any(ctx.needs_input_grad)
+        expect(S, len(mixed), H, mixed.shape[2] // H, V)
         y, end = S.new_empty(B, T, H, K).transpose(1, 2), torch.empty_like(S)
         sums = S.new_empty(B, H, T, 1) if training else None
         kept = S.new_empty(B, H, -(-T // SEGMENT), K * V) if training else None

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqzoo.ops.native import backward_pass, call, has, run
+from seqzoo.ops.native import backward_pass, call, expect, has, run
 
 GATES = {"RNN_TANH": 1, "GRU": 3, "LSTM": 4}
 FEW = 16  # tokens
@@ -41,6 +41,8 @@ class _Recurrent(torch.autograd.Function):
         w_hh, b_ih, b_hh, *state = others
         B, T, D = *inputs.shape[:2], w_hh.shape[1]
         gates, training = inputs.shape[2] // D, any(ctx.needs_input_grad)
+        for each in state:
+            expect(each, B, D)
         y = w_hh.new_empty(B, T, D)
         after = [y.new_empty(B, D) for _ in state]
         kept = before = None

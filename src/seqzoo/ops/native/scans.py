@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqzoo.ops.native import backward_pass, call, in_rows, run
+from seqzoo.ops.native import backward_pass, call, expect, in_rows, run
 from seqzoo.ops.rg_lru import LEAST, log_decay
 from seqzoo.ops.wkv4 import WKVState
 
@@ -33,6 +33,8 @@ class _WKV4(torch.autograd.Function):
         w, k = inputs[0], inputs[5]
         B, T, D = k.shape
         training = any(ctx.needs_input_grad)
+        for each in inputs[2:5]:
+            expect(each, B, D)
         y, end = k.new_empty(B, T, D), w.new_empty(3, B, D)
         kept = w.new_empty(B, -(-T // SEGMENT), 3, D) if training else None
         call("wkv4_forward" + _OF_HALF[k.dtype], B, T, D, *inputs, y, end, kept)
@@ -64,6 +66,7 @@ def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
 class _LinearScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+        expect(h, len(b), *b.shape[2:])
         states = b.new_empty(b.shape)
         call("linear_scan_forward", *b.shape, a, b, h, states)
         ctx.save_for_backward(a, h, states)
@@ -90,6 +93,7 @@ class _RGLRU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gates: Tensor, rate: Tensor, h: Tensor) -> Tensor:
         states, ctx.sizes = x.new_empty(x.shape), (*gates.shape[:3], gates.shape[3] // 2, LEAST)
+        expect(h, len(x), *x.shape[2:])
         name = "rg_lru_forward" + _OF_HALF[gates.dtype]
         call(name, *ctx.sizes, x, gates, rate, h, states)
         ctx.save_for_backward(x, gates, rate, h, states)

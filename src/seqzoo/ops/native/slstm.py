@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqzoo.ops.native import backward_pass, call, has, run
+from seqzoo.ops.native import backward_pass, call, expect, has, run
 from seqzoo.ops.slstm import Cell
 
 KEPT = 7  # numbers that the backward pass reads of every unit and token, as in the kernel
@@ -34,6 +34,8 @@ class _SLSTM(torch.autograd.Function):
         given = [x.contiguous() for x in inputs]
         of_i_f, _, R, _, *state = given
         (heads, B, T), K = of_i_f.shape[:3], R.shape[2]
+        for each in state:
+            expect(each, B, heads, K)
         y = R.new_empty(B, T, heads, K)
         after = [torch.empty_like(s) for s in state]
         kept = before = None
