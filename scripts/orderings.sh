@@ -53,5 +53,10 @@ mad() {
 failed=0
 mkdir -p "$out/models"
 [ $# -gt 0 ] || set -- parity group recall copying mad
-for name; do "$name"; done
+for name; do
+  case $name in
+    parity | group | recall | copying | mad) "$name" ;;
+    *) echo "orderings.sh: $name: no such question: give some of parity, group, recall, copying, mad" >&2 && exit 2 ;;
+  esac
+done
 exit $failed

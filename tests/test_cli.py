@@ -559,6 +559,8 @@ def test_commands_name_the_right_one(
     assert "use seqzoo generate" in capfd.readouterr().err
     assert seqzoo("generate", "runs/b") == 2
     assert "use seqzoo translate" in capfd.readouterr().err
+    assert seqzoo("exam", "models=[lstm]", "hydra.run.dir=runs/a") == 2
+    assert "hydra.run.dir=runs/a: a training run" in capfd.readouterr().err
 
 
 def test_verify_with_one_form(seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str]) -> None:
@@ -566,6 +568,8 @@ def test_verify_with_one_form(seqzoo: Seqzoo, capfd: pytest.CaptureFixture[str])
     assert "All laws hold" in capfd.readouterr().out
     assert seqzoo("verify", "rnn", "--backend", "naiv") == 2
     assert "no such form; did you mean 'naive'? allowed:" in capfd.readouterr().err
+    assert seqzoo("verify", "lstm", "model.dim=4") == 2
+    assert "model.dim=4: verify takes names of models" in capfd.readouterr().err
 
 
 def test_what_is_printed_fits_a_terminal(

@@ -509,6 +509,8 @@ def test_a_changed_text_is_asked_anew(tmp_path: Path) -> None:
         name = _names(one, _digest(str(text)))
         names.append([name(Cell("lstm", each, 0.004, 1)) for each in ("language", "parity")])
     assert names[0][0] != names[1][0] and names[0][1] == names[1][1]
+    text.write_text("")
+    assert_refused(lambda: _digest(str(text)), f"exam.text={text}", "empty")
     text.unlink()
     assert_refused(lambda: _digest(str(text)), f"exam.text={text}", "no such file")
 

@@ -94,7 +94,7 @@ def test_a_build_removes_what_nobody_uses(sources: Path, tmp_path: Path) -> None
     ("command", "reason"),
     [
         ("false", "false failed: status 1 and no message"),
-        ("no-such-compiler", "no C++ compiler: install g++"),
+        ("no-such-compiler", "CXX=no-such-compiler: no such program"),
         ("'g++", "No closing quotation"),
     ],
 )

@@ -125,11 +125,12 @@ def _survey_machine(server: Server, plan: Plan) -> dict[str, Any]:
 
 
 def _survey_model(server: Server, plan: Plan, name: str) -> dict[str, Any]:
+    from seqzoo.models.width import off_by
+
     call = (measure.survey, plan.models[name], plan.settings)
     about = _need(server.run(*call, timeout=SURVEY_SECONDS), name)
     found = about["parameters"]
-    off = found / (plan.settings.parameters or found) - 1
-    note = f" ({off:+.0%} of what was asked)" if abs(off) > 0.1 else ""
+    note = off_by(found, plan.settings.parameters)
     show(f"  {name:<20} {found:>12,} parameters, dim {about['keys']['dim']}{note}")
     return about
 

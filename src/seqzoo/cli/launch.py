@@ -104,7 +104,7 @@ def _fit(
 ) -> dict[str, Any]:
     import torch
 
-    from seqzoo.models.width import solved
+    from seqzoo.models.width import off_by, solved
     from seqzoo.models.zoo import build, build_keys
     from seqzoo.training.loop import train
 
@@ -119,7 +119,10 @@ def _fit(
         directory.write_config(config)
         if not quiet:
             size = f"model.dim={keys['dim']}, {model.n_parameters():,} parameters"
-            print(f"model.parameters={wanted:,}: {size}", flush=True)
+            print(
+                f"model.parameters={wanted:,}: {size}{off_by(model.n_parameters(), wanted)}",
+                flush=True,
+            )
     return train(model, task, config, directory, hooks=hooks, resume=resuming, quiet=quiet)
 
 

@@ -101,8 +101,8 @@ def _stopped(results: Results) -> Iterator[str]:
     done = len(results["cells"])
     if results["stopped"] and done < results["planned"]:
         yield (
-            f"Stopped after {done} of {results['planned']} cells: models did not have the same "
-            "learning rates and seeds."
+            f"Stopped after {done} of {results['planned']} cells: some models may have had fewer "
+            "learning rates or seeds than others."
         )
 
 

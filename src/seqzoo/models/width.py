@@ -61,3 +61,10 @@ def solve_width(n_parameters: int, **keys: Any) -> int:
         middle = (low + high) // (2 * unit) * unit
         low, high = (middle, high) if size(middle) < n_parameters else (low, middle)
     return min(low, high, key=lambda dim: abs(size(dim) - n_parameters))
+
+
+def off_by(found: int, wanted: int | None) -> str:
+    """How far a number of parameters is from the one that was asked for, where it is more than a
+    tenth: widths go by the size of a head."""
+    share = found / (wanted or found) - 1
+    return f" ({share:+.0%} beside what was asked for)" if abs(share) > 0.1 else ""

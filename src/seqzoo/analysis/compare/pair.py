@@ -21,7 +21,10 @@ def read_two(folders: Sequence[Path], file: str) -> tuple[Result, Result]:
     kind = Path(file).stem
     if len(folders) != 2:
         given = ", ".join(map(str, folders))
-        raise UserError(f"{given}: give two directories of `seqzoo {kind}`, or training runs")
+        raise UserError(
+            f"{given}: give two directories of `seqzoo {kind}`, or training runs; one alone is "
+            "described by its report.html"
+        )
     first, second = (_read(folder / file, kind) for folder in folders)
     return first, second
 

@@ -19,6 +19,7 @@ from seqzoo.cli.compose import compose, parse, print_instead, refuse_model
 from seqzoo.cli.help import exam_help
 from seqzoo.cli.parser import read_options
 from seqzoo.errors import UserError
+from seqzoo.runs.directory import METRICS
 
 if TYPE_CHECKING:
     from seqzoo.exam.plan import Cell, Plan
@@ -40,6 +41,8 @@ def main(arguments: list[str]) -> int:
 
     one = plan.make(config)
     check_folder(wanted)
+    if (Path(wanted) / METRICS).exists():
+        raise UserError(f"hydra.run.dir={wanted}: a training run: give an exam another folder")
     if print_instead(options, overrides, configs, "exam"):
         return 0
     text = one.settings.text and _digest(one.settings.text)
@@ -111,10 +114,12 @@ def _digest(text: str) -> str:
     """SHA-256 of a text file.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or nothing in it.
     """
     if not Path(text).is_file():
         raise UserError(f"exam.text={text}: no such file: give the path of a text file")
+    if not Path(text).stat().st_size:
+        raise UserError(f"exam.text={text}: empty: give a text to train and to validate on")
     from seqzoo.runs.checkpoint import sha256
 
     return sha256(Path(text))

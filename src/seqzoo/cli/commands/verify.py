@@ -19,6 +19,12 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
+    for given in options.models:
+        if "=" in given.removeprefix("model="):
+            raise UserError(
+                f"{given}: verify takes names of models, each in all its variants, and no keys: "
+                "give a name, such as lstm; --help lists the options"
+            )
     names = [full_name(name.removeprefix("model=")) for name in options.models] or list(families())
     for name in names:
         family(name)

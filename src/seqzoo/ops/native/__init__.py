@@ -67,7 +67,7 @@ def expect(state: Tensor, *shape: int) -> None:
     """
     if state.shape != shape:
         raise ValueError(
-            f"a state of shape {tuple(state.shape)}, where these tokens in this model need {shape}: "
+            f"a state of shape {tuple(state.shape)}, where these tokens need one of {shape} here: "
             "give the state that the same model left for the same rows"
         )
 

@@ -92,7 +92,10 @@ def _compiler() -> list[str]:
         raise CannotBuild(f"CXX={given}: {error}") from None
     found = shutil.which(words[0]) if words else None
     if found is None:
-        raise CannotBuild("no C++ compiler: install g++")
+        named = (
+            f"CXX={given}: no such program: correct it, or" if "CXX" in os.environ else "no g++:"
+        )
+        raise CannotBuild(f"no C++ compiler ({named} install g++)")
     return [found, *words[1:]]
 
 
