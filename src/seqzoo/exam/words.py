@@ -190,6 +190,11 @@ def _better_by(results: Results, gain: Difference, column: str) -> bool:
     return gain.apart and (gain.mean > 0) == higher_is_better(results, column)
 
 
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def _unequal(results: Results) -> Iterator[str]:
     """Which models are larger or smaller than was asked, as widths come in steps."""
     asked = results["exam"]["parameters"]
@@ -198,7 +203,7 @@ def _unequal(results: Results) -> Iterator[str]:
         if asked and abs(row["parameters"] / asked - 1) > COARSE:
             found.setdefault(row["model"], []).append(row["parameters"])
     if found:
-        sizes = (f"{m} ({min(n):,} to {max(n):,})" for m, n in found.items())
+        sizes = (f"{m} ({_range(n)})" for m, n in found.items())
         yield f"More than {COARSE:.0%} off the {asked:,} parameters asked: {', '.join(sizes)}."
 
 
