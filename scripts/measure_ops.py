@@ -1,16 +1,14 @@
-"""The measurements behind six choices in the code; prints a Markdown table each.
+"""The measurements behind five choices in the code; prints a Markdown table each.
 
     python scripts/measure_ops.py
 
 1. Attention on a CPU, of a whole sequence and of one query: two matrix products and a softmax, or
    SDPA (`seqzoo.ops.choose`).
-2. The growing cache: what copying it by `torch.cat` adds to a decoding step
-   (`seqzoo.mixers.attention`).
-3. RNN and GRU on a CPU, in bfloat16 or in float32 (`seqzoo.ops.recurrent`).
-4. Dropout from random bytes, or `nn.Dropout` (`seqzoo.models.block`).
-5. Chunks of a matrix state, with a decay a channel, and with the delta rule besides
+2. RNN and GRU on a CPU, in bfloat16 or in float32 (`seqzoo.ops.recurrent`).
+3. Dropout from random bytes, or `nn.Dropout` (`seqzoo.models.block`).
+4. Chunks of a matrix state, with a decay a channel, and with the delta rule besides
    (`seqzoo.ops.matrix_state`).
-6. A step of Muon, each matrix on its own or those of one shape together
+5. A step of Muon, each matrix on its own or those of one shape together
    (`seqzoo.training.optimizers`).
 """
 
@@ -25,7 +23,7 @@ from itertools import product
 import torch
 import torch.nn.functional as F
 
-from seqzoo import build, ops
+from seqzoo import ops
 from seqzoo.models.block import Dropout
 from seqzoo.ops import unit
 from seqzoo.ops.attention import causal_attention
@@ -72,25 +70,6 @@ def one_query() -> None:
 
             plain, sdpa = milliseconds(lambda: step("naive"), lambda: step("sdpa"))
             print(f"| {S:,} | {str(dtype)[6:]} | {plain:.3f} ms | {sdpa:.3f} ms |", flush=True)
-
-
-def cache() -> None:
-    print("\n| context | decoding step | copying the caches | share |\n|--:|--:|--:|--:|")
-    model = build("transformer", vocab_size=65, dim=256, n_layers=4, n_heads=8).eval()
-    token = torch.zeros(1, 1, dtype=torch.long)
-    for length in (128, 512, 2048, 8192):
-        with torch.inference_mode():
-            _, state = model(torch.zeros(1, length, dtype=torch.long))
-            layers = [layer[0] for layer in state]
-            new = layers[0].k[:, :, :1]
-
-            def copy(layers=layers, new=new) -> None:
-                for layer in layers:
-                    torch.cat((layer.k, new), 2)
-                    torch.cat((layer.v, new), 2)
-
-            step, copied = milliseconds(lambda state=state: model(token, state), copy)
-        print(f"| {length:,} | {step:.2f} ms | {copied:.2f} ms | {copied / step:.0%} |", flush=True)
 
 
 def cells() -> None:
@@ -162,7 +141,6 @@ def muon() -> None:
 if __name__ == "__main__":
     attention()
     one_query()
-    cache()
     cells()
     dropout()
     chunks()

@@ -1,6 +1,6 @@
 """Where the time and the memory of every family go, as one Markdown table a mode.
 
-    python scripts/peers/shares.py [--rounds N]
+    python scripts/peers/shares.py [--rounds N] [--only families|peers|prompt]
 
 Training at 8 rows of 256 tokens and at one of 2,048, and reading a prompt of 1,024, at about equal
 parameters; and the shapes in which scripts/peers/bench.py trains models beside peers. On one
@@ -45,6 +45,7 @@ PEERS = (  # a shape: layers, width, heads, batch, tokens
     ("mamba2", Shape(6, 144, 4, 8, 256)),
 )
 PROMPT = 1024
+PARTS = ("families", "peers", "prompt")
 SIDE = 2048  # of the product that stands for the peak
 DTYPE = pick_dtype("auto", CPU)
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn", "aten::_mkldnn")
@@ -132,8 +133,11 @@ def show(head: tuple[str, ...], rows: list[list[str]]) -> None:
 
 
 def of_shape(name: str, shape: Shape) -> LanguageModel:
-    """A model of the sizes of a shape, as scripts/peers/bench.py has it."""
+    """A model of the sizes of a shape, as scripts/peers/bench.py has it: the Transformer with the
+    positions and the head of its peer."""
     keys: dict[str, Any] = {k: size for k, size in named(shape).items() if k in model_keys(name)}
+    if name == "transformer":
+        keys |= {"position": "learned", "max_len": shape.length + 1, "tie_embeddings": True}
     keys |= {"mamba2": {"expand": 2, "state_size": 32}}.get(name, {})
     return build(name, vocab_size=VOCAB_SIZE, **keys)
 
@@ -151,19 +155,22 @@ def training(models: dict[str, tuple[LanguageModel, Shape]], what: str, options:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=5, help="turns of each family")
-    options = Options(rounds=parser.parse_args().rounds)
+    parser.add_argument("--only", choices=PARTS, help="one of the parts (default: all)")
+    given = parser.parse_args()
+    options, parts = Options(rounds=given.rounds), [given.only] if given.only else PARTS
     torch.set_num_threads(1)
     keep_freed_memory()
     models = {name: build(vocab_size=VOCAB_SIZE, **sized(name, PARAMETERS)) for name in FAMILIES}
-    for shape in SHAPES:
+    for shape in SHAPES if "families" in parts else ():
         what = f"B {shape.batch_size}, T {shape.length:,}"
         training({name: (model, shape) for name, model in models.items()}, what, options)
-    peers = {f"{name} {shape}": (of_shape(name, shape), shape) for name, shape in PEERS}
-    training(peers, "the shapes of the peers", options)
-
-    flops = {n: PROMPT * flops_of_training(m, PROMPT) / 3 for n, m in models.items()}
-    calls = {name: reading(model) for name, model in models.items()}
-    show(HEAD, table(f"reading a prompt of {PROMPT:,}", calls, flops, options))
+    if "peers" in parts:
+        peers = {f"{name} {shape}": (of_shape(name, shape), shape) for name, shape in PEERS}
+        training(peers, "the shapes of the peers", options)
+    if "prompt" in parts:
+        flops = {n: PROMPT * flops_of_training(m, PROMPT) / 3 for n, m in models.items()}
+        calls = {name: reading(model) for name, model in models.items()}
+        show(HEAD, table(f"reading a prompt of {PROMPT:,}", calls, flops, options))
 
 
 if __name__ == "__main__":
