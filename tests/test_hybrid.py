@@ -132,6 +132,8 @@ def test_commands(tmp_path: Path, text_file: Path, capsys: pytest.CaptureFixture
     capsys.readouterr()
     assert status("info", run) == 0
     printed = capsys.readouterr().out
-    assert "pattern [gru,transformer]" in printed
+    assert "pattern [gru,transformer]" in printed and "layers: 1 gru, 1 transformer" in printed
+    assert status("info", "model=griffin", "model.n_layers=2") == 0
+    assert "layers: 2 rglru, 0 transformer" in capsys.readouterr().out
     assert status("info", "model=hybrid", "model.layers.transformer.n_heads=3") == 2
     assert "model.n_heads (3)" in capsys.readouterr().err

@@ -8,7 +8,9 @@ such as the decay of a state and a convolution over a few tokens.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -44,6 +46,7 @@ def describe(
     model = build(**sizes, **keys).eval()
     lines = [
         f"{keys['name']}: " + ", ".join(f"{k} {shown(v)}" for k, v in keys.items() if k != "name"),
+        *_layers(keys),
         f"parameters          {model.n_parameters():>14,}   (vocabulary {vocab_size})",
         *(f"  {part:<18}{count:>14,}" for part, count in parameters_of(model).items()),
         f"FLOPs a token       {flops_per_token(model, 64):>14,}   (read in parallel, T = 64)",
@@ -58,6 +61,15 @@ def describe(
             size, flops = step_at(model, length)
             lines.append(f"{length:>10,} {size:>14,} {flops:>18,}")
     return "\n".join(lines)
+
+
+def _layers(keys: Mapping[str, Any]) -> list[str]:
+    """Of a hybrid, how many layers there are of each family: the pattern may be longer than it."""
+    if "pattern" not in keys:
+        return []
+    found = Counter(islice(cycle(keys["pattern"]), keys["n_layers"]))
+    missing = [f"0 {name}" for name in dict.fromkeys(keys["pattern"]) if name not in found]
+    return ["layers: " + ", ".join([f"{n} {name}" for name, n in found.items()] + missing)]
 
 
 def parameters_of(model: LanguageModel) -> dict[str, int]:

@@ -7,8 +7,20 @@ from argparse import ArgumentParser, Namespace
 from seqzoo.errors import UserError, nearest
 from seqzoo.models.zoo import families, family, full_name
 
+COLUMNS = """\
+Each number is the largest error found, in values and gradients. The columns:
+  chunks      a text in pieces, the state carried, against the text at once
+  causal      what an output depends on that comes after it
+  definition  every fast form against the plain definition
+  empty       no state against the paper's initial state
+  purity      a state that was given, before and after its use
+  batch       some rows of a state alone, against all rows together
+  bounded     bytes of the state while more is read
+"""
+
 
 def add(parser: ArgumentParser) -> None:
+    parser.epilog = COLUMNS
     parser.add_argument("models", nargs="*", metavar="MODEL", help="names (default: all)")
     parser.add_argument(
         "--backend",
