@@ -350,7 +350,7 @@ def test_sentences_are_made_from_the_numbers() -> None:
     assert "Of speed and memory there is not all of gla (train: out of memory)." in said
     assert "ended recall before all of its 80 steps for gla (60): with more" in said
     assert "The data of recall changed between cells" in said
-    assert "More than 10% off the 100 parameters asked: gla (120 to 120)." in said
+    assert "More than 10% off the 100 parameters asked: gla (120)." in said
     assert "Cells ran with different versions: torch 1, torch 2." in said
     assert "Cells of recall ran with different threads: 1, 2." in said
     assert said.startswith("Stopped after 4 of 9 cells")
