@@ -52,11 +52,12 @@ mad() {
 
 failed=0
 mkdir -p "$out/models"
-[ $# -gt 0 ] || set -- parity group recall copying mad
+questions="parity group recall copying mad"
+# shellcheck disable=SC2086
+[ $# -gt 0 ] || set -- $questions
 for name; do
-  case $name in
-    parity | group | recall | copying | mad) "$name" ;;
-    *) echo "orderings.sh: $name: no such question: give some of parity, group, recall, copying, mad" >&2 && exit 2 ;;
-  esac
+  [[ " $questions " == *" $name "* ]] ||
+    { echo "orderings.sh: $name: no such question: give some of $questions" >&2 && exit 2; }
 done
+for name; do "$name"; done
 exit $failed

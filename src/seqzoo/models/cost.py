@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -18,10 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from seqzoo import ops
 from seqzoo.config.values import shown
+from seqzoo.models import hybrid
 from seqzoo.models.flops import TokenFlops
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.width import solved
-from seqzoo.models.zoo import build
+from seqzoo.models.zoo import build, layers
 from seqzoo.state import State, nbytes, newest, windows
 
 LENGTHS = (1, 64, 256, 1024, 4096)
@@ -67,9 +67,9 @@ def _layers(keys: Mapping[str, Any]) -> list[str]:
     """Of a hybrid, how many layers there are of each family: the pattern may be longer than it."""
     if "pattern" not in keys:
         return []
-    found = Counter(islice(cycle(keys["pattern"]), keys["n_layers"]))
-    missing = [f"0 {name}" for name in dict.fromkeys(keys["pattern"]) if name not in found]
-    return ["layers: " + ", ".join([f"{n} {name}" for name, n in found.items()] + missing)]
+    found = Counter(own["name"] for _, own in layers(keys))
+    named = dict.fromkeys(own["name"] for _, _, own in hybrid.entries(keys))
+    return ["layers: " + ", ".join(f"{found[name]} {name}" for name in named)]
 
 
 def parameters_of(model: LanguageModel) -> dict[str, int]:

@@ -67,4 +67,4 @@ def off_by(found: int, wanted: int | None) -> str:
     """How far a number of parameters is from the one that was asked for, where it is more than a
     tenth: widths go by the size of a head."""
     share = found / (wanted or found) - 1
-    return f" ({share:+.0%} beside what was asked for)" if abs(share) > 0.1 else ""
+    return f" ({share:+.0%} from what was asked for)" if abs(share) > 0.1 else ""

@@ -151,20 +151,25 @@ class Translation:
         return step / self.plan.n_batches
 
     def batch(self, step: int) -> TokenBatch:
-        draw = np.random.default_rng((self.seed, 4, step))
-        pairs = [self._pair(row, draw) for row in self.plan.rows(step).tolist()]
-        sources, targets = zip(*pairs, strict=True)
+        rows = self.plan.rows(step)
+        sources, targets = ([side[row] for row in rows] for side in self.train)
+        if self._cut_anew:
+            self._cut(rows, sources, targets, np.random.default_rng((self.seed, 4, step)))
         return self.collate(sources, targets, encodes=self._model.reads_source)
 
-    def _pair(self, row: int, draw: np.random.Generator) -> Sequence[np.ndarray]:
-        """A source and a target of the training part. One that would be longer than `max_len` in
-        other tokens is read as it is."""
-        pair = [side[row] for side in self.train]
-        if not self._cut_anew:
-            return pair
-        source, target = (side.read(row, draw) for side in self._cut_anew)
-        target = np.append(target, pair[1][-1])
-        return (source, target) if len(source) + len(target) <= self.max_len else pair
+    def _cut(
+        self,
+        rows: np.ndarray,
+        sources: list[np.ndarray],
+        targets: list[np.ndarray],
+        draw: np.random.Generator,
+    ) -> None:
+        """Put other tokens in place of those of a batch. A pair that would be longer than `max_len`
+        is left as it is."""
+        for i, row in enumerate(rows.tolist()):
+            source, target = (side.read(row, draw) for side in self._cut_anew)
+            if len(source) + len(target) + 1 <= self.max_len:
+                sources[i], targets[i] = source, np.append(target, targets[i][-1])
 
     def objective(
         self, forward: Forward, batch: TokenBatch, state: State, *, progress: float

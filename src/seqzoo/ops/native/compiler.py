@@ -92,10 +92,8 @@ def _compiler() -> list[str]:
         raise CannotBuild(f"CXX={given}: {error}") from None
     found = shutil.which(words[0]) if words else None
     if found is None:
-        named = (
-            f"CXX={given}: no such program: correct it, or" if "CXX" in os.environ else "no g++:"
-        )
-        raise CannotBuild(f"no C++ compiler ({named} install g++)")
+        wrong = f"CXX={given}: no such program: correct it, or " if os.environ.get("CXX") else ""
+        raise CannotBuild(f"no C++ compiler: {wrong}install g++")
     return [found, *words[1:]]
 
 
