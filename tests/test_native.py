@@ -94,7 +94,7 @@ def randn(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
 @pytest.mark.parametrize("delta, bonus", [(False, False), (True, False), (False, True)])
 def test_matrix_state(dtype, K, V, decay, delta, bonus) -> None:
     B, H = 2, 3
-    for T in (1, 70):  # within a segment of 32 tokens, and over some
+    for T in (1, 70):  # within a segment of 64 tokens, and over two
         named = {
             "q": randn(B, T, H, K, seed=1, dtype=dtype).transpose(1, 2),
             "k": randn(B, H, T, K, seed=2, dtype=dtype) / K**0.5,
@@ -129,6 +129,34 @@ def test_matrix_state_reads_tokens_in_bfloat16(K: int) -> None:
         assert y.dtype == end.dtype == torch.float32
         found.append([y, end, *torch.autograd.grad(y.square().sum() + end.sum(), halves)])
     assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("delta, bonus", [(False, False), (True, False), (False, True)])
+def test_threads_that_share_a_head_compute_the_same(delta: bool, bonus: bool) -> None:
+    """Three heads of four segments: two threads divide one between them, four do not."""
+    shape, found, threads = (1, 3, 230, 32), [], torch.get_num_threads()
+    tokens = [randn(*shape, seed=i, dtype=torch.float32) for i in range(5)]
+    named = dict(zip(("q", "k", "v", "log_w", "b"), tokens, strict=True))
+    named["log_w"] = -named["log_w"].exp()
+    named["b"] = F.normalize(named["b"], dim=-1)
+    named["a"] = -named["b"]
+    if not delta:
+        del named["a"], named["b"]
+    named["S"] = randn(1, 3, 32, 32, seed=6, dtype=torch.float32)
+    if bonus:
+        named["u"] = randn(3, 32, seed=7, dtype=torch.float32)
+    inputs = [x.requires_grad_() for x in named.values()]
+    try:
+        for number in (1, 2, 4):
+            torch.set_num_threads(number)
+            with ops.backend("native"):
+                y, end = matrix_state(**named)
+            loss = y.square().sum() + end.square().sum()
+            found.append([y, end, *torch.autograd.grad(loss, inputs)])
+    finally:
+        torch.set_num_threads(threads)
+    for shared in found[1:]:
+        assert all(map(torch.equal, found[0], shared))
 
 
 def rwkv7_inputs(B: int, T: int, H: int, N: int, dtype: torch.dtype, first: bool) -> list[Tensor]:

@@ -2,6 +2,11 @@
 // The equations are those of seqzoo/ops/matrix_state.py. A family says where its tokens come from,
 // and where outputs and gradients go.
 #pragma once
+#include <atomic>
+#include <thread>
+
+#include <omp.h>
+
 #include "common.h"
 
 namespace matrix_state {
@@ -50,7 +55,31 @@ struct Family {
                                const Gradients<T>& of) const = 0;
   virtual ~Family() = default;
   bool small() const { return B * H * L * K * V <= SMALL; }
+  int64_t segments() const { return std::max<int64_t>(1, (L + SEGMENT - 1) / SEGMENT); }
 };
+
+// Calls f(job, first, last) for all `pieces` of every job, those of one job in order. Threads get
+// equal shares: where whole jobs do not divide evenly, one thread begins a job before its others and
+// another thread ends it after its others (McNaughton's rule), so that the second seldom waits.
+template <class F>
+void share_out(int64_t jobs, int64_t pieces, bool parallel, F f) {
+  std::vector<std::atomic<bool>> begun(jobs);
+#pragma omp parallel if (parallel)
+  {
+    const int64_t threads = omp_get_num_threads(), own = omp_get_thread_num();
+    auto bound = [&](int64_t thread) {  // pieces of all jobs before those of a thread
+      return jobs < threads ? jobs * thread / threads * pieces : jobs * pieces * thread / threads;
+    };
+    const int64_t first = bound(own), last = bound(own + 1);
+    for (int64_t job = first / pieces; job * pieces < last; ++job) {
+      const int64_t before = std::max<int64_t>(first - job * pieces, 0);  // of another thread
+      const int64_t after = std::max<int64_t>((job + 1) * pieces - last, 0);
+      while (after && !begun[job].load(std::memory_order_acquire)) std::this_thread::yield();
+      f(job, after, pieces - before);
+      if (before) begun[job].store(true, std::memory_order_release);
+    }
+  }
+}
 
 // ---- forward: columns of S are independent
 
@@ -115,16 +144,19 @@ struct Block {
   }
 };
 
-// All tokens of a head, for some columns of its state: blocks of N vectors.
+// Tokens `begin` to `end` of a head, for some columns of its state: blocks of N vectors. The state
+// after them, which the next ones begin with, is in.end.
 template <class T, int N, bool DELTA, bool BONUS>
-void forward_columns(const Family<T>& in, int64_t i, int64_t h, int64_t first, int64_t columns) {
+void forward_columns(const Family<T>& in, int64_t i, int64_t h, int64_t first, int64_t columns,
+                     int64_t begin, int64_t end) {
   constexpr int64_t width = N * Lanes<T>::n;
   const int64_t padded = round_up(columns, width), K = in.K;
   Token<T> token(round_up(std::max(K, in.V), width), in.more);
   Buffer<T> S(K * padded), y(padded), read(padded);
   const Block<T> block{S, K, first, columns, width};
-  block.from(in.S.at(i, h), in.S.stride[2]);
-  for (int64_t t = 0; t < in.L; ++t) {
+  const View<T>& given = begin ? in.end : in.S;
+  block.from(given.at(i, h), given.stride[2]);
+  for (int64_t t = begin; t < end; ++t) {
     if (in.kept && t % SEGMENT == 0) block.to(in.kept.at(i, h, t / SEGMENT), in.V);
     in.read(i, h, t, token);
     for (int64_t j = 0; j < columns; j += width)
@@ -140,12 +172,11 @@ template <class T, int N, bool DELTA, bool BONUS>
 void forward_blocks(const Family<T>& in, bool whole) {
   const int64_t width = whole ? in.V : N * Lanes<T>::n;
   const int64_t blocks = (in.V + width - 1) / width, jobs = in.B * in.H * blocks;
-#pragma omp parallel for if (!in.small())
-  for (int64_t job = 0; job < jobs; ++job) {
+  share_out(jobs, in.segments(), !in.small(), [&](int64_t job, int64_t from, int64_t to) {
     const int64_t head = job / blocks, first = job % blocks * width;
-    forward_columns<T, N, DELTA, BONUS>(in, head / in.H, head % in.H, first,
-                                        std::min(width, in.V - first));
-  }
+    forward_columns<T, N, DELTA, BONUS>(in, head / in.H, head % in.H, first, std::min(width, in.V - first),
+                                        from * SEGMENT, std::min(to * SEGMENT, in.L));
+  });
 }
 
 template <class T, bool DELTA, bool BONUS>
@@ -212,8 +243,10 @@ template <class T>
   }
 }
 
+// Tokens `begin` to `end` of a head, the last one first. The gradient of the state before them, which
+// the ones before go on with, is in.of_S.
 template <class T, int N, bool DELTA, bool BONUS, bool DECAY>
-void backward_head(const Family<T>& in, int64_t i, int64_t h) {
+void backward_head(const Family<T>& in, int64_t i, int64_t h, int64_t begin, int64_t end) {
   constexpr int n = Lanes<T>::n, width = N * n;
   const int64_t K = in.K, V = in.V, padded = round_up(K, width), size = V * padded;
   const int64_t most = std::min(SEGMENT, in.L), wide = round_up(std::max(K, V), width);
@@ -223,10 +256,12 @@ void backward_head(const Family<T>& in, int64_t i, int64_t h) {
   Buffer<T> states((most + 1) * size), D(size), of_u(padded);
   const int64_t values = round_up(V, n);
   Buffer<T> partial(2 * values * n), of_x(values);  // sums over keys, lane by lane: of v, then of x
-  transpose<T>(in.of_end.at(i, h), in.of_end.stride[2], K, V, D, padded);
+  const View<T>& given = end < in.L ? in.of_S : in.of_end;
+  transpose<T>(given.at(i, h), given.stride[2], K, V, D, padded);
+  if (BONUS && end < in.L) copy<T>(in.of_u.at(i, h), K, of_u);
 
-  for (int64_t start = round_up(in.L, SEGMENT) - SEGMENT; start >= 0; start -= SEGMENT) {
-    const int64_t length = std::min(SEGMENT, in.L - start);
+  for (int64_t start = round_up(end, SEGMENT) - SEGMENT; start >= begin; start -= SEGMENT) {
+    const int64_t length = std::min(SEGMENT, end - start);
     transpose<T>(in.kept.at(i, h, start / SEGMENT), V, K, V, states, padded);
     for (int64_t t = 0; t < length; ++t) {
       Token<T>& token = tokens[t];
@@ -303,17 +338,20 @@ void backward_head(const Family<T>& in, int64_t i, int64_t h) {
   transpose<T>(D, padded, V, K, in.of_S.at(i, h), in.of_S.stride[2]);
 }
 
-template <class T, int N, bool DELTA, bool BONUS>
-void backward_heads(const Family<T>& in) {
-  auto head = in.decay ? backward_head<T, N, DELTA, BONUS, true> : backward_head<T, N, DELTA, BONUS, false>;
-#pragma omp parallel for if (!in.small())
-  for (int64_t job = 0; job < in.B * in.H; ++job) head(in, job / in.H, job % in.H);
+// `head` is backward_head or a function like it.
+template <class T, class Head>
+void backward_heads(const Family<T>& in, Head head) {
+  const int64_t pieces = in.segments();
+  share_out(in.B * in.H, pieces, !in.small(), [&](int64_t job, int64_t from, int64_t to) {
+    head(in, job / in.H, job % in.H, (pieces - to) * SEGMENT, std::min((pieces - from) * SEGMENT, in.L));
+  });
 }
 
 template <class T, bool DELTA, bool BONUS>
 void backward(const Family<T>& in) {
-  if (in.K <= Lanes<T>::n) backward_heads<T, 1, DELTA, BONUS>(in);
-  else backward_heads<T, 2, DELTA, BONUS>(in);
+  const bool narrow = in.K <= Lanes<T>::n;
+  if (in.decay) backward_heads(in, narrow ? backward_head<T, 1, DELTA, BONUS, true> : backward_head<T, 2, DELTA, BONUS, true>);
+  else backward_heads(in, narrow ? backward_head<T, 1, DELTA, BONUS, false> : backward_head<T, 2, DELTA, BONUS, false>);
 }
 
 }  // namespace matrix_state

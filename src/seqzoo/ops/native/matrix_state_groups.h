@@ -80,7 +80,8 @@ void read_group(const Family<T>& in, int64_t i, int64_t h, int64_t first, Token<
 // ---- forward
 
 template <class T>
-void grouped_columns(const Family<T>& in, int64_t i, int64_t h, int64_t first, int64_t columns) {
+void grouped_columns(const Family<T>& in, int64_t i, int64_t h, int64_t first, int64_t columns,
+                     int64_t begin, int64_t end) {
   constexpr int n = Lanes<T>::n;
   const int64_t padded = round_up(columns, n), K = in.K, rows = round_up(K, n);
   std::vector<Token<T>> tokens;
@@ -88,8 +89,9 @@ void grouped_columns(const Family<T>& in, int64_t i, int64_t h, int64_t first, i
   const Group<T> group(rows);
   Buffer<T> S(K * padded), y(GROUP * padded);
   const Block<T> block{S, K, first, columns, n};
-  block.from(in.S.at(i, h), in.S.stride[2]);
-  for (int64_t t = 0; t < in.L; t += GROUP) {
+  const View<T>& given = begin ? in.end : in.S;
+  block.from(given.at(i, h), given.stride[2]);
+  for (int64_t t = begin; t < end; t += GROUP) {
     if (in.kept && t % SEGMENT == 0) block.to(in.kept.at(i, h, t / SEGMENT), in.V);
     read_group(in, i, h, t, tokens.data());
     group.from(tokens.data());
@@ -126,11 +128,11 @@ void grouped_forward(const Family<T>& in, bool whole) {
   if (in.L < GROUP || in.K <= Lanes<T>::n) return forward<T, false, false>(in, whole);
   const int64_t width = whole ? in.V : 4 * Lanes<T>::n;
   const int64_t blocks = (in.V + width - 1) / width, jobs = in.B * in.H * blocks;
-#pragma omp parallel for if (!in.small())
-  for (int64_t job = 0; job < jobs; ++job) {
+  share_out(jobs, in.segments(), !in.small(), [&](int64_t job, int64_t from, int64_t to) {
     const int64_t head = job / blocks, first = job % blocks * width;
-    grouped_columns<T>(in, head / in.H, head % in.H, first, std::min(width, in.V - first));
-  }
+    grouped_columns<T>(in, head / in.H, head % in.H, first, std::min(width, in.V - first), from * SEGMENT,
+                       std::min(to * SEGMENT, in.L));
+  });
 }
 
 // ---- backward: a row here is a column of S, as in matrix_state.h
@@ -257,7 +259,7 @@ void keys_and_queries(const Group<T>& group, const Token<T>* tokens, const T* be
 }
 
 template <class T, int N, bool DECAY>
-void grouped_head(const Family<T>& in, int64_t i, int64_t h) {
+void grouped_head(const Family<T>& in, int64_t i, int64_t h, int64_t begin, int64_t end) {
   constexpr int n = Lanes<T>::n, width = N * n;
   const int64_t K = in.K, V = in.V, padded = round_up(K, width), size = V * padded;
   const int64_t most = round_up(std::min(SEGMENT, in.L), GROUP), wide = round_up(std::max(K, V), width);
@@ -268,10 +270,11 @@ void grouped_head(const Family<T>& in, int64_t i, int64_t h) {
   for (int64_t t = 0; t < most; t += GROUP) groups.emplace_back(padded);
   for (int64_t g = 0; g < GROUP; ++g) of.emplace_back(wide);
   Buffer<T> states((most / GROUP + 1) * size), D(size), partial(round_up(V, n) * n), products(GROUP * GROUP);
-  transpose<T>(in.of_end.at(i, h), in.of_end.stride[2], K, V, D, padded);
+  const View<T>& given = end < in.L ? in.of_S : in.of_end;
+  transpose<T>(given.at(i, h), given.stride[2], K, V, D, padded);
 
-  for (int64_t start = round_up(in.L, SEGMENT) - SEGMENT; start >= 0; start -= SEGMENT) {
-    const int64_t count = (std::min(SEGMENT, in.L - start) + GROUP - 1) / GROUP;
+  for (int64_t start = round_up(end, SEGMENT) - SEGMENT; start >= begin; start -= SEGMENT) {
+    const int64_t count = (std::min(SEGMENT, end - start) + GROUP - 1) / GROUP;
     transpose<T>(in.kept.at(i, h, start / SEGMENT), V, K, V, states, padded);
     for (int64_t m = 0; m < count; ++m) {
       read_group(in, i, h, start + m * GROUP, &tokens[m * GROUP]);
@@ -316,10 +319,9 @@ void grouped_head(const Family<T>& in, int64_t i, int64_t h) {
 template <class T>
 void grouped_backward(const Family<T>& in) {
   if (in.L < GROUP) return backward<T, false, false>(in);
-  auto head = in.K <= Lanes<T>::n ? (in.decay ? grouped_head<T, 1, true> : grouped_head<T, 1, false>)
-                                  : (in.decay ? grouped_head<T, 2, true> : grouped_head<T, 2, false>);
-#pragma omp parallel for if (!in.small())
-  for (int64_t job = 0; job < in.B * in.H; ++job) head(in, job / in.H, job % in.H);
+  const bool narrow = in.K <= Lanes<T>::n;
+  if (in.decay) backward_heads(in, narrow ? grouped_head<T, 1, true> : grouped_head<T, 2, true>);
+  else backward_heads(in, narrow ? grouped_head<T, 1, false> : grouped_head<T, 2, false>);
 }
 
 }  // namespace matrix_state
