@@ -145,14 +145,15 @@ def test_threads_that_share_a_head_compute_the_same(delta: bool, bonus: bool) ->
     named["S"] = randn(1, 3, 32, 32, seed=6, dtype=torch.float32)
     if bonus:
         named["u"] = randn(3, 32, seed=7, dtype=torch.float32)
-    inputs = [x.requires_grad_() for x in named.values()]
+    inputs = [x.requires_grad_() for x in (randn(96, seed=8, dtype=torch.float32), *named.values())]
     try:
         for number in (1, 2, 4):
             torch.set_num_threads(number)
             with ops.backend("native"):
                 y, end = matrix_state(**named)
-            loss = y.square().sum() + end.square().sum()
-            found.append([y, end, *torch.autograd.grad(loss, inputs)])
+                z = head_norm(y, inputs[0], None, gate=None, eps=None, centred=True)
+            loss = y.square().sum() + z.pow(3).sum() + end.square().sum()
+            found.append([z, end, *torch.autograd.grad(loss, inputs)])
     finally:
         torch.set_num_threads(threads)
     for shared in found[1:]:

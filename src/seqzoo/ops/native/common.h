@@ -1,8 +1,12 @@
-// Vectors of one cache line, and the arguments that Python hands over.
+// Vectors of one cache line, equal shares for threads, and the arguments that Python hands over.
 #pragma once
+#include <omp.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -264,6 +268,29 @@ class Buffer {
   std::vector<T> memory_;
   T* data_;
 };
+
+// Calls f(job, first, last) for all `pieces` of every job, those of one job in order. Threads get
+// equal shares: where whole jobs do not divide evenly, one thread begins a job before its others and
+// another thread ends it after its others (McNaughton's rule), so that the second seldom waits.
+template <class F>
+void share_out(int64_t jobs, int64_t pieces, bool parallel, F f) {
+  std::vector<std::atomic<bool>> begun(jobs);
+#pragma omp parallel if (parallel)
+  {
+    const int64_t threads = omp_get_num_threads(), own = omp_get_thread_num();
+    auto bound = [&](int64_t thread) {  // pieces of all jobs before those of a thread
+      return jobs < threads ? jobs * thread / threads * pieces : jobs * pieces * thread / threads;
+    };
+    const int64_t first = bound(own), last = bound(own + 1);
+    for (int64_t job = first / pieces; job * pieces < last; ++job) {
+      const int64_t before = std::max<int64_t>(first - job * pieces, 0);  // of another thread
+      const int64_t after = std::max<int64_t>((job + 1) * pieces - last, 0);
+      while (after && !begun[job].load(std::memory_order_acquire)) std::this_thread::yield();
+      f(job, after, pieces - before);
+      if (before) begun[job].store(true, std::memory_order_release);
+    }
+  }
+}
 
 // A tensor of up to four dimensions, the last contiguous unless it is counted by `stride`.
 template <class T>

@@ -6,6 +6,7 @@
 
 namespace {
 
+constexpr int64_t PIECE = 64;  // tokens of a head that one thread takes at least
 
 // ---- the norm of each head, and a gate
 
@@ -25,16 +26,16 @@ struct Norm {
     y = Rows<T>(from, 2), gate = Rows<T>(from, 1);
   }
   template <class F>
-  void each_head(F f) const {  // f(i, h, its scale, its shift, a row of ones, memory)
-#pragma omp parallel for if (B * H * L * V > SMALL)
-    for (int64_t job = 0; job < B * H; ++job) {
+  void each_head(F f) const {  // f(i, h, first token, last, its scale, its shift, a row of ones, memory)
+    const int64_t pieces = std::max<int64_t>(1, (L + PIECE - 1) / PIECE);
+    share_out(B * H, pieces, B * H * L * V > SMALL, [&](int64_t job, int64_t from, int64_t to) {
       Buffer<T> memory(8 * padded);
       const int64_t i = job / H, h = job % H;
       T *scale = memory, *shift = scale + padded, *ones = shift + padded;
       copy<T>(weights.at(0) + h * V, V, scale), copy<T>(weights.at(1) + h * V, V, shift);
       std::fill_n(ones, V, T(1));
-      f(i, h, scale, shift, ones, ones + padded);
-    }
+      f(i, h, from * PIECE, std::min(to * PIECE, L), scale, shift, ones, ones + padded);
+    });
   }
   // A row without its mean, over its size; and the inverse of that.
   T normalise(const T* ones, T* row) const {
@@ -52,9 +53,10 @@ struct Norm {
     return inverse;
   }
   void forward() const {
-    each_head([&](int64_t i, int64_t h, const T* scale, const T* shift, const T* ones, T* row) {
+    each_head([&](int64_t i, int64_t h, int64_t begin, int64_t end, const T* scale, const T* shift,
+                  const T* ones, T* row) {
       T* g = row + padded;
-      for (int64_t t = 0; t < L; ++t) {
+      for (int64_t t = begin; t < end; ++t) {
         y.read(i, h, t, V, row);
         normalise(ones, row);
         if (gate) gate.read(i, t, h * V, V, g);
@@ -68,9 +70,12 @@ struct Norm {
     });
   }
   void backward() const {
-    each_head([&](int64_t i, int64_t h, const T* scale, const T* shift, const T* ones, T* row) {
+    each_head([&](int64_t i, int64_t h, int64_t begin, int64_t end, const T* scale, const T* shift,
+                  const T* ones, T* row) {
       T *g = row + padded, *d = g + padded, *of_scale = d + padded, *of_shift = of_scale + padded;
-      for (int64_t t = 0; t < L; ++t) {
+      T* sums[] = {of_weights.at(i, 0) + h * V, of_weights.at(i, 1) + h * V};  // over all tokens so far
+      if (begin) copy<T>(sums[0], V, of_scale), copy<T>(sums[1], V, of_shift);
+      for (int64_t t = begin; t < end; ++t) {
         y.read(i, h, t, V, row);
         const T inverse = normalise(ones, row);
         of_out.read(i, t, h * V, V, d);
@@ -97,8 +102,7 @@ struct Norm {
         of_y.write(d, i, h, t, V);
         if (gate) of_gate.write(g, i, t, h * V, V);
       }
-      copy<T>(of_scale, V, of_weights.at(i, 0) + h * V);
-      copy<T>(of_shift, V, of_weights.at(i, 1) + h * V);
+      copy<T>(of_scale, V, sums[0]), copy<T>(of_shift, V, sums[1]);
     });
   }
 };
