@@ -13,7 +13,10 @@ from seqzoo.mixers.deltaproduct import DeltaProduct
 from seqzoo.mixers.gated_deltanet import GatedDeltaNet
 from seqzoo.mixers.kda import KimiDeltaAttention
 
-EPS = float(torch.finfo(torch.float32).eps)  # of our norms
+
+def eps() -> float:
+    """That of our norms."""
+    return torch.finfo(torch.get_default_dtype()).eps
 
 
 def their_gated_deltanet(ours: GatedDeltaNet) -> Callable[[Tensor], Tensor]:
@@ -34,13 +37,13 @@ def their_gated_deltanet(ours: GatedDeltaNet) -> Callable[[Tensor], Tensor]:
         linear_dt_min=1e-3,
         linear_dt_max=0.1,
         linear_dt_init_floor=1e-4,
-        rms_norm_eps=EPS,
+        rms_norm_eps=eps(),
         hidden_act="silu",
         layer_types=["linear_attention"],
     )
     q, k, v = ours.qkv.weight.split([D, D, ours.expand_v * D])
     theirs = OlmoHybridGatedDeltaNet(config, 0)
-    theirs.o_norm.variance_epsilon = EPS
+    theirs.o_norm.variance_epsilon = eps()
     decay: Any = ours.decay.project
     tensors = {"q_proj.weight": q, "k_proj.weight": k, "v_proj.weight": v}
     tensors |= {"a_proj.weight": decay.weight, "A_log": ours.decay.A_log}
@@ -58,7 +61,7 @@ def their_kda(ours: KimiDeltaAttention) -> Callable[[Tensor], Tensor]:
         linear_num_heads=H,
         linear_head_dim=D // H,
         linear_conv_kernel_dim=4,
-        rms_norm_eps=EPS,
+        rms_norm_eps=eps(),
         hidden_act="silu",
         layer_types=["linear_attention"],
     )
@@ -89,7 +92,7 @@ def their_deltaproduct(ours: DeltaProduct, recurrence: Any) -> Callable[[Tensor]
             scale=(D // H) ** -0.5,
             num_householder=n,
         )
-        y = F.rms_norm(y, (D // H,), ours.norm, EPS).flatten(2)
+        y = F.rms_norm(y, (D // H,), ours.norm, eps()).flatten(2)
         return ours.out(y if ours.gate is None else y * F.silu(ours.gate(x)))
 
     return read
