@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from calls import KERNELS
 from seqzoo import ops
 from seqzoo.decoding.sampling import generate
-from seqzoo.decoding.step import WEIGHTS, PreparedStep, prepare
+from seqzoo.decoding.step import TYPES, PreparedStep, Types, prepare
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.zoo import FAMILIES, build
@@ -615,14 +615,14 @@ def test_products_with_narrow_weights(shape: tuple[int, int], weights: str) -> N
     W, x = torch.randn(N, K, generator=random), torch.randn(rows, K, generator=random)
     W[0] = 0  # a row without a scale
     bias = torch.randn(N, generator=random)
-    recorder = Recorder(WEIGHTS[weights])
+    recorder = Recorder(TYPES[weights])
     with torch.no_grad(), recorder:
         recorder.follow(x)
         y = torch.addmm(bias, x, W.T)
         z = x @ W.T.contiguous()  # the other order in memory
     x.copy_(torch.randn(rows, K, generator=random))
     recorder.finish()()
-    narrowed, scales = narrow(W, WEIGHTS[weights])
+    narrowed, scales = narrow(W, TYPES[weights])
     rounded = narrowed.double() if scales is None else narrowed.double() * scales[:, None].double()
     off = W.abs().double() * 2**-8 if scales is None else 0.5001 * scales[:, None].double()
     assert ((rounded - W).abs() <= off).all()
@@ -641,18 +641,63 @@ def test_a_step_with_narrow_weights_is_that_of_the_rounded_model(name: str, weig
     model = small(name, seed=1).float()
     tokens = torch.randint(11, (2, 20), generator=torch.Generator().manual_seed(2))
     _, state = model(tokens[:, :5])
-    step = PreparedStep(model, state, 2, 15, weights)
+    step = PreparedStep(model, state, 2, 15, Types(weights))
     exact = PreparedStep(model, state, 2, 15)
     rounded = deepcopy(model)
     for key, W in rounded.named_parameters():
         if W.dim() == 2 and "embedding" not in key:
-            narrowed, scales = narrow(W, WEIGHTS[weights])
+            narrowed, scales = narrow(W, TYPES[weights])
             W.copy_(narrowed if scales is None else narrowed * scales[:, None])
     for t in range(5, 20):
         logits, state = rounded(tokens[:, t : t + 1], state)
         given = step(tokens[:, t])
         assert difference(logits[:, 0], given) < 1e-4
         assert not torch.equal(exact(tokens[:, t]), given)
+
+
+CACHED = [
+    ("transformer", {}),
+    ("transformer", {"n_kv_heads": 2, "sinks": True, "softcap": 20}),
+    ("transformer", {"window": 8}),
+    ("fox", {}),
+    ("hybrid", {"pattern": ["gla", "transformer"]}),
+]
+
+
+@pytest.mark.parametrize("name, keys", CACHED, ids=str)
+@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+@torch.inference_mode()
+def test_a_step_with_a_narrow_cache(name: str, keys: dict, kind: str) -> None:
+    """Logits as near as rounding keys and values allows; and the state after is what was kept."""
+    torch.manual_seed(1)
+    model = build(name, vocab_size=11, dim=80, n_heads=4, n_layers=2, **keys).eval()
+    tokens = torch.randint(11, (2, 40), generator=torch.Generator().manual_seed(2))
+    _, state = model(tokens[:, :21])
+    steps = [PreparedStep(model, state, 2, 19, Types(kv_cache=k)) for k in ("float32", kind)]
+    swap = torch.tensor([1, 0])
+    for t in range(21, 40):
+        if t == 30:  # rows change places, as in beam search
+            tokens = tokens[swap]
+            for step in steps:
+                step.reorder(swap)
+        exact, given = (step(tokens[:, t]).clone() for step in steps)
+        assert 0 < difference(exact, given) < (0.01 if kind == "bfloat16" else 0.02)
+    rounded = 0
+    for exact, given in zip(*(leaves(step.state()) for step in steps), strict=True):
+        assert exact.shape == given.shape and exact.dtype == given.dtype
+        if not torch.equal(exact, given):
+            rounded += 1
+            assert difference(exact, given) < 0.02
+    assert rounded
+    again = PreparedStep(model, steps[1].state(), 2, 1, Types(kv_cache=kind))
+    for kept, anew in zip(leaves(steps[1].state()), leaves(again.state()), strict=True):
+        assert_close(kept, anew, rtol=1e-6, atol=1e-7)
+
+
+def test_a_narrow_cache_of_a_model_that_has_none() -> None:
+    prompt = torch.ones(1, 6, dtype=torch.long)
+    with pytest.raises(UserError, match="kv_cache=int8: this model keeps no keys and values"):
+        next(generate(small("lstm", seed=3).float(), prompt, max_tokens=3, kv_cache="int8"))
 
 
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])
@@ -673,7 +718,7 @@ def test_narrow_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(UserError, match="weights=int8: .* may have 14 tokens together"):
         first(model, window=13)
     with pytest.raises(UserError, match="the model is on meta: load it with device=cpu"):
-        prepare(deepcopy(model).to("meta"), (), 1, 3, "int8")
+        prepare(deepcopy(model).to("meta"), (), 1, 3, Types("int8"))
     with pytest.raises(UserError, match="another type than float32"):
         first(deepcopy(model).double())
     model.forward = lambda x, s: LanguageModel.forward(model, x + int(x.sum() > 99), s)

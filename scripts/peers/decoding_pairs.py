@@ -1,6 +1,6 @@
 """Decoding one token after another, one sequence, in float32 as `seqzoo generate` does: beside the
-`rwkv` package, beside the model's matrix-vector products alone, and a long cache beside a short
-one."""
+`rwkv` package, beside the model's matrix-vector products alone, beside the reading of the bytes
+that a token needs, and a long cache beside a short one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from timing import Options, Row, Shape, alternate, compare, rates
 from torch import Tensor, nn
 
-from seqzoo.decoding.step import WORTH, prepare
+from seqzoo.decoding.step import EXACT, WORTH, Types, prepare
 from seqzoo.exchange.rwkv_names import official_name
 from seqzoo.models.language_model import LanguageModel, PositionEmbedding
 from seqzoo.models.zoo import build, families
 from seqzoo.report.text import number
+from seqzoo.state import leaves
 
 VOCAB_SIZE = 65  # of Tiny Shakespeare
 CONTEXT = 128  # tokens read before the one that is measured
@@ -41,14 +42,14 @@ def reads(model: LanguageModel, tokens: Tensor) -> Callable[[], object]:
     return call
 
 
-def decodes(model: LanguageModel, context: int, weights: str = "float32") -> Callable[[], object]:
+def decodes(model: LanguageModel, context: int, types: Types = EXACT) -> Callable[[], object]:
     """Reading one token after `context` others, each time, by the step that `seqzoo generate`
-    prepares with weights of a type."""
+    prepares with weights and a cache of some types."""
     model.eval()
     token = torch.zeros(1, dtype=torch.long)
     with torch.inference_mode():
         _, state = model(torch.randint(VOCAB_SIZE, (1, context)))
-        step = prepare(model, state, 1, WORTH, weights)
+        step = prepare(model, state, 1, WORTH, types)
 
     def call() -> Tensor:
         with torch.inference_mode():
@@ -163,20 +164,39 @@ def multiplies(model: nn.Module) -> Callable[[], object]:
     return call
 
 
+def read_bytes(model: LanguageModel, context: int) -> int:
+    """The bytes that a token reads at least: the matrices and the state, in float32."""
+    with torch.inference_mode():
+        _, state = model(torch.randint(VOCAB_SIZE, (1, context)))
+    numbers = sum(W.numel() for W in matrices(model)) + sum(x.numel() for x in leaves(state))
+    return 4 * numbers
+
+
+def reading(size: int) -> Callable[[], object]:
+    """Reading so many bytes as fast as PyTorch can: the sum of a tensor of float32 numbers."""
+    return torch.randn(size // 4).sum
+
+
 def products(options: Options, shape: Shape) -> list[Row]:
-    """For every family: a decoded token beside its matrix-vector products alone."""
+    """For every family: a decoded token beside its matrix-vector products alone, and beside the
+    reading of its bytes."""
     shape = options.size(shape)
     context = options.length(CONTEXT)
     rows = []
     for name in families():
         model = build(name, vocab_size=VOCAB_SIZE, n_layers=shape.n_layers, dim=shape.dim)
+        size = read_bytes(model, context)
         calls = {
             "token": decodes(model, context),
             "products": multiplies(model),
+            "reading": reading(size),
         }
         times = alternate(calls, options)
-        ratios = [t / p for t, p in zip(times["token"], times["products"], strict=True)]
-        multiple = number(statistics.median(ratios))
+
+        def ratio(over: str, under: str) -> float:
+            pairs = zip(times[over], times[under], strict=True)  # noqa: B023
+            return statistics.median(x / y for x, y in pairs)
+
         rows.append(
             Row(
                 f"decode {name} {shape.n_layers}x{shape.dim} B1, context {context}",
@@ -184,7 +204,9 @@ def products(options: Options, shape: Shape) -> list[Row]:
                 "its products alone",
                 rates(times["token"], None),
                 rates(times["products"], None),
-                f"{multiple} times its products; {model.n_parameters():,} parameters",
+                f"{number(ratio('token', 'products'))} times its products; reading its "
+                f"{size / 1e6:.1f} MB takes {ratio('reading', 'token'):.0%}; "
+                f"{model.n_parameters():,} parameters",
             )
         )
     return rows
@@ -198,15 +220,15 @@ def weights(options: Options, shape: Shape) -> list[Row]:
         model = build(name, vocab_size=VOCAB_SIZE, n_layers=shape.n_layers, dim=shape.dim)
         peers = {"float32": decodes(model, CONTEXT)}
         for kind in ("bfloat16", "int8"):
-            ours = {kind: decodes(model, CONTEXT, kind)}
+            ours = {kind: decodes(model, CONTEXT, Types(weights=kind))}
             work = f"decode {name} {shape.n_layers}x{shape.dim} B1, weights in {kind}"
             rows.append(compare(work, options, ours=ours, peers=peers))
     return rows
 
 
 def cache(options: Options, shape: Shape) -> list[Row]:
-    """For every family, and for caches that are cut: a token after a long context beside one after
-    a short one."""
+    """For every family, and for caches that are cut or rounded: a token after a long context beside
+    one after a short one; and the reading of its bytes."""
     shape = options.size(shape)
     short, long = (8, 32) if options.tiny else (CONTEXT, shape.length)
     models: dict[str, dict[str, Any]] = {name: {"name": name} for name in families()}
@@ -218,8 +240,14 @@ def cache(options: Options, shape: Shape) -> list[Row]:
     rows = []
     for work, keys in models.items():
         model = build(vocab_size=VOCAB_SIZE, n_layers=shape.n_layers, dim=shape.dim, **keys)
-        ours = {"float32": decodes(model, long)}
+        size, types = read_bytes(model, long), [EXACT]
+        if work in ("transformer", "fox"):
+            types += [Types(kv_cache="bfloat16"), Types(kv_cache="int8")]
         peers = {f"after {short:,} tokens": decodes(model, short)}
-        work = f"decode {work} {shape.n_layers}x{shape.dim} B1 after {long:,} tokens"
-        rows.append(compare(work, options, ours=ours, peers=peers))
+        also = {"reading": reading(size)}
+        for each in types:
+            ours = {each.narrow() or "float32": decodes(model, long, each)}
+            title = f"decode {work} {shape.n_layers}x{shape.dim} B1 after {long:,} tokens"
+            note = f"{size / 1e6:.1f} MB in float32"
+            rows.append(compare(title, options, ours=ours | also, peers=peers, note=note))
     return rows

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seqzoo.decoding.replayed import ReplayedStep
-from seqzoo.decoding.step import prepare
+from seqzoo.decoding.step import Types, prepare
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import LanguageModel, evaluating
 from seqzoo.state import State, grows, select, trim
@@ -28,6 +28,7 @@ def generate(
     stop: int | None = None,
     window: int | None = None,
     weights: str = "float32",
+    kv_cache: str = "float32",
 ) -> Iterator[Tensor]:
     """Continue each row of a prompt, token by token.
 
@@ -44,12 +45,13 @@ def generate(
         window: tokens to keep of a state that grows.
         weights: the type in which the weights are read for each generated token: float32, bfloat16
             or int8. The prompt is read in the model's own.
+        kv_cache: the type in which keys and values are kept for it, of the same ones.
 
     Yields:
         (B,) the next token of each row.
 
     Raises:
-        UserError: weights in fewer bits, and no step can be prepared for them: see
+        UserError: fewer bits, and no step can be prepared for them: see
             `seqzoo.decoding.step.prepare`; or more tokens than a window holds.
     """
     B, device = prompt.shape[0], prompt.device
@@ -58,7 +60,7 @@ def generate(
     going = torch.ones(B, dtype=torch.bool, device=device)  # of those: the ones that have not ended
     # Tokens that can be read after the prompt before a window cuts a state that grows.
     uncut = 0 if window is None or state is not None else window - prompt.shape[1]
-    step = None
+    step, types = None, Types(weights, kv_cache)
     with evaluating(model):
         for generated in range(max_tokens):
             if step is not None and step.room:
@@ -68,7 +70,7 @@ def generate(
                 logits, text, state = _read(model, unread, text, state, window)
                 logits = logits[:, -1]
                 left = max_tokens - generated - 1
-                step = _prepared(model, text, state, window, uncut - generated, left, weights)
+                step = _prepared(model, text, state, window, uncut - generated, left, types)
             token = unread.new_full((len(rows),), 0 if stop is None else stop)
             token[going] = sample(logits[going].float(), temperature, top_k, top_p, generator)
             tokens = torch.full((B,), 0 if stop is None else stop, device=device)
@@ -94,7 +96,7 @@ def _prepared(
     window: int | None,
     uncut: int,
     tokens: int,
-    weights: str,
+    types: Types,
 ) -> ReplayedStep | None:
     """A prepared step for the next tokens, as many as there are positions for; a state that grows
     is moved to more memory after as many as it has, and has none once its window cuts it."""
@@ -102,15 +104,15 @@ def _prepared(
     if model.max_len is not None:
         tokens = min(tokens, min(model.max_len, window or model.max_len) - 1 - read)
     elif window is not None and grows(state):
-        if weights != "float32" and tokens > uncut:
+        if types.narrow() and tokens > uncut:
             raise UserError(
-                f"weights={weights}: a prompt and its continuation may have {window + 1} tokens "
-                "together, as then the model's state is cut: ask for fewer, or use weights=float32"
+                f"{types.narrow()}: a prompt and its continuation may have {window + 1} tokens "
+                "together, as then the model's state is cut: ask for fewer, or use float32"
             )
         tokens = min(tokens, uncut)
     if grows(state):
         tokens = min(tokens, max(1024, read))
-    return prepare(model, state, len(text), tokens, weights)
+    return prepare(model, state, len(text), tokens, types)
 
 
 def _read(

@@ -14,7 +14,7 @@ from seqzoo.config.requires import check_requirements
 from seqzoo.config.values import Count, check_value
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.decoding.sampling import generate
-from seqzoo.decoding.step import WEIGHTS
+from seqzoo.decoding.step import TYPES
 from seqzoo.errors import UserError, unknown
 from seqzoo.models.classifier import Classifier
 from seqzoo.models.language_model import LanguageModel
@@ -80,22 +80,25 @@ class Run:
         top_p: float | None = None,
         seed: int | None = None,
         weights: str = "float32",
+        kv_cache: str = "float32",
     ) -> Iterator[str]:
         """Continue a prompt, and yield the text as it is generated. An empty prompt begins with a
         new line.
 
         A state that grows keeps the tokens of one training sequence. With `weights` of `bfloat16`
         or `int8` a token after the prompt reads fewer bytes on a CPU, and the logits are less
-        exact.
+        exact; with a `kv_cache` of these types so do the keys and values of the tokens before.
 
         Raises:
             UserError: the task is no language model; a character that the vocabulary lacks; fewer
-                than one token; no such weights, or none for this model, device or number of tokens.
+                than one token; no such weights or kv_cache, or none for this model, device or
+                number of tokens.
         """
         self._require("generate")
         check_value("tokens", tokens, Count)
-        if weights not in WEIGHTS:
-            raise unknown("weights", weights, WEIGHTS)
+        for what, kind in (("weights", weights), ("kv_cache", kv_cache)):
+            if kind not in TYPES:
+                raise unknown(what, kind, TYPES)
         ids = self.tokenizer.encode(opening(self.tokenizer, prompt)).astype("int64")
         random = torch.Generator()
         if seed is None:
@@ -113,6 +116,7 @@ class Run:
             generator=random,
             window=self.config["task"].get("seq_len"),
             weights=weights,
+            kv_cache=kv_cache,
         ):
             yield text(int(token))
         yield text.flush()

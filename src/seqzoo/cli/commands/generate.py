@@ -34,19 +34,23 @@ def add(parser: ArgumentParser) -> None:
         help="among the fewest tokens that have probability P together",
     )
     parser.add_argument("--seed", type=value(Seed), help="the same seed gives the same text")
-    parser.add_argument(
-        "--weights",
-        choices=("float32", "bfloat16", "int8"),
-        default="float32",
-        help="type in which each token reads the model's weights, on a CPU: fewer bytes are faster "
-        "and less exact (default: float32)",
-    )
+    for flag, what in (
+        ("--weights", "the model's weights"),
+        ("--kv-cache", "attention's keys and values of a long text"),
+    ):
+        parser.add_argument(
+            flag,
+            choices=("float32", "bfloat16", "int8"),
+            default="float32",
+            help=f"type in which each token reads {what}, on a CPU: fewer bytes are faster and "
+            "less exact (default: float32)",
+        )
     add_cache(parser)
 
 
 def run(options: Namespace) -> None:
     run = load_run(options, "generate")
-    names = ("temperature", "top_k", "top_p", "seed", "weights")
+    names = ("temperature", "top_k", "top_p", "seed", "weights", "kv_cache")
     pieces = run.stream(
         options.prompt, options.tokens, **{name: getattr(options, name) for name in names}
     )

@@ -29,11 +29,11 @@ CODES = {
     )
 }
 TYPES = {torch.float32: 0, torch.float64: 1, torch.int64: 2, torch.bool: 3}
-TYPES |= {torch.bfloat16: 4, torch.int8: 5}  # of the weights of products only
+TYPES |= {torch.bfloat16: 4, torch.int8: 5}  # of weights and caches only
 NUMBERS = {torch.float32, torch.float64, torch.int64}
 COMPARED = ("ge", "gt", "le", "lt")
 DIMS = 4
-LANES = 16  # numbers of a vector, to which rows of narrow weights are padded
+LANES = 16  # numbers of a vector, to which rows in fewer bits are padded
 aten = torch.ops.aten
 
 
@@ -55,6 +55,11 @@ def narrow(W: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         return W.to(dtype), None
     scales = W.abs().amax(-1) / 127
     return (W / scales.clamp(min=1e-30)[..., None]).round().to(torch.int8), scales
+
+
+def padded(rows: Tensor) -> Tensor:
+    """Rows (..., K) with zeros up to whole vectors."""
+    return F.pad(rows, (0, -rows.shape[-1] % LANES)).contiguous()
 
 
 def operand(x: Tensor | None) -> list[int]:
@@ -183,7 +188,7 @@ def _matmul(
     constant = not recorder.changes(W)
     if recorder.weights != torch.float32 and constant and x.stride(2) == 1:
         rows, scales = narrow(W.mT, recorder.weights)
-        W = F.pad(rows, (0, -K % LANES)).contiguous().mT
+        W = padded(rows).mT
         recorder.keep(W, *([] if scales is None else [scales]))
     return [("matmul", A, M, K, N, out, x, W, bias, scales)]
 

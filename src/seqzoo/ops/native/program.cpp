@@ -21,7 +21,7 @@ enum Code : int64_t {
   MATMUL, SUM, MEAN, AMAX, SOFTMAX, LAYER_NORM, GROUP_NORM, EMBEDDING, ATTEND
 };
 
-enum Type : int64_t { FLOAT32, FLOAT64, INT64, BOOL, BFLOAT16, INT8 };  // the last two: of weights only
+enum Type : int64_t { FLOAT32, FLOAT64, INT64, BOOL, BFLOAT16, INT8 };  // the last two: of weights and caches
 
 constexpr int DIMS = 4;
 constexpr int64_t BLOCK = 64;       // columns of a product that a thread computes at once
@@ -356,28 +356,31 @@ inline F widened(const int8_t* p) {
 }
 
 // Rows [first, last) of y = W x, W (N, K) in fewer bits, each row times its scale if there are
-// scales. Rows are padded with zeros to whole vectors.
+// scales. Rows are padded with zeros to whole vectors. Four rows at a time are one of each quarter.
 template <class T>
 void narrow_rows_times(const T* W, int64_t row, const float* scales, const float* x, int64_t K, int64_t first,
                        int64_t last, float* y, int64_t step) {
   constexpr int n = Lanes<float>::n;
+  static_assert(n == 16, "weights are padded to 16 numbers");
+  const int64_t quarter = (last - first) / 4;
   auto rows = [&](int64_t r, auto count) {
     const T* at = W + r * row;
     F s[count] = {};
     vectors<float>(0, K, [&](int64_t k, auto lanes) {
       const F v = load(x + k, lanes);
-      for (int i = 0; i < count; ++i) s[i] += v * widened(at + i * row + k);
+      for (int i = 0; i < count; ++i) s[i] += v * widened(at + i * quarter * row + k);
     });
     for (int i = 0; i < count; i += 2) {
       float totals[2];
       sums<float>(s[i], s[(i + 1) % count], totals, totals + 1);
-      for (int j = i; j < std::min<int>(i + 2, count); ++j) y[(r + j) * step] = totals[j - i] * (scales ? scales[r + j] : 1);
+      for (int j = i; j < std::min<int>(i + 2, count); ++j) {
+        const int64_t place = r + j * quarter;
+        y[place * step] = totals[j - i] * (scales ? scales[place] : 1);
+      }
     }
   };
-  static_assert(n == 16, "weights are padded to 16 numbers");
-  int64_t r = first;
-  for (; r + 4 <= last; r += 4) rows(r, std::integral_constant<int, 4>());
-  for (; r < last; ++r) rows(r, std::integral_constant<int, 1>());
+  for (int64_t r = first; r < first + quarter; ++r) rows(r, std::integral_constant<int, 4>());
+  for (int64_t r = first + 4 * quarter; r < last; ++r) rows(r, std::integral_constant<int, 1>());
 }
 
 // Columns [first, last) of y = x W, W (K, N) with rows of stride `row`; 64 columns at a time stay
@@ -402,6 +405,24 @@ void columns_times(const float* W, int64_t row, const float* x, int64_t x_step, 
     for (int64_t k = 0; k < K; ++k) s += x[k * x_step] * load(W + k * row + c, last - c);
     store(y + c, s, last - c);
   }
+}
+
+// y = x W, W (K, N) in fewer bits, with rows padded to whole vectors.
+template <class T>
+void narrow_columns_times(const T* W, int64_t row, const float* x, int64_t K, int64_t N, float* y) {
+  constexpr int n = Lanes<float>::n;
+  auto columns = [&](int64_t c, auto count) {  // so many vectors, of two halves of the rows
+    F s[2][count] = {};
+    auto add = [&](int64_t k, F* sum) {
+      for (int j = 0; j < count; ++j) sum[j] += x[k] * widened(W + k * row + c + j * n);
+    };
+    for (int64_t k = 0; k < K / 2; ++k) add(k, s[0]), add(K / 2 + k, s[1]);
+    if (K % 2) add(K - 1, s[0]);
+    for (int j = 0; j < count; ++j) store(y + c + j * n, F(s[0][j] + s[1][j]), N - c - j * n);
+  };
+  int64_t c = 0;
+  for (; c + 3 * n < N; c += 4 * n) columns(c, std::integral_constant<int, 4>());
+  for (; c < N; c += n) columns(c, std::integral_constant<int, 1>());
 }
 
 // out (A, M, N) = x (A, M, K) times W (A, K, N), plus a bias (N) if there is one. Columns of W in
@@ -502,9 +523,13 @@ void reduce(int64_t code, Words w) {  // sums over the last dimension
 }
 
 void exponentials(const float* from, float* to, int64_t D) {
-  float top = from[0];
-  for (int64_t i = 1; i < D; ++i) top = std::max(top, from[i]);
-  F total = {};
+  F highest = lanes(from[0]), total = {};
+  for (int64_t i = 0; i < D; i += Lanes<float>::n) {
+    F x = load(from + i, D - i);
+    for (int64_t j = D - i; j < Lanes<float>::n; ++j) x[j] = from[0];
+    highest = x > highest ? x : highest;
+  }
+  const float top = largest<float>(highest);
   for (int64_t i = 0; i < D; i += Lanes<float>::n) {
     F e = exp_of_negative<float>(load(from + i, D - i) - top);
     for (int64_t j = D - i; j < Lanes<float>::n; ++j) e[j] = 0;
@@ -561,32 +586,76 @@ bool embed(Words w) {
   return true;
 }
 
-// Softmax attention of one query a row to a cache (B, G, capacity, K) that the token's own key and
-// value are written to first: behind the `before` keys of the beginning and those of the `read` tokens
-// since. With a window its places are used in turn, and a row has filled those of as many tokens as
-// `position` (B) says. With forget gates log_f (B, H) they are kept as keys are.
+// ---- attention to a cache
+
+// Keys or values (B, G, capacity, K) in float32, or rounded, with rows padded to whole vectors; in
+// int8 with a scale for each row.
+struct Cache {
+  Operand rows, scales;
+  explicit Cache(Words& w) : rows(w.operand()), scales(w.operand()) {}
+  const float* scales_of(int64_t b, int64_t g) const { return typed<float>(scales, b, g, 0); }
+
+  void write(const Operand& x, int64_t b, int64_t g, int64_t at, int64_t K) const {
+    const float* from = typed<float>(x, b, g, 0);
+    if (rows.type == FLOAT32) {
+      for (int64_t i = 0; i < K; ++i) typed<float>(rows, b, g, at)[i] = from[i * x.stride[3]];
+      return;
+    }
+    Buffer<float> row(round_up(K, Lanes<float>::n));
+    float most = 0;
+    for (int64_t i = 0; i < K; ++i) row[i] = from[i * x.stride[3]], most = std::max(most, std::abs(row[i]));
+    if (rows.type == BFLOAT16) {
+      for (int64_t i = 0; i < K; i += Lanes<float>::n)
+        ::write(typed<BFloat16>(rows, b, g, at) + i, load(row + i), Lanes<float>::n);
+    } else {
+      const float scale = most / 127;
+      typed<float>(scales, b, g, 0)[at] = scale;
+      for (int64_t i = 0; i < K; ++i)
+        typed<int8_t>(rows, b, g, at)[i] = int8_t(std::nearbyint(row[i] / std::max(scale, 1e-30f)));
+    }
+  }
+  // to (S) = the first S rows times x (K).
+  void times(const float* x, int64_t b, int64_t g, int64_t S, int64_t K, float* to) const {
+    const int64_t row = rows.stride[2];
+    if (rows.type == FLOAT32) rows_times(typed<float>(rows, b, g, 0), row, x, K, 0, S, to, 1);
+    else if (rows.type == BFLOAT16)
+      narrow_rows_times(typed<BFloat16>(rows, b, g, 0), row, nullptr, x, K, 0, S, to, 1);
+    else narrow_rows_times(typed<int8_t>(rows, b, g, 0), row, scales_of(b, g), x, K, 0, S, to, 1);
+  }
+  // to (K) = the sum of the first S rows, each times its weight, which is changed.
+  void mean(float* weights, int64_t b, int64_t g, int64_t S, int64_t K, float* to) const {
+    const int64_t row = rows.stride[2];
+    if (rows.type == FLOAT32) return columns_times(typed<float>(rows, b, g, 0), row, weights, 1, S, 0, K, to);
+    if (rows.type == BFLOAT16)
+      return narrow_columns_times(typed<BFloat16>(rows, b, g, 0), row, weights, S, K, to);
+    for (int64_t j = 0; j < S; ++j) weights[j] *= scales_of(b, g)[j];
+    narrow_columns_times(typed<int8_t>(rows, b, g, 0), row, weights, S, K, to);
+  }
+};
+
+// Softmax attention of one query a row to keys and values that the token's own are written to first:
+// behind the `before` ones of the beginning and those of the `read` tokens since. With a window its
+// places are used in turn, and a row has filled those of as many tokens as `position` (B) says. With
+// forget gates log_f (B, H) they are kept as keys are.
 void attend(Words w) {
   const int64_t B = w.number(), H = w.number(), G = w.number(), K = w.number();
   const int64_t before = w.number(), window = w.number();
   const Operand out = w.operand(), q = w.operand(), k = w.operand(), v = w.operand();
-  const Operand keys = w.operand(), values = w.operand(), read = w.operand(), position = w.operand();
+  const Cache keys(w), values(w);
+  const Operand read = w.operand(), position = w.operand();
   const Operand sinks = w.operand(), log_f = w.operand(), forgets = w.operand();
   const float softcap = w.real();
   const int64_t all = before + *reinterpret_cast<const int64_t*>(read.data);
   const int64_t at = window ? all % window : all, S = window ? window : all + 1;
   const float scale = 1 / std::sqrt(float(K));
   for (int64_t b = 0; b < B; ++b)
-    for (int64_t g = 0; g < G; ++g)
-      for (int64_t i = 0; i < K; ++i) {
-        typed<float>(keys, b, g, at)[i] = typed<float>(k, b, g, 0)[i * k.stride[3]];
-        typed<float>(values, b, g, at)[i] = typed<float>(v, b, g, 0)[i * v.stride[3]];
-      }
+    for (int64_t g = 0; g < G; ++g) keys.write(k, b, g, at, K), values.write(v, b, g, at, K);
 #pragma omp parallel for if (B * H * S * K > SMALL)
   for (int64_t job = 0; job < B * H; ++job) {
     const int64_t b = job / H, h = job % H, g = h / (H / G);
     Buffer<float> query(round_up(K, Lanes<float>::n)), weights(round_up(S + 1, Lanes<float>::n));  // 1: a sink
     for (int64_t i = 0; i < K; ++i) query[i] = typed<float>(q, b, h, 0)[i * q.stride[3]] * scale;
-    rows_times(typed<float>(keys, b, g, 0), keys.stride[2], query, K, 0, S, weights, 1);
+    keys.times(query, b, g, S, K, weights);
     if (forgets.data) {
       float *gates = typed<float>(forgets, b, h, 0), since = 0;
       gates[all] = *typed<float>(log_f, b, h, 0);
@@ -599,7 +668,7 @@ void attend(Words w) {
         weights[(at + window - age) % window] = -std::numeric_limits<float>::infinity();
     if (sinks.data) weights[S] = *typed<float>(sinks, h, 0, 0);
     exponentials(weights, weights, S + (sinks.data ? 1 : 0));
-    columns_times(typed<float>(values, b, g, 0), values.stride[2], weights, 1, S, 0, K, typed<float>(out, b, h, 0));
+    values.mean(weights, b, g, S, K, typed<float>(out, b, h, 0));
   }
 }
 
