@@ -32,6 +32,7 @@ from seqzoo.ops.mamba2 import Weights as Mamba2Weights
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.native.instructions import narrow
 from seqzoo.ops.native.program import Recorder, Unrecordable
+from seqzoo.ops.norms import norm
 from seqzoo.ops.outputs import head_norm
 from seqzoo.ops.rg_lru import rg_lru
 from seqzoo.ops.rwkv7 import LowRank, Projections, Weights, rwkv7
@@ -498,6 +499,32 @@ def test_shift_products_keep_no_mixes_and_are_those_of_the_mixes() -> None:
         for expected, given in zip(*found, strict=True):
             assert (expected is None) == (given is None)
             assert expected is None or torch.equal(expected, given)
+
+
+def test_a_norm_is_made_again_for_the_shift_products() -> None:
+    """Of a norm and the products after it only the input of the norm is kept, unless the norm is
+    changed in between; the gradients are those of the definition."""
+    x, last = (
+        randn(*shape, seed=i, dtype=torch.float32) for i, shape in enumerate([(2, 9, 20), (2, 20)])
+    )
+    mixes = [randn(20, seed=3 + i, dtype=torch.float32) for i in range(2)]
+    weights = [randn(N, 20, seed=5 + N, dtype=torch.float32) for N in (7, 20)]
+    scale, shift = (randn(20, seed=30 + i, dtype=torch.float32) for i in range(2))
+    inputs = [t.requires_grad_() for t in (x, last, scale, shift, *mixes, *weights)]
+    for changed in (False, True):
+        found = []
+        for form in ("naive", "native"):
+            with ops.backend(form), kept_tensors() as kept:
+                y = norm(x, scale, shift, 1e-5, centred=True, product=False)
+                if changed:
+                    y *= 2
+                products, _ = shift_products(y, last, mixes, weights)
+            loss = sum(p.square().sum() for p in products)
+            found.append([*products, *torch.autograd.grad(loss, inputs)])
+        rows = [t for t in kept if t.numel() == x.numel()]
+        assert len({t.data_ptr() for t in rows}) == 1 + changed
+        for expected, given in zip(*found, strict=True):
+            assert difference(expected, given) < TOLERANCE[torch.float32]
 
 
 def test_a_gradient_that_nothing_needs_is_none() -> None:

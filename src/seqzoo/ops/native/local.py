@@ -13,6 +13,7 @@ from seqzoo.ops.channel import naive_gate, naive_relu2_product
 from seqzoo.ops.local import naive_causal_conv, naive_shift_mixes, naive_shift_products
 from seqzoo.ops.native import TO, backward_pass, call, expect, in_rows, run, type_of_products
 from seqzoo.ops.native.matrix_states import readable, typed
+from seqzoo.ops.native.norms import Recipe, recipe
 
 MOST = 8  # mixes or taps that a kernel takes
 
@@ -42,11 +43,12 @@ class _TokenShift(torch.autograd.Function):
 
 
 def shift_products(x: Tensor, last: Tensor, mixes: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-    """The mixes are computed again in the backward pass: of a token only x is kept."""
+    """The mixes are computed again in the backward pass: of a token only x is kept, and of a norm
+    what it was made of."""
     to = type_of_products(x)
     if to not in TO or len(mixes) > MOST:
         return naive_shift_products(x, last, mixes, *weights)
-    given = (in_rows(x), in_rows(last), mixes, to, *(W.to(to) for W in weights))
+    given = (in_rows(x), in_rows(last), mixes, to, recipe(x), *(W.to(to) for W in weights))
     out: tuple[Tensor, ...] = run(_ShiftProducts, *given)
     return out
 
@@ -54,23 +56,38 @@ def shift_products(x: Tensor, last: Tensor, mixes: Tensor, *weights: Tensor) -> 
 class _ShiftProducts(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, last: Tensor, mixes: Tensor, to: torch.dtype, *weights: Tensor
+        ctx: Any,
+        x: Tensor,
+        last: Tensor,
+        mixes: Tensor,
+        to: torch.dtype,
+        made: Recipe | None,
+        *weights: Tensor,
     ) -> Any:
-        ctx.save_for_backward(x, last, mixes, *weights)
-        ctx.to = to
+        own = (x, None, None) if made is None else made[:3]
+        ctx.save_for_backward(*own, last, mixes, *weights)
+        ctx.to, ctx.made, ctx.shape = to, None if made is None else made[3:], x.shape
         ctx.set_materialize_grads(False)
         return tuple(map(F.linear, _mix(x, last, mixes, to), weights))
 
     @staticmethod
     @backward_pass
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, last, mixes, *weights = ctx.saved_tensors
+        *own, last, mixes = (saved := ctx.saved_tensors)[:5]
+        weights = saved[5:]
+        x = own[0] if ctx.made is None else Recipe(*own, *ctx.made).again().view(ctx.shape)
         of_weights: list[Tensor | None] = []
         of_mixed: list[Tensor | None] = []
         for g, mixed, W in zip(given, _mix(x, last, mixes, ctx.to), weights, strict=True):
-            of_weights.append(None if g is None else g.flatten(0, 1).T @ mixed.flatten(0, 1))
-            of_mixed.append(None if g is None else g @ W)
-        return *_mix_back(x, last, mixes, of_mixed, ctx.to), None, *of_weights
+            if g is None:
+                of_weights.append(None)
+                of_mixed.append(None)
+                continue
+            rows, tokens = g.flatten(0, 1), mixed.flatten(0, 1)
+            of_weights.append(rows.T @ tokens)
+            torch.mm(rows, W, out=tokens)  # in the memory of the mix, which nothing reads again
+            of_mixed.append(mixed)
+        return *_mix_back(x, last, mixes, of_mixed, ctx.to), None, None, *of_weights
 
 
 def _mix(x: Tensor, last: Tensor, mixes: Tensor, to: torch.dtype) -> tuple[Tensor, ...]:

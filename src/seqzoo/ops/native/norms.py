@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,13 +13,42 @@ from seqzoo.ops.native import PARTS, TO, backward_pass, call, in_rows, run, type
 def norm(
     x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, *, centred: bool, product: bool
 ) -> Tensor:
-    """In the type of autocast's products, if only those read it; else in the type of x."""
+    """In the type of autocast's products, if only those read it; else in the type of x, and with a
+    `Recipe`."""
     wanted = type_of_products(x) if product else x.dtype
     to = wanted if wanted in TO else x.dtype
     of_type = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     rows = in_rows(x).reshape(-1, x.shape[-1])
     y: Tensor = run(_Norm, rows, *of_type, eps, centred, to)
-    return y.view(x.shape)
+    y = y.view(x.shape)
+    if to == x.dtype and torch.is_grad_enabled():
+        y.recipe = Recipe(rows, *of_type, eps, centred, y._version)  # type: ignore[attr-defined]
+    return y
+
+
+class Recipe(NamedTuple):
+    """What a norm was made of, which is kept for its backward pass anyway: an operation that reads
+    the norm can make it again instead of keeping it too. `version` is that of the result."""
+
+    x: Tensor  # (rows, D)
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+    centred: bool
+    version: int
+
+    def again(self) -> Tensor:
+        """The norm (rows, D), to the same bits."""
+        y, beside = torch.empty_like(self.x), self.x.new_empty(len(self.x), 2)
+        sizes = *self.x.shape, int(self.centred), self.eps
+        call("norm_forward", *sizes, self.x, self.weight, self.bias, beside, y)
+        return y
+
+
+def recipe(y: Tensor) -> Recipe | None:
+    """Of a norm that was not changed since; None of any other tensor."""
+    found: Recipe | None = getattr(y, "recipe", None)
+    return found if found is not None and found.version == y._version else None
 
 
 class _Norm(torch.autograd.Function):
