@@ -2,8 +2,8 @@
 
     python scripts/measure_ops.py
 
-1. Attention on a CPU, of a whole sequence and of one query: two matrix products and a softmax, or
-   SDPA (`seqzoo.ops.choose`).
+1. Attention on a CPU, of a whole sequence, forward and backward: in C++, two matrix products and a
+   softmax, or SDPA; and of one query (`seqzoo.ops.choose`).
 2. RNN and GRU on a CPU, in bfloat16 or in float32 (`seqzoo.ops.recurrent`).
 3. Dropout from random bytes, or `nn.Dropout` (`seqzoo.models.block`).
 4. Chunks of a matrix state, with a decay a channel, and with the delta rule besides
@@ -44,18 +44,24 @@ def milliseconds(*functions: Callable[[], object], repeats: int = 15) -> list[fl
 
 
 def attention() -> None:
-    print("| T | dtype | matrix products | SDPA |\n|--:|---|--:|--:|")
-    for T in (64, 128, 256, 512, 1024, 2048):
+    print(
+        "| rows, heads of | T | dtype | C++ | matrix products | SDPA |\n|---|--:|---|--:|--:|--:|"
+    )
+    for B, H, T, K in (
+        *((max(1, 4096 // T), 4, T, 32) for T in (64, 128, 256, 512, 1024, 2048)),
+        *((12, 4, 64, 32), (8, 6, 256, 64), (4, 4, 1024, 64)),  # training beside nanoGPT
+    ):
         for dtype in (torch.float32, torch.bfloat16):
-            shape = (max(1, 4096 // T), 4, T, 32)
-            q, k, v = (torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(3))
+            q, k, v = (torch.randn(B, H, T, K, dtype=dtype, requires_grad=True) for _ in range(3))
 
             def step(form: str, q=q, k=k, v=v) -> None:
                 with ops.backend(form):
                     causal_attention(q, k, v).sum().backward()
 
-            plain, sdpa = milliseconds(lambda: step("naive"), lambda: step("sdpa"))
-            print(f"| {T} | {str(dtype)[6:]} | {plain:.1f} ms | {sdpa:.1f} ms |", flush=True)
+            forms = ("native", "naive", "sdpa")
+            times = milliseconds(*(partial(step, form) for form in forms))
+            cells = " | ".join(f"{time:.2f} ms" for time in times)
+            print(f"| {B} x {H}, {K} | {T:,} | {str(dtype)[6:]} | {cells} |", flush=True)
 
 
 def one_query() -> None:

@@ -113,6 +113,7 @@ PAIRS: dict[str, Pair] = {  # a shape: layers, width, heads, batch, tokens
         "decoding_pairs:rwkv4", {"shape": Shape(4, 256, 0, 1, 1024)}, needs=("rwkv",)
     ),
     "products": Pair("decoding_pairs:products", {"shape": Shape(4, 256, 0, 1, 128)}),
+    "beams": Pair("decoding_pairs:beams", {"shape": Shape(3, 256, 0, 1, 128)}),
     "cache": Pair("decoding_pairs:cache", {"shape": Shape(4, 256, 0, 1, 8192)}),
     "weights-4x256": Pair("decoding_pairs:weights", {"shape": Shape(4, 256, 0, 1, 128)}),
     "weights-6x768": Pair("decoding_pairs:weights", {"shape": Shape(6, 768, 0, 1, 128)}),

@@ -10,7 +10,10 @@ import io
 import os
 import statistics
 import tempfile
+import unittest.mock
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import torch.nn.functional as F
 from timing import Options, Row, Shape, alternate, compare, rates
 from torch import Tensor, nn
 
+from seqzoo.decoding.beam import beam_search
 from seqzoo.decoding.step import EXACT, WORTH, Types, prepare
 from seqzoo.exchange.rwkv_names import official_name
 from seqzoo.models.language_model import LanguageModel, PositionEmbedding
@@ -209,6 +213,25 @@ def products(options: Options, shape: Shape) -> list[Row]:
                 f"{model.n_parameters():,} parameters",
             )
         )
+    return rows
+
+
+def beams(options: Options, shape: Shape) -> list[Row]:
+    """Beam search of some rows by 5 beams, by the prepared step and by the model itself."""
+    shape = options.size(shape)
+    rows, tokens = [], options.length(30)
+    for name, count in product(("transformer", "lstm"), (1, 8, 32)):
+        model = build(name, vocab_size=8000, n_layers=shape.n_layers, dim=shape.dim).eval()
+        prompt = torch.randint(8000, (count, 8))
+
+        def search(room: int, model=model, prompt=prompt) -> None:  # type: ignore[no-untyped-def]
+            with unittest.mock.patch("seqzoo.decoding.step.WORTH", room):
+                beam_search(model, prompt, beams=5, max_tokens=tokens, stop=0)
+
+        ours = {"prepared": partial(search, WORTH)}
+        peers = {"the model": partial(search, tokens + 1)}
+        work = f"{count} x 5 beams, {tokens} tokens, {name} {shape.n_layers}x{shape.dim}"
+        rows.append(compare(work, options, ours=ours, peers=peers))
     return rows
 
 
