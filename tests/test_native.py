@@ -37,7 +37,7 @@ from seqzoo.ops.outputs import head_norm
 from seqzoo.ops.rg_lru import rg_lru
 from seqzoo.ops.rwkv7 import LowRank, Projections, Weights, rwkv7
 from seqzoo.ops.wkv4 import WKVState, empty_state, wkv4
-from seqzoo.state import leaves
+from seqzoo.state import leaves, rebuild
 from test_decoding import small
 
 pytestmark = pytest.mark.skipif(not KERNELS, reason="no C++ compiler")
@@ -159,6 +159,25 @@ def test_threads_that_share_a_head_compute_the_same(delta: bool, bonus: bool) ->
         torch.set_num_threads(threads)
     for shared in found[1:]:
         assert all(map(torch.equal, found[0], shared))
+
+
+@pytest.mark.parametrize("name", ["rwkv7", "mamba2", "mlstm"])
+def test_weights_of_heads_that_threads_share_get_whole_gradients(name: str) -> None:
+    torch.manual_seed(1)
+    model = build(name, vocab_size=11, dim=48, n_heads=3, n_layers=1)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    tokens, found, threads = torch.randint(11, (1, 151)), [], torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            logits, _ = model(tokens[:, :-1])
+            loss = F.cross_entropy(logits[0], tokens[0, 1:])
+            found.append(torch.autograd.grad(loss, list(model.parameters())))
+    finally:
+        torch.set_num_threads(threads)
+    for alone, shared in zip(*found, strict=True):
+        assert difference(alone, shared) < 1e-6 * max(1, float(alone.abs().max()))
 
 
 def rwkv7_inputs(B: int, T: int, H: int, N: int, dtype: torch.dtype, first: bool) -> list[Tensor]:
@@ -527,6 +546,20 @@ def test_a_norm_is_made_again_for_the_shift_products() -> None:
             assert difference(expected, given) < TOLERANCE[torch.float32]
 
 
+def test_a_norm_whose_input_has_changed_is_not_made_again() -> None:
+    x, last = torch.randn(2, 9, 20), torch.zeros(2, 20)
+    scale, mix, W = torch.ones(20), torch.rand(20, requires_grad=True), torch.randn(7, 20)
+    found = []
+    for form in ("naive", "native"):
+        with ops.backend(form):
+            given = x.clone()
+            y = norm(given, scale, None, 1e-5, centred=False, product=False)
+            given.zero_()
+            (product,), _ = shift_products(y, last, (mix,), (W,))
+        found.append(torch.autograd.grad(product.square().sum(), mix)[0])
+    assert difference(*found) < TOLERANCE[torch.float32]
+
+
 def test_a_gradient_that_nothing_needs_is_none() -> None:
     """As in torch's forms: the queries of a state that is only carried on have no gradient."""
     inputs = [randn(1, 1, 4, 8, seed=i, dtype=torch.float32).requires_grad_() for i in range(3)]
@@ -686,6 +719,7 @@ CACHED = [
     ("transformer", {}),
     ("transformer", {"n_kv_heads": 2, "sinks": True, "softcap": 20}),
     ("transformer", {"window": 8}),
+    ("transformer", {"dim": 256}),
     ("fox", {}),
     ("hybrid", {"pattern": ["gla", "transformer"]}),
 ]
@@ -697,7 +731,8 @@ CACHED = [
 def test_a_step_with_a_narrow_cache(name: str, keys: dict, kind: str) -> None:
     """Logits as near as rounding keys and values allows; and the state after is what was kept."""
     torch.manual_seed(1)
-    model = build(name, vocab_size=11, dim=80, n_heads=4, n_layers=2, **keys).eval()
+    keys = {"dim": 80, "n_heads": 4, "n_layers": 2, **keys}
+    model = build(name, vocab_size=11, **keys).eval()
     tokens = torch.randint(11, (2, 40), generator=torch.Generator().manual_seed(2))
     _, state = model(tokens[:, :21])
     steps = [PreparedStep(model, state, 2, 19, Types(kv_cache=k)) for k in ("float32", kind)]
@@ -721,10 +756,40 @@ def test_a_step_with_a_narrow_cache(name: str, keys: dict, kind: str) -> None:
         assert_close(kept, anew, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+@torch.inference_mode()
+def test_a_cache_of_a_state_in_bfloat16(kind: str) -> None:
+    """As a prompt read under autocast leaves it."""
+    model, prompt = small("transformer", seed=1).float(), torch.randint(11, (2, 9))
+    with torch.autocast("cpu", torch.bfloat16):
+        _, state = model(prompt)
+    wide = rebuild(state, [x.float() if x.is_floating_point() else x for x in leaves(state)])
+    token, found = torch.tensor([3, 4]), []
+    for given in (state, wide):
+        found.append(PreparedStep(model, given, 2, 1, Types(kv_cache=kind))(token).clone())
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+@torch.inference_mode()
+def test_a_cache_keeps_what_is_not_a_number(kind: str) -> None:
+    model = small("transformer", seed=1).float()
+    _, state = model(torch.zeros(1, 4, dtype=torch.long))
+    step = PreparedStep(model, state, 1, 3, Types(kv_cache=kind))
+    own, weight = torch.zeros(1, dtype=torch.long), model.embedding.weight
+    before = weight[0].clone()
+    weight[0] = math.nan
+    step(own)
+    weight[0] = before
+    assert step(own).isnan().all()
+
+
 def test_a_narrow_cache_of_a_model_that_has_none() -> None:
     prompt = torch.ones(1, 6, dtype=torch.long)
     with pytest.raises(UserError, match="kv_cache=int8: this model keeps no keys and values"):
         next(generate(small("lstm", seed=3).float(), prompt, max_tokens=3, kv_cache="int8"))
+    with pytest.raises(UserError, match="kv_cache=int4: no such kv_cache.*bfloat16"):
+        next(generate(small("fox", seed=3).float(), prompt, max_tokens=1, kv_cache="int4"))
 
 
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from seqzoo.decoding.replayed import ReplayedStep
-from seqzoo.decoding.step import Types, prepare
-from seqzoo.errors import UserError
+from seqzoo.decoding.step import TYPES, Types, prepare
+from seqzoo.errors import UserError, unknown
 from seqzoo.models.language_model import LanguageModel, evaluating
 from seqzoo.state import State, grows, select, trim
 
@@ -51,7 +51,7 @@ def generate(
         (B,) the next token of each row.
 
     Raises:
-        UserError: fewer bits, and no step can be prepared for them: see
+        UserError: no such type; fewer bits, and no step can be prepared for them: see
             `seqzoo.decoding.step.prepare`; or more tokens than a window holds.
     """
     B, device = prompt.shape[0], prompt.device
@@ -61,6 +61,9 @@ def generate(
     # Tokens that can be read after the prompt before a window cuts a state that grows.
     uncut = 0 if window is None or state is not None else window - prompt.shape[1]
     step, types = None, Types(weights, kv_cache)
+    for what, kind in types._asdict().items():
+        if kind not in TYPES:
+            raise unknown(what, kind, TYPES)
     with evaluating(model):
         for generated in range(max_tokens):
             if step is not None and step.room:

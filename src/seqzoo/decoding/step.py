@@ -173,8 +173,10 @@ class _Cache(NamedTuple):
     def of(cls, past: Tensor, room: int, window: int | None, dtype: torch.dtype) -> _Cache:
         """The keys or values (B, G, S, K) so far, in a type, with room for others."""
         S, K = past.shape[2:]
-        rows, scales = (past, None) if dtype == past.dtype else narrow(past, dtype)
-        rows = rows if dtype == past.dtype else padded(rows)
+        rows, scales = past.float(), None
+        if dtype != torch.float32:
+            rows, scales = narrow(rows, dtype)
+            rows = padded(rows)
         memory = rows.new_zeros(*past.shape[:2], room, rows.shape[3])
         memory[:, :, :S] = rows
         if scales is not None:

@@ -14,8 +14,7 @@ from seqzoo.config.requires import check_requirements
 from seqzoo.config.values import Count, check_value
 from seqzoo.data.tokenizers import Tokenizer
 from seqzoo.decoding.sampling import generate
-from seqzoo.decoding.step import TYPES
-from seqzoo.errors import UserError, unknown
+from seqzoo.errors import UserError
 from seqzoo.models.classifier import Classifier
 from seqzoo.models.language_model import LanguageModel
 from seqzoo.models.zoo import build, build_keys
@@ -96,9 +95,6 @@ class Run:
         """
         self._require("generate")
         check_value("tokens", tokens, Count)
-        for what, kind in (("weights", weights), ("kv_cache", kv_cache)):
-            if kind not in TYPES:
-                raise unknown(what, kind, TYPES)
         ids = self.tokenizer.encode(opening(self.tokenizer, prompt)).astype("int64")
         random = torch.Generator()
         if seed is None:

@@ -1,6 +1,8 @@
 // Vectors of one cache line, equal shares for threads, and the arguments that Python hands over.
 #pragma once
+#ifdef _OPENMP
 #include <omp.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -277,7 +279,10 @@ void share_out(int64_t jobs, int64_t pieces, bool parallel, F f) {
   std::vector<std::atomic<bool>> begun(jobs);
 #pragma omp parallel if (parallel)
   {
-    const int64_t threads = omp_get_num_threads(), own = omp_get_thread_num();
+    int64_t threads = 1, own = 0;
+#ifdef _OPENMP
+    threads = omp_get_num_threads(), own = omp_get_thread_num();
+#endif
     auto bound = [&](int64_t thread) {  // pieces of all jobs before those of a thread
       return jobs < threads ? jobs * thread / threads * pieces : jobs * pieces * thread / threads;
     };

@@ -53,7 +53,7 @@ def narrow(W: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """
     if dtype == torch.bfloat16:
         return W.to(dtype), None
-    scales = W.abs().amax(-1) / 127
+    scales = W.abs().amax(-1) / 127  # NaN where a number is
     return (W / scales.clamp(min=1e-30)[..., None]).round().to(torch.int8), scales
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from seqzoo.ops.native import PARTS, TO, backward_pass, call, in_rows, run, type_of_products
 
@@ -22,20 +23,20 @@ def norm(
     y: Tensor = run(_Norm, rows, *of_type, eps, centred, to)
     y = y.view(x.shape)
     if to == x.dtype and torch.is_grad_enabled():
-        y.recipe = Recipe(rows, *of_type, eps, centred, y._version)  # type: ignore[attr-defined]
+        given = rows, *of_type
+        _recipes[y] = Recipe(*given, eps, centred), _versions(y, *given)
     return y
 
 
 class Recipe(NamedTuple):
     """What a norm was made of, which is kept for its backward pass anyway: an operation that reads
-    the norm can make it again instead of keeping it too. `version` is that of the result."""
+    the norm can make it again instead of keeping it too."""
 
     x: Tensor  # (rows, D)
     weight: Tensor
     bias: Tensor | None
     eps: float
     centred: bool
-    version: int
 
     def again(self) -> Tensor:
         """The norm (rows, D), to the same bits."""
@@ -46,9 +47,18 @@ class Recipe(NamedTuple):
 
 
 def recipe(y: Tensor) -> Recipe | None:
-    """Of a norm that was not changed since; None of any other tensor."""
-    found: Recipe | None = getattr(y, "recipe", None)
-    return found if found is not None and found.version == y._version else None
+    """Of a norm that was not changed since, nor what it was made of; None of any other tensor."""
+    found, versions = _recipes.get(y, (None, None))
+    same = found is not None and versions == _versions(y, *found[:3])
+    return found if same else None
+
+
+# Of results that are still there, with the versions of all tensors then.
+_recipes: Any = WeakIdKeyDictionary()
+
+
+def _versions(*tensors: Tensor | None) -> list[int | None]:
+    return [None if x is None else x._version for x in tensors]
 
 
 class _Norm(torch.autograd.Function):

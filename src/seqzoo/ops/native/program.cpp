@@ -602,16 +602,19 @@ struct Cache {
       return;
     }
     Buffer<float> row(round_up(K, Lanes<float>::n));
-    float most = 0;
-    for (int64_t i = 0; i < K; ++i) row[i] = from[i * x.stride[3]], most = std::max(most, std::abs(row[i]));
+    float most = 0, wrong = 0;  // wrong: NaN if a number is not finite
+    for (int64_t i = 0; i < K; ++i) {
+      row[i] = from[i * x.stride[3]];
+      most = std::max(most, std::abs(row[i])), wrong += 0 * row[i];
+    }
     if (rows.type == BFLOAT16) {
       for (int64_t i = 0; i < K; i += Lanes<float>::n)
         ::write(typed<BFloat16>(rows, b, g, at) + i, load(row + i), Lanes<float>::n);
     } else {
       const float scale = most / 127;
-      typed<float>(scales, b, g, 0)[at] = scale;
+      typed<float>(scales, b, g, 0)[at] = scale + wrong;
       for (int64_t i = 0; i < K; ++i)
-        typed<int8_t>(rows, b, g, at)[i] = int8_t(std::nearbyint(row[i] / std::max(scale, 1e-30f)));
+        typed<int8_t>(rows, b, g, at)[i] = wrong == 0 ? int8_t(std::nearbyint(row[i] / std::max(scale, 1e-30f))) : 0;
     }
   }
   // to (S) = the first S rows times x (K).
