@@ -17,7 +17,7 @@ from seqzoo.decoding.replayed import ReplayedStep, before_writing
 from seqzoo.errors import UserError
 from seqzoo.models.language_model import TokenModel
 from seqzoo.ops import attention
-from seqzoo.ops.native import available, library
+from seqzoo.ops.native import available, expect, library
 from seqzoo.ops.native.instructions import narrow, padded
 from seqzoo.ops.native.program import Recorder, Unrecordable
 from seqzoo.state import State, grows, leaves, rebuild
@@ -119,6 +119,8 @@ class PreparedStep(ReplayedStep):
         for x in (q, k, v, log_f, scoring.sinks):
             if x is not None and x.dtype != torch.float32:
                 raise Unrecordable(f"attention in {x.dtype}")
+        for own, new in zip(past, (k, v, log_f), strict=False):
+            expect(own, B, new.shape[1], S, new.shape[3])  # type: ignore[union-attr]
         with recorder.paused():
             room = scoring.window or S + self.room
             keys, values = (_Cache.of(x, room, scoring.window, self._kv_cache) for x in past[:2])
