@@ -50,7 +50,7 @@ from seqzoo.runs.directory import RunDirectory
 from seqzoo.runs.run import Run
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]  # of theirs
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 2e-5}  # many of theirs compute in float32
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 5e-5}  # many of theirs compute in float32
 SIZES = [(1, 7), (2, 33), (3, 130)]  # B, T
 SEEDS = (0, 1)
 everywhere = pytest.mark.parametrize(("B", "T"), SIZES)
