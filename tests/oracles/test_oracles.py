@@ -1,5 +1,6 @@
 """Families against implementations that nobody here wrote: values, and gradients of inputs and
-weights, to 1e-4 of the largest; by our kernels in float32 and float64, and by the definitions (conftest.py).
+weights, to 1e-4 of the largest; by our kernels in float32 and float64, and by the definitions
+(conftest.py).
 
 - Whole models, by their values: RWKV-4 to 7, the Transformer as Llama and as GPT-2; of RWKV-4 and
   the Transformer also the gradient of the embedding.
