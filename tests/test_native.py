@@ -85,6 +85,16 @@ def kept_tensors() -> Iterator[list[Tensor]]:
         yield kept
 
 
+@contextmanager
+def on_threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def randn(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
@@ -135,7 +145,7 @@ def test_matrix_state_reads_tokens_in_bfloat16(K: int) -> None:
 @pytest.mark.parametrize("delta, bonus", [(False, False), (True, False), (False, True)])
 def test_threads_that_share_a_head_compute_the_same(delta: bool, bonus: bool) -> None:
     """Three heads of four segments: two threads divide one between them, four do not."""
-    shape, found, threads = (1, 3, 230, 32), [], torch.get_num_threads()
+    shape, found = (1, 3, 230, 32), []
     tokens = [randn(*shape, seed=i, dtype=torch.float32) for i in range(5)]
     named = dict(zip(("q", "k", "v", "log_w", "b"), tokens, strict=True))
     named["log_w"] = -named["log_w"].exp()
@@ -147,16 +157,12 @@ def test_threads_that_share_a_head_compute_the_same(delta: bool, bonus: bool) ->
     if bonus:
         named["u"] = randn(3, 32, seed=7, dtype=torch.float32)
     inputs = [x.requires_grad_() for x in (randn(96, seed=8, dtype=torch.float32), *named.values())]
-    try:
-        for number in (1, 2, 4):
-            torch.set_num_threads(number)
-            with ops.backend("native"):
-                y, end = matrix_state(**named)
-                z = head_norm(y, inputs[0], None, gate=None, eps=None, centred=True)
+    for number in (1, 2, 4):
+        with on_threads(number), ops.backend("native"):
+            y, end = matrix_state(**named)
+            z = head_norm(y, inputs[0], None, gate=None, eps=None, centred=True)
             loss = y.square().sum() + z.pow(3).sum() + end.square().sum()
             found.append([z, end, *torch.autograd.grad(loss, inputs)])
-    finally:
-        torch.set_num_threads(threads)
     for shared in found[1:]:
         assert all(map(torch.equal, found[0], shared))
 
@@ -167,15 +173,12 @@ def test_weights_of_heads_that_threads_share_get_whole_gradients(name: str) -> N
     model = build(name, vocab_size=11, dim=48, n_heads=3, n_layers=1)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    tokens, found, threads = torch.randint(11, (1, 151)), [], torch.get_num_threads()
-    try:
-        for number in (1, 2):
-            torch.set_num_threads(number)
+    tokens, found = torch.randint(11, (1, 151)), []
+    for number in (1, 2):
+        with on_threads(number):
             logits, _ = model(tokens[:, :-1])
             loss = F.cross_entropy(logits[0], tokens[0, 1:])
             found.append(torch.autograd.grad(loss, list(model.parameters())))
-    finally:
-        torch.set_num_threads(threads)
     for alone, shared in zip(*found, strict=True):
         assert difference(alone, shared) < 1e-6 * max(1, float(alone.abs().max()))
 

@@ -12,7 +12,6 @@ import statistics
 import tempfile
 import unittest.mock
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,10 @@ from torch import Tensor, nn
 from seqzoo.decoding.beam import beam_search
 from seqzoo.decoding.step import EXACT, WORTH, Types, prepare
 from seqzoo.exchange.rwkv_names import official_name
+from seqzoo.models.cost import state_bytes
 from seqzoo.models.language_model import LanguageModel, PositionEmbedding
 from seqzoo.models.zoo import build, families
 from seqzoo.report.text import number
-from seqzoo.state import leaves
 
 VOCAB_SIZE = 65  # of Tiny Shakespeare
 CONTEXT = 128  # tokens read before the one that is measured
@@ -170,10 +169,7 @@ def multiplies(model: nn.Module) -> Callable[[], object]:
 
 def read_bytes(model: LanguageModel, context: int) -> int:
     """The bytes that a token reads at least: the matrices and the state, in float32."""
-    with torch.inference_mode():
-        _, state = model(torch.randint(VOCAB_SIZE, (1, context)))
-    numbers = sum(W.numel() for W in matrices(model)) + sum(x.numel() for x in leaves(state))
-    return 4 * numbers
+    return sum(W.nbytes for W in matrices(model)) + state_bytes(model, context)
 
 
 def reading(size: int) -> Callable[[], object]:
@@ -216,6 +212,16 @@ def products(options: Options, shape: Shape) -> list[Row]:
     return rows
 
 
+def searches(model: LanguageModel, prompt: Tensor, tokens: int, worth: int) -> Callable[[], object]:
+    """Beam search by 5 beams, with a prepared step where `worth` tokens or more follow."""
+
+    def call() -> object:
+        with unittest.mock.patch("seqzoo.decoding.step.WORTH", worth):
+            return beam_search(model, prompt, beams=5, max_tokens=tokens, stop=0)
+
+    return call
+
+
 def beams(options: Options, shape: Shape) -> list[Row]:
     """Beam search of some rows by 5 beams, by the prepared step and by the model itself."""
     shape = options.size(shape)
@@ -223,13 +229,8 @@ def beams(options: Options, shape: Shape) -> list[Row]:
     for name, count in product(("transformer", "lstm"), (1, 8, 32)):
         model = build(name, vocab_size=8000, n_layers=shape.n_layers, dim=shape.dim).eval()
         prompt = torch.randint(8000, (count, 8))
-
-        def search(room: int, model=model, prompt=prompt) -> None:  # type: ignore[no-untyped-def]
-            with unittest.mock.patch("seqzoo.decoding.step.WORTH", room):
-                beam_search(model, prompt, beams=5, max_tokens=tokens, stop=0)
-
-        ours = {"prepared": partial(search, WORTH)}
-        peers = {"the model": partial(search, tokens + 1)}
+        ours = {"prepared": searches(model, prompt, tokens, WORTH)}
+        peers = {"the model": searches(model, prompt, tokens, tokens + 1)}
         work = f"{count} x 5 beams, {tokens} tokens, {name} {shape.n_layers}x{shape.dim}"
         rows.append(compare(work, options, ours=ours, peers=peers))
     return rows

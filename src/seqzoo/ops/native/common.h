@@ -18,6 +18,7 @@
 #endif
 
 constexpr int64_t SMALL = 1 << 14;  // numbers below which a second thread costs more than it saves
+constexpr int64_t PIECE = 64;       // tokens of a head that one thread computes at least
 
 template <class T>
 struct Lanes {
@@ -271,11 +272,13 @@ class Buffer {
   T* data_;
 };
 
-// Calls f(job, first, last) for all `pieces` of every job, those of one job in order. Threads get
-// equal shares: where whole jobs do not divide evenly, one thread begins a job before its others and
-// another thread ends it after its others (McNaughton's rule), so that the second seldom waits.
+// Calls f(job, begin, end) for all tokens of every job, those of one job in order or from the last one
+// on, in parts of whole pieces. Threads get equal shares: where whole jobs do not divide evenly, one
+// thread begins a job before its others and another thread ends it after its others (McNaughton's rule),
+// so that the second seldom waits.
 template <class F>
-void share_out(int64_t jobs, int64_t pieces, bool parallel, F f) {
+void share_out(int64_t jobs, int64_t tokens, bool parallel, F f, bool from_last = false) {
+  const int64_t pieces = std::max<int64_t>(1, (tokens + PIECE - 1) / PIECE);
   std::vector<std::atomic<bool>> begun(jobs);
 #pragma omp parallel if (parallel)
   {
@@ -291,7 +294,8 @@ void share_out(int64_t jobs, int64_t pieces, bool parallel, F f) {
       const int64_t before = std::max<int64_t>(first - job * pieces, 0);  // of another thread
       const int64_t after = std::max<int64_t>((job + 1) * pieces - last, 0);
       while (after && !begun[job].load(std::memory_order_acquire)) std::this_thread::yield();
-      f(job, after, pieces - before);
+      const int64_t from = from_last ? before : after, to = pieces - (from_last ? after : before);
+      f(job, from * PIECE, std::min(to * PIECE, tokens));
       if (before) begun[job].store(true, std::memory_order_release);
     }
   }

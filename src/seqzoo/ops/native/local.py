@@ -73,20 +73,14 @@ class _ShiftProducts(torch.autograd.Function):
     @staticmethod
     @backward_pass
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
-        *own, last, mixes = (saved := ctx.saved_tensors)[:5]
-        weights = saved[5:]
+        saved = ctx.saved_tensors
+        own, last, mixes, weights = saved[:3], saved[3], saved[4], saved[5:]
         x = own[0] if ctx.made is None else Recipe(*own, *ctx.made).again().view(ctx.shape)
         of_weights: list[Tensor | None] = []
         of_mixed: list[Tensor | None] = []
         for g, mixed, W in zip(given, _mix(x, last, mixes, ctx.to), weights, strict=True):
-            if g is None:
-                of_weights.append(None)
-                of_mixed.append(None)
-                continue
-            rows, tokens = g.flatten(0, 1), mixed.flatten(0, 1)
-            of_weights.append(rows.T @ tokens)
-            torch.mm(rows, W, out=tokens)  # in the memory of the mix, which nothing reads again
-            of_mixed.append(mixed)
+            of_weights.append(None if g is None else g.flatten(0, 1).T @ mixed.flatten(0, 1))
+            of_mixed.append(None if g is None else g @ W)
         return *_mix_back(x, last, mixes, of_mixed, ctx.to), None, None, *of_weights
 
 

@@ -6,7 +6,7 @@
 
 namespace matrix_state {
 
-constexpr int64_t SEGMENT = 64;  // tokens between two states that the forward pass keeps
+constexpr int64_t SEGMENT = PIECE;  // tokens between two states that the forward pass keeps
 
 // One token of a head, with zeros up to a whole number of vectors: what the recurrence reads, and
 // `more` rows for the family. In the backward pass dy is given, and the other gradients are found.
@@ -50,7 +50,6 @@ struct Family {
                                const Gradients<T>& of) const = 0;
   virtual ~Family() = default;
   bool small() const { return B * H * L * K * V <= SMALL; }
-  int64_t segments() const { return std::max<int64_t>(1, (L + SEGMENT - 1) / SEGMENT); }
 };
 
 // ---- forward: columns of S are independent
@@ -144,10 +143,10 @@ template <class T, int N, bool DELTA, bool BONUS>
 void forward_blocks(const Family<T>& in, bool whole) {
   const int64_t width = whole ? in.V : N * Lanes<T>::n;
   const int64_t blocks = (in.V + width - 1) / width, jobs = in.B * in.H * blocks;
-  share_out(jobs, in.segments(), !in.small(), [&](int64_t job, int64_t from, int64_t to) {
+  share_out(jobs, in.L, !in.small(), [&](int64_t job, int64_t begin, int64_t end) {
     const int64_t head = job / blocks, first = job % blocks * width;
-    forward_columns<T, N, DELTA, BONUS>(in, head / in.H, head % in.H, first, std::min(width, in.V - first),
-                                        from * SEGMENT, std::min(to * SEGMENT, in.L));
+    forward_columns<T, N, DELTA, BONUS>(in, head / in.H, head % in.H, first, std::min(width, in.V - first), begin,
+                                        end);
   });
 }
 
@@ -313,10 +312,8 @@ void backward_head(const Family<T>& in, int64_t i, int64_t h, int64_t begin, int
 // `head` is backward_head or a function like it.
 template <class T, class Head>
 void backward_heads(const Family<T>& in, Head head) {
-  const int64_t pieces = in.segments();
-  share_out(in.B * in.H, pieces, !in.small(), [&](int64_t job, int64_t from, int64_t to) {
-    head(in, job / in.H, job % in.H, (pieces - to) * SEGMENT, std::min((pieces - from) * SEGMENT, in.L));
-  });
+  auto part = [&](int64_t job, int64_t begin, int64_t end) { head(in, job / in.H, job % in.H, begin, end); };
+  share_out(in.B * in.H, in.L, !in.small(), part, true);
 }
 
 template <class T, bool DELTA, bool BONUS>

@@ -128,10 +128,9 @@ void grouped_forward(const Family<T>& in, bool whole) {
   if (in.L < GROUP || in.K <= Lanes<T>::n) return forward<T, false, false>(in, whole);
   const int64_t width = whole ? in.V : 4 * Lanes<T>::n;
   const int64_t blocks = (in.V + width - 1) / width, jobs = in.B * in.H * blocks;
-  share_out(jobs, in.segments(), !in.small(), [&](int64_t job, int64_t from, int64_t to) {
+  share_out(jobs, in.L, !in.small(), [&](int64_t job, int64_t begin, int64_t end) {
     const int64_t head = job / blocks, first = job % blocks * width;
-    grouped_columns<T>(in, head / in.H, head % in.H, first, std::min(width, in.V - first), from * SEGMENT,
-                       std::min(to * SEGMENT, in.L));
+    grouped_columns<T>(in, head / in.H, head % in.H, first, std::min(width, in.V - first), begin, end);
   });
 }
 

@@ -6,8 +6,6 @@
 
 namespace {
 
-constexpr int64_t PIECE = 64;  // tokens of a head that one thread takes at least
-
 // ---- the norm of each head, and a gate
 
 template <class T>
@@ -27,14 +25,13 @@ struct Norm {
   }
   template <class F>
   void each_head(F f) const {  // f(i, h, first token, last, its scale, its shift, a row of ones, memory)
-    const int64_t pieces = std::max<int64_t>(1, (L + PIECE - 1) / PIECE);
-    share_out(B * H, pieces, B * H * L * V > SMALL, [&](int64_t job, int64_t from, int64_t to) {
+    share_out(B * H, L, B * H * L * V > SMALL, [&](int64_t job, int64_t begin, int64_t end) {
       Buffer<T> memory(8 * padded);
       const int64_t i = job / H, h = job % H;
       T *scale = memory, *shift = scale + padded, *ones = shift + padded;
       copy<T>(weights.at(0) + h * V, V, scale), copy<T>(weights.at(1) + h * V, V, shift);
       std::fill_n(ones, V, T(1));
-      f(i, h, from * PIECE, std::min(to * PIECE, L), scale, shift, ones, ones + padded);
+      f(i, h, begin, end, scale, shift, ones, ones + padded);
     });
   }
   // A row without its mean, over its size; and the inverse of that.
