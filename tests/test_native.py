@@ -26,7 +26,7 @@ from seqzoo.ops.channel import gate, relu2_product
 from seqzoo.ops.delta_net import delta_net
 from seqzoo.ops.linear_attention import linear_attention
 from seqzoo.ops.linear_scan import linear_scan
-from seqzoo.ops.local import causal_conv, shift_mixes, shift_products
+from seqzoo.ops.local import causal_conv, shift_products
 from seqzoo.ops.mamba2 import TAPS, mamba2
 from seqzoo.ops.mamba2 import Weights as Mamba2Weights
 from seqzoo.ops.matrix_state import matrix_state
@@ -440,15 +440,16 @@ def test_wkv4_of_bfloat16_rounds_only_what_it_writes(D) -> None:
     assert all(torch.equal(x, y) for x, y in zip(exact, kept, strict=True))
 
 
+@pytest.mark.parametrize("moved", (False, True))
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_token_shift(dtype) -> None:
-    for B, T, D in ((1, 1, 5), (3, 7, 16), (2, 40, 33)):
+def test_shift_products(dtype, moved) -> None:
+    for B, T, D in ((1, 1, 5), (3, 7, 16), (2, 40, 33), (1, 9, 200)):
         inputs = [randn(B, T, D, seed=1, dtype=dtype), randn(B, D, seed=2, dtype=dtype)]
         inputs += [randn(D, seed=3 + i, dtype=dtype) for i in range(3)]
-        compare(lambda *xs: shift_mixes(*xs)[0], [x.requires_grad_() for x in inputs])
         inputs += [randn(N, D, seed=6 + N, dtype=dtype) / D**0.5 for N in (3, D, 20)]
+        inputs += [randn(3, B, T, D, seed=30, dtype=dtype)] if moved else []
         given = [x.requires_grad_() for x in inputs]
-        compare(lambda x, last, *xs: shift_products(x, last, xs[:3], xs[3:])[0], given)
+        compare(lambda x, last, *xs: shift_products(x, last, xs[:3], xs[3:6], *xs[6:])[0], given)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -459,17 +460,38 @@ def test_causal_conv(dtype) -> None:
         compare(causal_conv, [x.requires_grad_() for x in inputs])
 
 
-def test_token_shift_under_autocast_rounds_its_mixes_once() -> None:
+def test_causal_conv_reads_bfloat16_as_it_is() -> None:
+    """Outputs, the last tokens and all gradients are those of the same numbers in float32, those of
+    the tokens rounded once. Five taps are more than a kernel takes."""
+    for taps in (4, 5):
+        x, rest = randn(2, 40, 33, seed=1, dtype=torch.bfloat16), [(33, taps), (2, taps - 1, 33)]
+        more = [randn(*shape, seed=i, dtype=torch.float32) for i, shape in enumerate(rest)]
+        found = []
+        for tokens in (x, x.float()):
+            inputs = [t.detach().requires_grad_() for t in (tokens, *more)]
+            y, newest = causal_conv(*inputs)
+            assert y.dtype == newest.dtype == torch.float32
+            weights = randn(*y.shape, seed=9, dtype=torch.float32)
+            found.append([y, newest, *torch.autograd.grad((weights * y).sum(), inputs)])
+        for i, (half, wide) in enumerate(zip(*found, strict=True)):
+            assert half.dtype == (torch.bfloat16 if i == 2 else torch.float32)
+            assert difference(wide, half.float()) < (2**-8 if i == 2 else 1e-6)
+
+
+def test_shift_products_under_autocast_round_their_mixes_once() -> None:
+    """A matrix that copies numbers shows the mixes, and the moves' gradient."""
     x, m = randn(2, 9, 20, seed=1, dtype=torch.float32), randn(20, seed=2, dtype=torch.float32)
-    x.requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
-        (given,), _ = shift_mixes(x, None, m)
-        with ops.backend("naive"):
-            (expected,), _ = shift_mixes(x, None, m)
-    assert given.dtype == torch.bfloat16
-    assert difference(expected, given.float()) < 2**-8
-    of_naive, of_native = (torch.autograd.grad(y.float().sum(), x)[0] for y in (expected, given))
-    assert difference(of_naive, of_native) < 1e-5
+    move = randn(1, 2, 9, 20, seed=3, dtype=torch.float32).bfloat16()
+    inputs = [t.requires_grad_() for t in (x, move)]
+    found = []
+    for form in ("naive", "native"):
+        with torch.autocast("cpu", torch.bfloat16), ops.backend(form):
+            (y,), _ = shift_products(x, None, (m,), (torch.eye(20),), move)
+        assert y.dtype == torch.bfloat16
+        found.append([y, *torch.autograd.grad(y.float().sum(), inputs)])
+    for expected, given in zip(*found, strict=True):
+        assert difference(expected.float(), given.float()) < 2**-8
+        assert expected.dtype == given.dtype
 
 
 @pytest.mark.parametrize("dtype", (*TOLERANCE, torch.bfloat16), ids=str)
@@ -499,28 +521,27 @@ def test_gate_and_squared_relu(dtype, shape) -> None:
                 assert torch.equal(other, one)
 
 
-def test_shift_products_keep_no_mixes_and_are_those_of_the_mixes() -> None:
+def test_shift_products_keep_no_mixes() -> None:
     x, last = (
         randn(2, 9, 20, seed=1, dtype=torch.float32),
         randn(2, 20, seed=2, dtype=torch.float32),
     )
     mixes = [randn(20, seed=3 + i, dtype=torch.float32) for i in range(2)]
     weights = [randn(N, 20, seed=5 + N, dtype=torch.float32) for N in (7, 20)]
-    inputs = [t.requires_grad_() for t in (x, last, *mixes, *weights)]
-    for used in (slice(0, 2), slice(1, 2)):
-        with torch.autocast("cpu", torch.bfloat16):
-            mixed, _ = shift_mixes(x, last, *mixes)
-            apart = [F.linear(m, W) for m, W in zip(mixed, weights, strict=True)]
-            with kept_tensors() as kept:
-                joined, _ = shift_products(x, last, mixes, weights)
-        assert not any(t.dtype == torch.bfloat16 and t.shape == x.shape for t in kept)
+    moves = randn(2, 2, 9, 20, seed=40, dtype=torch.float32)
+    inputs = [t.requires_grad_() for t in (x, last, *mixes, *weights, moves)]
+    for used in (slice(0, 2), slice(1, 2)):  # of a product that nothing reads no gradient goes on
         found = []
-        for y in (apart, joined):
+        for form in ("naive", "native"):
+            with torch.autocast("cpu", torch.bfloat16), ops.backend(form), kept_tensors() as kept:
+                y, _ = shift_products(x, last, mixes, weights, moves)
             loss = sum(part.float().square().sum() for part in y[used])
             found.append([*y, *torch.autograd.grad(loss, inputs, allow_unused=True)])
+        assert not any(t.dtype == torch.bfloat16 and t.shape == x.shape for t in kept)
         for expected, given in zip(*found, strict=True):
-            assert (expected is None) == (given is None)
-            assert expected is None or torch.equal(expected, given)
+            none = [g is None or not g.any() for g in (expected, given)]
+            assert none[0] == none[1]
+            assert all(none) or difference(expected.float(), given.float()) < 2**-6
 
 
 def test_a_norm_is_made_again_for_the_shift_products() -> None:

@@ -12,7 +12,7 @@ from seqzoo.ops import native
 from seqzoo.ops.activations import linear_gelu
 from seqzoo.ops.attention import causal_attention, full_attention, naive
 from seqzoo.ops.cross_entropy import cross_entropy
-from seqzoo.ops.local import shift_mixes
+from seqzoo.ops.local import shift_products
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.norms import naive_norm, norm
 from seqzoo.ops.outputs import head_norm
@@ -201,9 +201,10 @@ def test_targets_that_are_no_class(targets) -> None:
 def test_nine_mixes() -> None:
     """More than a kernel takes."""
     x, mixes = randn(2, 9, 20, seed=1, dtype=torch.float32), [torch.rand(20) for _ in range(9)]
+    weights = [torch.rand(7, 20) for _ in mixes]
     with ops.backend("naive"):
-        expected, _ = shift_mixes(x, None, *mixes)
-    for a, b in zip(expected, shift_mixes(x, None, *mixes)[0], strict=True):
+        expected, _ = shift_products(x, None, mixes, weights)
+    for a, b in zip(expected, shift_products(x, None, mixes, weights)[0], strict=True):
         assert torch.equal(a, b)
 
 

@@ -21,7 +21,7 @@ from seqzoo.ops.cross_entropy import cross_entropy
 from seqzoo.ops.delta_net import delta_net
 from seqzoo.ops.linear_attention import linear_attention
 from seqzoo.ops.linear_scan import linear_scan
-from seqzoo.ops.local import causal_conv, shift_mixes, shift_products
+from seqzoo.ops.local import causal_conv, shift_products
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.native.program import Recorder
 from seqzoo.ops.norms import norm
@@ -118,15 +118,18 @@ def of_rg_lru(B: int, T: int) -> Case:
     return rg_lru, _rows((B, T, D), (H, B, T, 2 * D // H), (D,), (B, D))
 
 
-def of_token_shift(B: int, T: int) -> Case:
-    return lambda *x: shift_mixes(*x)[0], _rows((B, T, D), (B, D), (D,), (D,))
-
-
 def of_shift_products(B: int, T: int) -> Case:
     def run(x, last, m, n, *weights):
         return shift_products(x, last, (m, n), weights)[0]
 
     return run, _rows((B, T, D), (B, D), (D,), (D,), (7, D), (9, D))
+
+
+def of_moved_products(B: int, T: int) -> Case:
+    def run(x, last, m, n, V, W, moves):
+        return shift_products(x, last, (m, n), (V, W), moves)[0]
+
+    return run, _rows((B, T, D), (B, D), (D,), (D,), (7, D), (9, D), (2, B, T, D))
 
 
 def of_causal_conv(B: int, T: int) -> Case:
@@ -185,13 +188,13 @@ def _cell(kind: type[nn.RNNBase], B: int, T: int) -> Case:
 CASES: dict[str, Callable[[int, int], Case]] = {
     **{f.__name__[3:]: f for f in (of_matrix_state, of_delta_rule, of_rwkv7, of_delta_net)},
     **{f.__name__[3:]: f for f in (of_mamba2, of_linear_attention, of_mlstm, of_slstm)},
-    **{f.__name__[3:]: f for f in (of_wkv4, of_linear_scan, of_rg_lru, of_token_shift)},
+    **{f.__name__[3:]: f for f in (of_wkv4, of_linear_scan, of_rg_lru, of_moved_products)},
     **{f.__name__[3:]: f for f in (of_shift_products, of_causal_conv, of_head_norm, of_norm)},
     **{f.__name__[3:]: f for f in (of_gate, of_relu2_product, of_linear_gelu)},
     **{f.__name__[3:]: f for f in (of_attention, of_window, of_full_attention, of_cross_entropy)},
     **{kind.__name__: partial(_cell, kind) for kind in (nn.RNN, nn.GRU, nn.LSTM)},
 }
-REFUSED = ("mamba2", "mlstm", "token_shift", "shift_products")  # no tokens, by every form
+REFUSED = ("mamba2", "mlstm", "shift_products", "moved_products")  # no tokens, by every form
 UNMOVED = (  # no tokens, by torch's forms: the state stays
     *("matrix_state", "delta_rule", "rwkv7", "delta_net", "linear_attention", "slstm", "wkv4"),
     *("linear_scan", "rg_lru", "RNN", "GRU", "LSTM"),

@@ -15,7 +15,7 @@ from seqzoo.mixers.delta import TAPS, DeltaMemory
 from seqzoo.ops.delta_net import delta_net
 from seqzoo.ops.local import causal_conv
 from seqzoo.ops.outputs import head_norm
-from seqzoo.ops.tensors import accumulator, float32_or_wider
+from seqzoo.ops.tensors import accumulator
 
 
 class DeltaNet(nn.Module):
@@ -54,7 +54,6 @@ class DeltaNet(nn.Module):
         (B, _, D), H = x.shape, self.n_heads
         qkv, beta = self.qkv(x), self.beta(x)
         with torch.autocast(x.device.type, enabled=False):
-            (qkv,) = float32_or_wider(qkv)
             qkv, conv = causal_conv(qkv, self.conv, state and state.conv)
             S = state.S if state else accumulator(qkv, B, H, D // H, D // H)
             y, S = delta_net(qkv, beta, S, beta_max=self.beta_max)

@@ -15,7 +15,7 @@ from seqzoo.mixers.delta import TAPS, Decay, DeltaMemory
 from seqzoo.ops.delta_net import delta_net, weights
 from seqzoo.ops.local import causal_conv
 from seqzoo.ops.outputs import head_norm
-from seqzoo.ops.tensors import accumulator, float32_or_wider
+from seqzoo.ops.tensors import accumulator
 from seqzoo.ops.watch import unwatched, watch
 
 
@@ -78,7 +78,6 @@ class DeltaProduct(nn.Module):
         log_w = None if self.decay is None else self.decay(x)
         gate = None if self.gate is None else self.gate(x)
         with torch.autocast(x.device.type, enabled=False):
-            (qkv,) = float32_or_wider(qkv)
             qkv, conv = causal_conv(qkv, self.conv, state and state.conv)
             S = state.S if state else accumulator(qkv, B, H, D // H, D // H)
             qkv, log_w = self._stretched(qkv), self._stretched_decay(log_w)

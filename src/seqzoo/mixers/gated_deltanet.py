@@ -15,7 +15,7 @@ from seqzoo.mixers.delta import TAPS, Decay, DeltaMemory
 from seqzoo.ops.delta_net import delta_net
 from seqzoo.ops.local import causal_conv
 from seqzoo.ops.outputs import head_norm
-from seqzoo.ops.tensors import accumulator, float32_or_wider
+from seqzoo.ops.tensors import accumulator
 
 
 class GatedDeltaNet(nn.Module):
@@ -63,7 +63,6 @@ class GatedDeltaNet(nn.Module):
         (B, _, D), H = x.shape, self.n_heads
         qkv, beta, gate, log_w = self.qkv(x), self.beta(x), self.gate(x), self.decay(x)
         with torch.autocast(x.device.type, enabled=False):
-            (qkv,) = float32_or_wider(qkv)
             qkv, conv = causal_conv(qkv, self.conv, state and state.conv)
             S = state.S if state else accumulator(qkv, B, H, D // H, self.expand_v * D // H)
             y, S = delta_net(qkv, beta, S, log_w, beta_max=self.beta_max)

@@ -15,7 +15,7 @@ from seqzoo.config.values import Count, Positive
 from seqzoo.ops.activations import linear_gelu
 from seqzoo.ops.local import causal_conv
 from seqzoo.ops.rg_lru import POWER, rg_lru
-from seqzoo.ops.tensors import accumulator, float32_or_wider
+from seqzoo.ops.tensors import accumulator
 
 TAPS = 4  # of the convolution
 SLOWEST, FASTEST = 0.999, 0.9  # a^c at first, section 2.4
@@ -72,7 +72,6 @@ class RGLRU(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             if state is None:
                 state = RGLRUState(accumulator(z, B, TAPS - 1, E), accumulator(z, B, E))
-            (z,) = float32_or_wider(z)
             z, conv = causal_conv(z, self.conv, state.conv)
             z = z + self.conv_bias
         blocks = z.view(B * T, H, E // H).transpose(0, 1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Natural
-from seqzoo.ops.local import shift_mixes
+from seqzoo.ops.local import shift_products
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.outputs import head_norm
 from seqzoo.ops.tensors import accumulator
@@ -78,9 +78,9 @@ class TimeMix(nn.Module):
     def forward(self, x: Tensor, state: TimeState | None = None) -> tuple[Tensor, TimeState]:
         B, T, _ = x.shape
         base = (self.time_mix_r, self.time_mix_k, self.time_mix_v, self.time_mix_g)
-        mixed, shift = shift_mixes(x, state and state.shift, *(1 - mix for mix in base))
-        linears = (self.receptance, self.key, self.value, self.gate)
-        r, k, v, g = (linear(y) for linear, y in zip(linears, mixed, strict=True))
+        mixes = [1 - mix for mix in base]
+        weights = [m.weight for m in (self.receptance, self.key, self.value, self.gate)]
+        (r, k, v, g), shift = shift_products(x, state and state.shift, mixes, weights)
         heads = self.time_decay.shape
         with torch.autocast(x.device.type, enabled=False):
             r, k, v = (t.view(B, T, *heads).transpose(1, 2) for t in (r, k, v))

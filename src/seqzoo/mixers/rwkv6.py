@@ -15,7 +15,7 @@ from seqzoo.config import combinations
 from seqzoo.config.schema import checked
 from seqzoo.config.values import Count, Natural, Positive
 from seqzoo.ops.channel import gate, relu2_product
-from seqzoo.ops.local import shift_products, token_shift
+from seqzoo.ops.local import shift_products
 from seqzoo.ops.matrix_state import matrix_state
 from seqzoo.ops.outputs import head_norm
 from seqzoo.ops.tensors import accumulator
@@ -109,18 +109,15 @@ class TimeMix(nn.Module):
         nn.init.constant_(self.ln_x.weight, ((1 + layer) / n_layers) ** 0.7)
 
     def forward(self, x: Tensor, state: TimeState | None = None) -> tuple[Tensor, TimeState]:
-        B, T, D = x.shape
-        before, shift = token_shift(x, state and state.shift)
-        delta = before - x
-        low = torch.tanh((x + delta * self.time_maa_x) @ self.time_maa_w1)  # (B, T, 5 R)
-        low = low.view(B * T, 5, -1).transpose(0, 1)  # (5, B T, R)
-        moved = (low @ self.time_maa_w2).view(5, B, T, D)
-        base = (self.time_maa_w, self.time_maa_k, self.time_maa_v, self.time_maa_r, self.time_maa_g)
-        xw, xk, xv, xr, xg = (
-            (x + delta * (mix + move)).to(x.dtype) for mix, move in zip(base, moved, strict=True)
-        )
-        r, k, v, g = self.receptance(xr), self.key(xk), self.value(xv), self.gate(xg)
-        d = self.time_decay + torch.tanh(xw @ self.time_decay_w1) @ self.time_decay_w2
+        (B, T, D), last = x.shape, state and state.shift
+        (low,), shift = shift_products(x, last, (self.time_maa_x,), (self.time_maa_w1.T,))
+        low = torch.tanh(low).view(B * T, 5, -1).transpose(0, 1)  # (5, B T, R)
+        moves = (low @ self.time_maa_w2).view(5, B, T, D)
+        mixes = [getattr(self, f"time_maa_{name}") for name in "wkvrg"]
+        layers = self.key, self.value, self.receptance, self.gate
+        weights = self.time_decay_w1.T, *(layer.weight for layer in layers)
+        (w, k, v, r, g), _ = shift_products(x, last, mixes, weights, moves)
+        d = self.time_decay + torch.tanh(w) @ self.time_decay_w2
         heads = self.time_faaaa.shape
         with torch.autocast(x.device.type, enabled=False):
             r, k, v, d = (t.view(B, T, *heads).transpose(1, 2) for t in (r, k, v, d))

@@ -210,10 +210,6 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "native": Backend("seqzoo.ops.native.slstm:slstm", when=available),
         "torch": Backend("seqzoo.ops.slstm:naive"),
     },
-    "token_shift": {
-        "native": Backend("seqzoo.ops.native.local:token_shift", when=available),
-        "naive": Backend("seqzoo.ops.local:naive_shift_mixes"),
-    },
     "trapezoidal": {
         "naive": Backend("seqzoo.ops.mamba3:naive", when=one_token),
         "native": Backend("seqzoo.ops.mamba3:turned", when=available),

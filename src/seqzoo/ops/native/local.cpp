@@ -4,63 +4,106 @@
 
 namespace {
 
-constexpr int MOST = 8;             // mixes at once, and taps of a convolution
-constexpr int GROUP = 4;            // vectors of channels that one thread reads of every token
+constexpr int MOST = 8;   // mixes at once
+constexpr int AHEAD = 8;  // tokens: rows a whole width apart are asked for so early
+
+// Calls f(vectors, b, d, left) for all channels of every row of the batch: for `vectors` whole ones, G
+// of them or one, from channel d, or for one of `left` channels.
+template <class T, int G, class F>
+void in_groups(int64_t B, int64_t L, int64_t D, F f) {
+  constexpr int n = Lanes<T>::n, wide = G * n;
+  const int64_t groups = (D + wide - 1) / wide;
+#pragma omp parallel for if (B * L * D > SMALL)
+  for (int64_t job = 0; job < B * groups; ++job) {
+    const int64_t b = job / groups;
+    int64_t d = job % groups * wide;
+    if (d + wide <= D) f(std::integral_constant<int, G>(), b, d, n);
+    else
+      for (; d < D; d += n) f(std::integral_constant<int, 1>(), b, d, std::min<int64_t>(n, D - d));
+  }
+}
+
+// Asks for one row of G vectors early.
+template <class T, int G, int WRITE = 0, class X>
+inline void ask_for(X* row) {
+  for (int j = 0; j < G * Lanes<T>::n; j += 64 / sizeof(X)) __builtin_prefetch(row + j, WRITE);
+}
 
 // ---- mixes of a token with the one before it
 
 template <class T, class To>
+struct Shift {
+  int64_t n, B, L, D;
+  View<T> x, last, mixes;
+  View<To> moves;  // of each token and mix, if there are any
+  explicit Shift(Arguments& from)
+      : n(from.number()), B(from.number()), L(from.number()), D(from.number()), x(from.tensor<T>()),
+        last(from.tensor<T>()), mixes(from.tensor<T>()), moves(from.tensor<To>()) {}
+
+  const T* before(int64_t b, int64_t t) const { return t ? x.at(b, t - 1) : last.at(b); }
+
+  // The shares of mix i at channel d of a token.
+  Vec<T> share(int64_t i, int64_t b, int64_t t, int64_t d, int64_t count) const {
+    const Vec<T> m = load(mixes.at(i) + d, count);
+    return moves ? Vec<T>(m + read(moves.at(i, b, t) + d, count)) : m;
+  }
+};
+
+template <class T, class To>
 void shift(Arguments from) {
-  const int64_t n = from.number(), B = from.number(), L = from.number(), D = from.number();
-  auto x = from.tensor<T>(), last = from.tensor<T>(), mixes = from.tensor<T>();
+  const Shift<T, To> by(from);
   View<To> out[MOST];
-  for (int64_t i = 0; i < n; ++i) out[i] = from.tensor<To>();
-#pragma omp parallel for collapse(2) if (B * L * D > SMALL)
-  for (int64_t b = 0; b < B; ++b)
-    for (int64_t t = 0; t < L; ++t) {
-      const T *now = x.at(b, t), *before = t ? x.at(b, t - 1) : last.at(b);
+  for (int64_t i = 0; i < by.n; ++i) out[i] = from.tensor<To>();
+#pragma omp parallel for collapse(2) if (by.B * by.L * by.D > SMALL)
+  for (int64_t b = 0; b < by.B; ++b)
+    for (int64_t t = 0; t < by.L; ++t) {
+      const T *now = by.x.at(b, t), *before = by.before(b, t);
       To* to[MOST];
-      for (int64_t i = 0; i < n; ++i) to[i] = out[i].at(b, t);
-      vectors<T>(0, D, [&](int64_t d, auto count) {
+      for (int64_t i = 0; i < by.n; ++i) to[i] = out[i].at(b, t);
+      vectors<T>(0, by.D, [&](int64_t d, auto count) {
         const Vec<T> own = load(now + d, count), step = load(before + d, count) - own;
-        for (int64_t i = 0; i < n; ++i) write(to[i] + d, Vec<T>(own + load(mixes.at(i) + d, count) * step), count);
+        for (int64_t i = 0; i < by.n; ++i) write(to[i] + d, Vec<T>(own + by.share(i, b, t, d, count) * step), count);
       });
     }
 }
 
 template <class T, class To>
-struct ShiftBack {
-  int64_t n, B, L, D;
-  View<T> x, last, mixes, of_x, of_last, of_mixes;
-  View<To> given[MOST];
+struct ShiftBack : Shift<T, To> {
+  View<T> of_x, of_last, of_mixes;
+  View<To> of_moves, given[MOST];
   explicit ShiftBack(Arguments& from)
-      : n(from.number()), B(from.number()), L(from.number()), D(from.number()), x(from.tensor<T>()),
-        last(from.tensor<T>()), mixes(from.tensor<T>()), of_x(from.tensor<T>()), of_last(from.tensor<T>()),
-        of_mixes(from.tensor<T>()) {
-    for (int64_t i = 0; i < n; ++i) given[i] = from.tensor<To>();
+      : Shift<T, To>(from), of_x(from.tensor<T>()), of_last(from.tensor<T>()), of_mixes(from.tensor<T>()),
+        of_moves(from.tensor<To>()) {
+    for (int64_t i = 0; i < this->n; ++i) given[i] = from.tensor<To>();
   }
 
   // Row b of the batch, G whole vectors of channels from d, or one of `left` channels.
-  template <int G>
-  void run(int64_t b, int64_t d, int64_t left = Lanes<T>::n) const {
-    const int64_t count = G > 1 ? Lanes<T>::n : left;
+  template <bool MOVED, int G>
+  void run(int64_t b, int64_t d, int64_t left) const {
+    const int64_t count = G > 1 ? Lanes<T>::n : left, ahead = AHEAD * this->D;
     Vec<T> of_m[MOST][G] = {}, later[G] = {};  // later: the gradient by the token after
-    for (int64_t t = L - 1; t >= 0; --t) {
-      const T *own = x.at(b, t) + d, *before = (t ? x.at(b, t - 1) : last.at(b)) + d;
+    for (int64_t t = this->L - 1; t >= 0; --t) {
+      const T *own = this->x.at(b, t) + d, *before = this->before(b, t) + d;
       Vec<T> step[G], total[G], moved[G] = {};
 #pragma GCC unroll 4
       for (int j = 0; j < G; ++j) {
         const int64_t at = j * Lanes<T>::n;
         step[j] = load(before + at, count) - load(own + at, count), total[j] = later[j];
       }
-      for (int64_t i = 0; i < n; ++i) {
+      for (int64_t i = 0; i < this->n; ++i) {
         if (!given[i]) continue;
-        const To* of_mixed = given[i].at(b, t) + d;
-        const T* m = mixes.at(i) + d;
+        const To *of_mixed = given[i].at(b, t) + d, *move = MOVED ? this->moves.at(i, b, t) + d : nullptr;
+        const T* m = this->mixes.at(i) + d;
+        To* of_move = MOVED ? of_moves.at(i, b, t) + d : nullptr;
+        ask_for<T, G>(of_mixed - ahead);
+        if (MOVED) ask_for<T, G>(move - ahead), ask_for<T, G, 1>(of_move - ahead);
 #pragma GCC unroll 4
         for (int j = 0; j < G; ++j) {
-          const Vec<T> g = read(of_mixed + j * Lanes<T>::n, count);
-          total[j] += g, moved[j] += g * load(m + j * Lanes<T>::n, count), of_m[i][j] += g * step[j];
+          const int64_t at = j * Lanes<T>::n;
+          const Vec<T> g = read(of_mixed + at, count), of_share = g * step[j];
+          Vec<T> share = load(m + at, count);
+          if (MOVED) share += read(move + at, count), write(of_move + at, of_share, count);
+          total[j] += g, moved[j] += g * share, of_m[i][j] += of_share;
         }
       }
       T* to = of_x.at(b, t) + d;
@@ -70,7 +113,7 @@ struct ShiftBack {
     }
     for (int j = 0; j < G; ++j) {
       store(of_last.at(b) + d + j * Lanes<T>::n, later[j], count);
-      for (int64_t i = 0; i < n; ++i) store(of_mixes.at(b, i) + d + j * Lanes<T>::n, of_m[i][j], count);
+      for (int64_t i = 0; i < this->n; ++i) store(of_mixes.at(b, i) + d + j * Lanes<T>::n, of_m[i][j], count);
     }
   }
 };
@@ -78,63 +121,112 @@ struct ShiftBack {
 template <class T, class To>
 void shift_back(Arguments from) {
   const ShiftBack<T, To> by(from);
-  constexpr int n = Lanes<T>::n, wide = GROUP * n;
-  const int64_t groups = (by.D + wide - 1) / wide;
-#pragma omp parallel for if (by.B * by.L * by.D > SMALL)
-  for (int64_t job = 0; job < by.B * groups; ++job) {
-    const int64_t b = job / groups;
-    int64_t d = job % groups * wide;
-    if (d + wide <= by.D) by.template run<GROUP>(b, d);
-    else
-      for (; d < by.D; d += n) by.template run<1>(b, d, std::min<int64_t>(n, by.D - d));
-  }
+  in_groups<T, 4>(by.B, by.L, by.D, [&](auto group, int64_t b, int64_t d, int64_t left) {
+    if (by.moves) by.template run<true, group.value>(b, d, left);
+    else by.template run<false, group.value>(b, d, left);
+  });
 }
 
 // ---- a causal convolution along time, each channel by itself
 
-template <class T>
+template <class T, class X, int W>
+struct Convolution {
+  int64_t B, L, D;
+  View<X> x;
+  View<T> seen, taps;
+  explicit Convolution(Arguments& from)
+      : B(from.number()), L(from.number()), D(from.number()), x(from.tensor<X>()), seen(from.tensor<T>()),
+        taps(from.tensor<T>()) {}
+
+  // Channel d of token p, which is one before the first if it is negative.
+  Vec<T> token(int64_t b, int64_t p, int64_t d, int64_t count) const {
+    return p < 0 ? load(seen.at(b, p + W - 1) + d, count) : read(x.at(b, p) + d, count);
+  }
+};
+
+template <class T, class X, int W>
 void convolve(Arguments from) {
-  const int64_t B = from.number(), L = from.number(), D = from.number(), W = from.number();
-  auto x = from.tensor<T>(), seen = from.tensor<T>(), taps = from.tensor<T>(), y = from.tensor<T>();
-#pragma omp parallel for collapse(2) if (B * L * D > SMALL)
-  for (int64_t b = 0; b < B; ++b)
-    for (int64_t t = 0; t < L; ++t)
-      for (int64_t d = 0; d < D; d += Lanes<T>::n) {
+  const Convolution<T, X, W> in(from);
+  auto y = from.tensor<T>();
+#pragma omp parallel for collapse(2) if (in.B * in.L * in.D > SMALL)
+  for (int64_t b = 0; b < in.B; ++b)
+    for (int64_t t = 0; t < in.L; ++t)
+      vectors<T>(0, in.D, [&](int64_t d, auto count) {
         Vec<T> total = {};
-        for (int64_t i = 0; i < W; ++i) {
-          const int64_t p = t + i - (W - 1);  // tap i reads token p
-          const T* token = p < 0 ? seen.at(b, p + W - 1) : x.at(b, p);
-          total += load(taps.at(i) + d, D - d) * load(token + d, D - d);
-        }
-        store(y.at(b, t) + d, total, D - d);
-      }
+#pragma GCC unroll 4
+        for (int i = 0; i < W; ++i)
+          total += load(in.taps.at(i) + d, count) * in.token(b, t + i - (W - 1), d, count);
+        store(y.at(b, t) + d, total, count);
+      });
 }
 
-template <class T>
-void convolve_back(Arguments from) {
-  const int64_t B = from.number(), L = from.number(), D = from.number(), W = from.number();
-  auto x = from.tensor<T>(), seen = from.tensor<T>(), taps = from.tensor<T>(), given = from.tensor<T>();
-  auto of_x = from.tensor<T>(), of_seen = from.tensor<T>(), of_taps = from.tensor<T>();
-  const int64_t lines = (D + Lanes<T>::n - 1) / Lanes<T>::n;
-#pragma omp parallel for if (B * L * D > SMALL)
-  for (int64_t job = 0; job < B * lines; ++job) {
-    const int64_t b = job / lines, d = job % lines * Lanes<T>::n, count = D - d;
-    Vec<T> tap[MOST], of_tap[MOST] = {};
-    for (int64_t i = 0; i < W; ++i) tap[i] = load(taps.at(i) + d, count);
-    for (int64_t p = 1 - W; p < L; ++p) {  // token p is read by tap i for the output of p + W - 1 - i
-      const Vec<T> token = load((p < 0 ? seen.at(b, p + W - 1) : x.at(b, p)) + d, count);
-      Vec<T> total = {};
-      for (int64_t i = 0; i < W; ++i) {
-        const int64_t t = p + W - 1 - i;
-        if (t < 0 || t >= L) continue;
-        const Vec<T> g = load(given.at(b, t) + d, count);
-        total += tap[i] * g;
-        of_tap[i] += token * g;
+template <class T, class X, int W>
+struct ConvolutionBack : Convolution<T, X, W> {
+  View<T> of_y, of_seen, of_taps;
+  View<X> of_x;
+  explicit ConvolutionBack(Arguments& from)
+      : Convolution<T, X, W>(from), of_y(from.tensor<T>()), of_seen(from.tensor<T>()), of_taps(from.tensor<T>()),
+        of_x(from.tensor<X>()) {}
+
+  // Row b of the batch, G whole vectors of channels from d, or one of `left` channels.
+  template <int G>
+  void run(int64_t b, int64_t d, int64_t left) const {
+    constexpr int n = Lanes<T>::n;
+    const int64_t count = G > 1 ? n : left, ahead = AHEAD * this->D;
+    Vec<T> tap[W][G], of_tap[W][G] = {}, given[W][G] = {};  // given: by the outputs of p and those after
+    for (int i = 0; i < W; ++i)
+      for (int j = 0; j < G; ++j) tap[i][j] = load(this->taps.at(i) + d + j * n, count);
+    for (int64_t p = this->L - 1; p > -W; --p) {
+      if (p >= 0) {
+        ask_for<T, G>(of_y.at(b, p) + d - ahead);
+        ask_for<T, G>(this->x.at(b, p) + d - ahead);
+        ask_for<T, G, 1>(of_x.at(b, p) + d - ahead);
       }
-      store((p < 0 ? of_seen.at(b, p + W - 1) : of_x.at(b, p)) + d, total, count);
+#pragma GCC unroll 2
+      for (int j = 0; j < G; ++j) {
+        const int64_t at = d + j * n;
+#pragma GCC unroll 4
+        for (int i = W - 1; i > 0; --i) given[i][j] = given[i - 1][j];
+        given[0][j] = p < 0 ? Vec<T>{} : load(of_y.at(b, p) + at, count);
+        const Vec<T> token = this->token(b, p, at, count);
+        Vec<T> total = {};
+#pragma GCC unroll 4
+        for (int i = 0; i < W; ++i) {  // tap i reads token p for the output of p + W - 1 - i
+          const Vec<T> g = given[W - 1 - i][j];
+          total += tap[i][j] * g, of_tap[i][j] += token * g;
+        }
+        if (p < 0) store(of_seen.at(b, p + W - 1) + at, total, count);
+        else write(of_x.at(b, p) + at, total, count);
+      }
     }
-    for (int64_t i = 0; i < W; ++i) store(of_taps.at(b, i) + d, of_tap[i], count);
+    for (int i = 0; i < W; ++i)
+      for (int j = 0; j < G; ++j) store(of_taps.at(b, i) + d + j * n, of_tap[i][j], count);
   }
+};
+
+template <class T, class X, int W>
+void convolve_back(Arguments from) {
+  const ConvolutionBack<T, X, W> by(from);
+  in_groups<T, 2>(by.B, by.L, by.D, [&](auto group, int64_t b, int64_t d, int64_t left) {
+    by.template run<group.value>(b, d, left);
+  });
+}
+
+// The number of taps is known when a kernel is compiled.
+template <class T, class X>
+void convolve(Arguments from) {
+  const int64_t W = from.number();
+  if (W == 4) convolve<T, X, 4>(from);
+  else if (W == 3) convolve<T, X, 3>(from);
+  else convolve<T, X, 2>(from);
+}
+
+template <class T, class X>
+void convolve_back(Arguments from) {
+  const int64_t W = from.number();
+  if (W == 4) convolve_back<T, X, 4>(from);
+  else if (W == 3) convolve_back<T, X, 3>(from);
+  else convolve_back<T, X, 2>(from);
 }
 
 // ---- element by element
@@ -212,8 +304,10 @@ void token_shift_forward_to_bfloat16_float32(const int64_t* from) { shift<float,
 void token_shift_backward_float32(const int64_t* from) { shift_back<float, float>(Arguments(from)); }
 void token_shift_backward_float64(const int64_t* from) { shift_back<double, double>(Arguments(from)); }
 void token_shift_backward_to_bfloat16_float32(const int64_t* from) { shift_back<float, BFloat16>(Arguments(from)); }
-void causal_conv_forward_float32(const int64_t* from) { convolve<float>(Arguments(from)); }
-void causal_conv_forward_float64(const int64_t* from) { convolve<double>(Arguments(from)); }
-void causal_conv_backward_float32(const int64_t* from) { convolve_back<float>(Arguments(from)); }
-void causal_conv_backward_float64(const int64_t* from) { convolve_back<double>(Arguments(from)); }
+void causal_conv_forward_float32(const int64_t* from) { convolve<float, float>(Arguments(from)); }
+void causal_conv_forward_float64(const int64_t* from) { convolve<double, double>(Arguments(from)); }
+void causal_conv_forward_bfloat16(const int64_t* from) { convolve<float, BFloat16>(Arguments(from)); }
+void causal_conv_backward_float32(const int64_t* from) { convolve_back<float, float>(Arguments(from)); }
+void causal_conv_backward_float64(const int64_t* from) { convolve_back<double, double>(Arguments(from)); }
+void causal_conv_backward_bfloat16(const int64_t* from) { convolve_back<float, BFloat16>(Arguments(from)); }
 }

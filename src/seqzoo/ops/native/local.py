@@ -3,120 +3,104 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from seqzoo.ops.channel import naive_gate, naive_relu2_product
-from seqzoo.ops.local import naive_causal_conv, naive_shift_mixes, naive_shift_products
+from seqzoo.ops.local import naive_causal_conv, naive_shift_products
 from seqzoo.ops.native import TO, backward_pass, call, expect, in_rows, run, type_of_products
 from seqzoo.ops.native.matrix_states import readable, typed
 from seqzoo.ops.native.norms import Recipe, recipe
 
-MOST = 8  # mixes or taps that a kernel takes
+MOST = 8  # mixes that a kernel takes
+TAPS = 2, 3, 4  # of a convolution, that a kernel is built for
 
 
-def token_shift(x: Tensor, last: Tensor, mixes: Tensor) -> tuple[Tensor, ...]:
-    """All mixes from one reading of x, and under autocast in 16 bits."""
+def shift_products(
+    x: Tensor, last: Tensor, mixes: Tensor, moves: Tensor | None, *weights: Tensor
+) -> tuple[Tensor, ...]:
+    """The mixes are computed again in the backward pass: of a token only x and its moves are kept,
+    and of a norm what it was made of."""
     to = type_of_products(x)
     if to not in TO or len(mixes) > MOST:
-        return naive_shift_mixes(x, last, mixes)
-    out: tuple[Tensor, ...] = run(_TokenShift, in_rows(x), in_rows(last), mixes, to)
+        return naive_shift_products(x, last, mixes, moves, *weights)
+    moves = None if moves is None else in_rows(moves.to(to))
+    shifted = Shifted(in_rows(x), in_rows(last), mixes, moves)
+    out: tuple[Tensor, ...] = run(
+        _ShiftProducts, *shifted, to, recipe(x), *(W.to(to) for W in weights)
+    )
     return out
 
 
-class _TokenShift(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, last: Tensor, mixes: Tensor, to: torch.dtype) -> Any:
-        ctx.save_for_backward(x, last, mixes)
-        ctx.to = to
-        ctx.set_materialize_grads(False)
-        return _mix(x, last, mixes, to)
+class Shifted(NamedTuple):
+    """What mixes of each token with the one before it are made of."""
 
-    @staticmethod
-    @backward_pass
-    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, last, mixes = ctx.saved_tensors
-        return *_mix_back(x, last, mixes, given, ctx.to), None
+    x: Tensor  # (B, T, D)
+    last: Tensor  # (B, D), the token before the first
+    mixes: Tensor  # (n, D), shares of the token before
+    moves: Tensor | None  # (n, B, T, D), what each token adds to them, in the type of products
 
+    def mix(self, to: torch.dtype) -> tuple[Tensor, ...]:
+        """n times (B, T, D)."""
+        x = self.x
+        expect(self.last, len(x), x.shape[2])
+        out = tuple(x.new_empty(x.shape, dtype=to) for _ in self.mixes)
+        call("token_shift_forward" + TO[to], len(self.mixes), *x.shape, *self, *out)
+        return out
 
-def shift_products(x: Tensor, last: Tensor, mixes: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-    """The mixes are computed again in the backward pass: of a token only x is kept, and of a norm
-    what it was made of."""
-    to = type_of_products(x)
-    if to not in TO or len(mixes) > MOST:
-        return naive_shift_products(x, last, mixes, *weights)
-    given = (in_rows(x), in_rows(last), mixes, to, recipe(x), *(W.to(to) for W in weights))
-    out: tuple[Tensor, ...] = run(_ShiftProducts, *given)
-    return out
+    def back(self, given: Sequence[Tensor | None], to: torch.dtype) -> Shifted:
+        """Gradients, from those by each mix."""
+        x, last, mixes, moves = self
+        of_mixes = mixes.new_empty(len(x), *mixes.shape)  # for each row of the batch
+        like = torch.zeros_like if any(g is None for g in given) else torch.empty_like
+        of_moves = None if moves is None else like(moves)
+        into = x.new_empty(x.shape), x.new_empty(last.shape), of_mixes, of_moves
+        rows = [None if g is None else in_rows(g) for g in given]
+        call("token_shift_backward" + TO[to], len(mixes), *x.shape, *self, *into, *rows)
+        return Shifted(*into[:2], of_mixes.sum(0), of_moves)
 
 
 class _ShiftProducts(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        last: Tensor,
-        mixes: Tensor,
-        to: torch.dtype,
-        made: Recipe | None,
-        *weights: Tensor,
-    ) -> Any:
-        own = (x, None, None) if made is None else made[:3]
-        ctx.save_for_backward(*own, last, mixes, *weights)
-        ctx.to, ctx.made, ctx.shape = to, None if made is None else made[3:], x.shape
+    def forward(ctx: Any, *given: Any) -> Any:
+        shifted, (to, made, *weights) = Shifted(*given[:4]), given[4:]
+        own = (shifted.x, None, None) if made is None else made[:3]
+        ctx.save_for_backward(*own, *shifted[1:], *weights)
+        ctx.to, ctx.made, ctx.shape = to, None if made is None else made[3:], shifted.x.shape
         ctx.set_materialize_grads(False)
-        return tuple(map(F.linear, _mix(x, last, mixes, to), weights))
+        return tuple(map(F.linear, shifted.mix(to), weights))
 
     @staticmethod
     @backward_pass
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        own, last, mixes, weights = saved[:3], saved[3], saved[4], saved[5:]
+        own, rest, weights = ctx.saved_tensors[:3], ctx.saved_tensors[3:6], ctx.saved_tensors[6:]
         x = own[0] if ctx.made is None else Recipe(*own, *ctx.made).again().view(ctx.shape)
+        shifted = Shifted(x, *rest)
         of_weights: list[Tensor | None] = []
         of_mixed: list[Tensor | None] = []
-        for g, mixed, W in zip(given, _mix(x, last, mixes, ctx.to), weights, strict=True):
+        for g, mixed, W in zip(given, shifted.mix(ctx.to), weights, strict=True):
             of_weights.append(None if g is None else g.flatten(0, 1).T @ mixed.flatten(0, 1))
             of_mixed.append(None if g is None else g @ W)
-        return *_mix_back(x, last, mixes, of_mixed, ctx.to), None, None, *of_weights
-
-
-def _mix(x: Tensor, last: Tensor, mixes: Tensor, to: torch.dtype) -> tuple[Tensor, ...]:
-    expect(last, len(x), x.shape[2])
-    out = tuple(x.new_empty(x.shape, dtype=to) for _ in mixes)
-    call("token_shift_forward" + TO[to], len(mixes), *x.shape, x, last, mixes, *out)
-    return out
-
-
-def _mix_back(
-    x: Tensor, last: Tensor, mixes: Tensor, given: Sequence[Tensor | None], to: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by x, last and mixes, from those by each mix."""
-    of_mixes = mixes.new_empty(len(x), *mixes.shape)  # for each row of the batch
-    of_x, of_last = x.new_empty(x.shape), x.new_empty(last.shape)
-    rows = [None if g is None else in_rows(g) for g in given]
-    into = (of_x, of_last, of_mixes)
-    call("token_shift_backward" + TO[to], len(mixes), *x.shape, x, last, mixes, *into, *rows)
-    return of_x, of_last, of_mixes.sum(0)
+        return *shifted.back(of_mixed, ctx.to), None, None, *of_weights
 
 
 def causal_conv(x: Tensor, before: Tensor, taps: Tensor) -> Tensor:
-    """Without a copy of x beside the tokens before it."""
-    if len(taps) > MOST:
+    """Without a copy of x beside the tokens before it, and without one in the type of the sums."""
+    if len(taps) not in TAPS:
         return naive_causal_conv(x, before, taps)
-    y: Tensor = run(_CausalConv, *map(in_rows, (x, before, taps)))
+    y: Tensor = run(_CausalConv, readable(x, before.dtype), in_rows(before), taps)
     return y
 
 
 class _CausalConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, before: Tensor, taps: Tensor) -> Tensor:
-        y = x.new_empty(x.shape)
+        y = before.new_empty(x.shape)
         expect(before, len(x), len(taps) - 1, x.shape[2])
-        call("causal_conv_forward", *x.shape, len(taps), x, before, taps, y)
+        call("causal_conv_forward", len(taps), *x.shape, x, before, taps, y)
         ctx.save_for_backward(x, before, taps)
         return y
 
@@ -124,11 +108,11 @@ class _CausalConv(torch.autograd.Function):
     @backward_pass
     def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor, ...]:
         x, before, taps = ctx.saved_tensors
-        to = x.new_empty(x.shape), x.new_empty(before.shape)
-        of_taps = x.new_empty(len(x), *taps.shape)  # for each row of the batch
-        given = (x, before, taps, in_rows(of_y))
-        call("causal_conv_backward", *x.shape, len(taps), *given, *to, of_taps)
-        return *to, of_taps.sum(0)
+        of_taps = before.new_empty(len(x), *taps.shape)  # for each row of the batch
+        of_x, of_before = torch.empty_like(x), torch.empty_like(before)
+        given = x, before, taps, in_rows(of_y)
+        call("causal_conv_backward", len(taps), *x.shape, *given, of_before, of_taps, of_x)
+        return of_x, of_before, of_taps.sum(0)
 
 
 def relu2_product(h: Tensor, W: Tensor) -> Tensor:
