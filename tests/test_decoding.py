@@ -6,6 +6,7 @@ import torch
 import seqzoo
 from calls import KERNELS
 from seqzoo import ops
+from seqzoo.decoding import step
 from seqzoo.decoding.beam import Hypothesis, beam_search
 from seqzoo.decoding.sampling import generate
 from seqzoo.models.language_model import LanguageModel
@@ -104,6 +105,16 @@ def test_beams_by_a_prepared_step(name: str, keys: dict, monkeypatch) -> None:
         scores = [h.score for h in plainly]
         assert [h.score for h in prepared] == pytest.approx(scores, abs=1e-5)
     assert len({len(h.tokens) for hypotheses in found[0] for h in hypotheses}) > 1
+
+
+@pytest.mark.skipif(not KERNELS, reason="no kernels in C++")
+def test_many_rows_are_read_by_the_model() -> None:
+    """Whose products of many rows are faster."""
+    model = small("gru", 3).float()
+    for rows, prepared in ((step.MOST_ROWS, True), (step.MOST_ROWS + 1, False)):
+        with torch.no_grad():
+            _, state = model(torch.ones(rows, 2, dtype=torch.int64))
+            assert (step.prepare(model, state, rows, step.WORTH) is not None) == prepared
 
 
 def test_one_beam_is_greedy_and_more_are_no_worse() -> None:

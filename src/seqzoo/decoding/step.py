@@ -23,6 +23,7 @@ from seqzoo.ops.native.program import Recorder, Unrecordable
 from seqzoo.state import State, grows, leaves, rebuild
 
 WORTH = 16  # tokens from which recording a step, some tens of milliseconds, pays
+MOST_ROWS = 64  # of the prepared step; the products of more rows are faster in oneDNN
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
@@ -220,7 +221,7 @@ def prepare(
     try:
         if weight.device.type == "cuda" and not grows(state):
             return GraphStep(model, state, rows, room)
-        if weight.dtype == torch.float32 and available(weight, 1):
+        if weight.dtype == torch.float32 and rows <= MOST_ROWS and available(weight, 1):
             return PreparedStep(model, state, rows, room)
     except Unrecordable:
         pass

@@ -76,7 +76,7 @@ class SLSTM(nn.Module):
         conv, cell = state or self._empty(x)
         with torch.autocast(x.device.type, enabled=False):
             mixed, newest = causal_conv(x, self.conv, conv)
-            mixed = F.silu(mixed + self.conv_bias)
+            mixed = F.silu(mixed + self.conv_bias).to(x.dtype)
         inputs = self._product(mixed, self.weights[0]), self._product(x, self.weights[1])
         with torch.autocast(x.device.type, enabled=False):
             y, cell = slstm(inputs, self.recurrent, self.bias, cell, self.exponential)
