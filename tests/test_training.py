@@ -812,7 +812,7 @@ def test_a_closed_window_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -
     assert meter.seconds >= 0.02 and meter.step_seconds >= 1.02
 
 
-@pytest.mark.parametrize("name", ("lstm", "transformer", "rwkv7"))
+@pytest.mark.parametrize("name", ("lstm", "transformer", "rwkv6", "rwkv7", "deltanet"))
 @pytest.mark.parametrize("dropout", (0.0, 0.2))
 def test_checkpointing_changes_no_bit(
     name: str, dropout: float, tmp_path: Path, text_file: Path

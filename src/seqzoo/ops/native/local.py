@@ -76,7 +76,8 @@ class _ShiftProducts(torch.autograd.Function):
     @staticmethod
     @backward_pass
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
-        own, rest, weights = ctx.saved_tensors[:3], ctx.saved_tensors[3:6], ctx.saved_tensors[6:]
+        saved = ctx.saved_tensors  # once: checkpointing hands them out once
+        own, rest, weights = saved[:3], saved[3:6], saved[6:]
         x = own[0] if ctx.made is None else Recipe(*own, *ctx.made).again().view(ctx.shape)
         shifted = Shifted(x, *rest)
         of_weights: list[Tensor | None] = []
