@@ -334,6 +334,12 @@ class Arguments {
   const int64_t* next_;
 };
 
+// Asks for numbers that will be read, or written.
+template <int WRITE = 0, class X>
+inline void ask_for(X* row, int64_t count) {
+  for (int64_t p = 0; p < count; p += 64 / sizeof(X)) __builtin_prefetch(row + p, WRITE);
+}
+
 // Rows of numbers in T, or in bfloat16 where T is float. Where rows follow each other along a
 // dimension they lie too far apart for the processor to see it, so a row to come is asked for early.
 template <class T>
@@ -374,10 +380,6 @@ struct Rows {
   }
 
  private:
-  template <int WRITE = 0, class From>
-  static void ask_for(From* row, int64_t count) {
-    for (int64_t p = 0; p < count; p += 64 / sizeof(From)) __builtin_prefetch(row + p, WRITE);
-  }
   [[gnu::noinline]] static void read_some(const BFloat16* from, int64_t count, T* to) {
     for (int64_t p = 0; p < count; p += Lanes<T>::n) store(to + p, ::read(from + p, count - p));
   }

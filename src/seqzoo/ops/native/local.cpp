@@ -23,12 +23,6 @@ void in_groups(int64_t B, int64_t L, int64_t D, F f) {
   }
 }
 
-// Asks for one row of G vectors early.
-template <class T, int G, int WRITE = 0, class X>
-inline void ask_for(X* row) {
-  for (int j = 0; j < G * Lanes<T>::n; j += 64 / sizeof(X)) __builtin_prefetch(row + j, WRITE);
-}
-
 // ---- mixes of a token with the one before it
 
 template <class T, class To>
@@ -95,8 +89,8 @@ struct ShiftBack : Shift<T, To> {
         const To *of_mixed = given[i].at(b, t) + d, *move = MOVED ? this->moves.at(i, b, t) + d : nullptr;
         const T* m = this->mixes.at(i) + d;
         To* of_move = MOVED ? of_moves.at(i, b, t) + d : nullptr;
-        ask_for<T, G>(of_mixed - ahead);
-        if (MOVED) ask_for<T, G>(move - ahead), ask_for<T, G, 1>(of_move - ahead);
+        ask_for(of_mixed - ahead, G * Lanes<T>::n);
+        if (MOVED) ask_for(move - ahead, G * Lanes<T>::n), ask_for<1>(of_move - ahead, G * Lanes<T>::n);
 #pragma GCC unroll 4
         for (int j = 0; j < G; ++j) {
           const int64_t at = j * Lanes<T>::n;
@@ -178,9 +172,9 @@ struct ConvolutionBack : Convolution<T, X, W> {
       for (int j = 0; j < G; ++j) tap[i][j] = load(this->taps.at(i) + d + j * n, count);
     for (int64_t p = this->L - 1; p > -W; --p) {
       if (p >= 0) {
-        ask_for<T, G>(of_y.at(b, p) + d - ahead);
-        ask_for<T, G>(this->x.at(b, p) + d - ahead);
-        ask_for<T, G, 1>(of_x.at(b, p) + d - ahead);
+        ask_for(of_y.at(b, p) + d - ahead, G * n);
+        ask_for(this->x.at(b, p) + d - ahead, G * n);
+        ask_for<1>(of_x.at(b, p) + d - ahead, G * n);
       }
 #pragma GCC unroll 2
       for (int j = 0; j < G; ++j) {
@@ -212,21 +206,22 @@ void convolve_back(Arguments from) {
   });
 }
 
-// The number of taps is known when a kernel is compiled.
+// Calls f(W): the number of taps is known when a kernel is compiled.
+template <class F>
+void with_taps(int64_t W, F f) {
+  if (W == 4) f(std::integral_constant<int, 4>());
+  else if (W == 3) f(std::integral_constant<int, 3>());
+  else f(std::integral_constant<int, 2>());
+}
+
 template <class T, class X>
 void convolve(Arguments from) {
-  const int64_t W = from.number();
-  if (W == 4) convolve<T, X, 4>(from);
-  else if (W == 3) convolve<T, X, 3>(from);
-  else convolve<T, X, 2>(from);
+  with_taps(from.number(), [&](auto W) { convolve<T, X, W.value>(from); });
 }
 
 template <class T, class X>
 void convolve_back(Arguments from) {
-  const int64_t W = from.number();
-  if (W == 4) convolve_back<T, X, 4>(from);
-  else if (W == 3) convolve_back<T, X, 3>(from);
-  else convolve_back<T, X, 2>(from);
+  with_taps(from.number(), [&](auto W) { convolve_back<T, X, W.value>(from); });
 }
 
 // ---- element by element
